@@ -1,0 +1,166 @@
+"""Recipes: the defaults that a kind of application brings to the settings. Pure values: others merge and run them.
+
+A command is shell text (bash, possibly of several lines) that runs in the work tree, each in a shell of its own under
+`set -euo pipefail`, with standard input closed. What a recipe gives, the settings may replace, key by key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Defaults for `build.*` and the linked paths. Paths are relative to the work tree's root."""
+
+    name: str
+    dependencies: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()
+    migrate: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    linked_dirs: tuple[str, ...] = ()
+    linked_files: tuple[str, ...] = ()
+    #: programs whose `--version` decides the bytes of the archive, see `programs`
+    tools: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def programs(self, env: Mapping[str, str]) -> tuple[str, ...]:
+        """The tools as they are called under that environment: `PYTHON` names the interpreter, as in the commands."""
+        return tuple(env.get("PYTHON", tool) if tool == "python3" else tool for tool in self.tools)
+
+
+# The virtual environment is built in the work tree and used in releases/<release>/venv on other machines. Its `python`
+# is a symbolic link to the system's interpreter: build server and app servers need the same Python at the same path.
+_DJANGO_INSTALL = """\
+if [ ! -f requirements.txt ]; then
+  echo "requirements.txt is missing in the application's root: the recipe django installs from it" >&2
+  exit 1
+fi
+"${PYTHON:-python3}" -m venv --clear venv
+venv/bin/python -m pip install --no-compile --requirement requirements.txt"""
+
+# pip writes the interpreter's absolute path into each console script, and venv its own into the activate scripts. Both
+# are made to find themselves. Byte code would hold the build's paths and time stamps: the hosts make their own.
+_DJANGO_RELOCATE = r"""
+venv/bin/python -B - <<'PYTHON_SCRIPT'
+import base64, csv, hashlib, os, pathlib, re, shutil, sys
+
+venv = pathlib.Path("venv").absolute()
+places = {os.fsencode(os.getcwd()), os.fsencode(os.path.realpath("."))}
+
+# To sh this is `exec <directory of the script>/python <script> <arguments>`, to Python a string that nobody uses.
+FINDS_ITSELF = b"#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")/python\" \"$0\" \"$@\"\n' '''\n"
+LONG_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' .*\n' '''\n")
+
+ACTIVATE = '''\
+# Source this from bash or zsh: . venv/bin/activate
+VIRTUAL_ENV="$(cd -P -- "$(dirname -- "${BASH_SOURCE:-$0}")/.." && pwd)"
+_OLD_VIRTUAL_PATH="$PATH"
+PATH="$VIRTUAL_ENV/bin:$PATH"
+export VIRTUAL_ENV PATH
+unset PYTHONHOME
+deactivate () { PATH="$_OLD_VIRTUAL_PATH"; export PATH; unset VIRTUAL_ENV _OLD_VIRTUAL_PATH; unset -f deactivate; }
+'''
+
+for script in sorted((venv / "bin").iterdir()):
+    if script.name.lower().startswith("activate"):
+        script.unlink()
+    elif script.is_file() and not script.is_symlink():
+        old = script.read_bytes()
+        new = LONG_SHEBANG.sub(lambda match: FINDS_ITSELF, old, count=1) if LONG_SHEBANG.match(old) else old
+        if any(old.startswith(b"#!" + place + b"/venv/bin/") for place in places):
+            new = FINDS_ITSELF + old.partition(b"\n")[2]
+        if new != old:
+            script.write_bytes(new)
+(venv / "bin" / "activate").write_text(ACTIVATE)
+
+config = venv / "pyvenv.cfg"
+kept = [line for line in config.read_text().splitlines() if not line.startswith("command ")]
+config.write_text("\n".join(kept) + "\n")
+
+# `-e .` in requirements.txt: a path in a .pth file may be relative to the directory that holds the file.
+for listed in venv.rglob("*.pth"):
+    lines = os.fsdecode(listed.read_bytes()).splitlines()
+    inside = [any(os.fsencode(line + "/").startswith(place + b"/") for place in places) for line in lines]
+    if any(inside):
+        made = [os.path.relpath(line, listed.parent) if own else line for line, own in zip(lines, inside)]
+        listed.write_bytes(os.fsencode("\n".join(made) + "\n"))
+
+for cache in sorted(venv.rglob("__pycache__")):
+    shutil.rmtree(cache)
+
+# The lists of installed files name byte code that is gone and hashes of scripts that were rewritten.
+for record in sorted(venv.rglob("*.dist-info/RECORD")):
+    with record.open(newline="", encoding="utf-8") as listing:
+        rows = [row for row in csv.reader(listing) if "__pycache__" not in row[0].split("/")]
+    for row in rows:
+        script = record.parent.parent / row[0]
+        if row[0].startswith("../") and script.parent.name == "bin" and script.is_file():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(script.read_bytes()).digest()).decode().rstrip("=")
+            row[1:] = ["sha256=" + digest, str(script.stat().st_size)]
+    with record.open("w", newline="", encoding="utf-8") as listing:
+        csv.writer(listing, lineterminator="\n").writerows(rows)
+
+left = [
+    path
+    for pattern in ("bin/*", "pyvenv.cfg", "**/*.pth", "**/__editable__*", "**/*.egg-link")
+    for path in venv.glob(pattern)
+    if path.is_file() and not path.is_symlink() and any(place in path.read_bytes() for place in places)
+]
+if left:
+    names = ", ".join(sorted(str(path.relative_to(venv.parent)) for path in left))
+    sys.exit(f"{names}: holds the build's path and would not work on an app server; install without --editable")
+PYTHON_SCRIPT"""
+
+_NONE = Recipe(name="none")
+
+_DJANGO = Recipe(
+    name="django",
+    dependencies=(_DJANGO_INSTALL, _DJANGO_RELOCATE.strip()),
+    assets=("venv/bin/python manage.py collectstatic --noinput",),
+    migrate=("venv/bin/python manage.py migrate --noinput",),
+    exclude=("log", "tmp"),
+    linked_dirs=("log", "tmp/pids"),
+    tools=("python3",),
+    env=MappingProxyType(
+        {
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_COMPILE": "1",
+            "PIP_NO_INPUT": "1",
+            # collectstatic and migrate must not leave byte code with the build's paths and time stamps.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+    ),
+)
+
+_RAILS = Recipe(
+    name="rails",
+    dependencies=("bundle install",),
+    assets=("bin/rails assets:precompile",),
+    migrate=("bin/rails db:migrate",),
+    exclude=("log", "tmp", "spec", "test", "node_modules"),
+    linked_dirs=("log", "tmp/pids", "tmp/sockets", "public/system", "storage"),
+    tools=("ruby", "bundle"),
+    env=MappingProxyType(
+        {
+            "RAILS_ENV": "production",
+            "BUNDLE_DEPLOYMENT": "true",
+            "BUNDLE_PATH": "vendor/bundle",
+            "BUNDLE_WITHOUT": "development:test",
+        }
+    ),
+)
+
+_NODE = Recipe(
+    name="node",
+    dependencies=("npm ci",),
+    assets=("npm run build --if-present", "npm prune --omit=dev"),
+    exclude=("log", "tmp"),
+    linked_dirs=("log", "tmp/pids"),
+    tools=("node", "npm"),
+    # NODE_ENV=production would make `npm ci` leave out what the build needs; the prune after it takes that away.
+    env=MappingProxyType({"CI": "true"}),
+)
+
+#: by the name that stands in `build.recipe`
+RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in (_NONE, _DJANGO, _RAILS, _NODE)})

@@ -1,0 +1,467 @@
+"""From `config/*.yml` to frozen `Settings`: read → merge → put `${NAME}` in → recipe's defaults → validate.
+
+Each stage notes its problems and goes on, so that one run shows all mistakes. Reads those files and nothing else; the
+operator's environment is passed in.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from deploytool.errors import SettingsError, UsageError
+from deploytool.recipes import RECIPES
+from deploytool.settings import checks
+from deploytool.settings.files import (
+    NAME,
+    NAME_RULE,
+    SHARED,
+    Items,
+    Map,
+    Node,
+    Problem,
+    Scalar,
+    dotted,
+    environments,
+    file_of,
+    find,
+    merge,
+    odd_files,
+    read,
+)
+from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
+
+Loc = tuple[str | int, ...]
+
+#: `${NAME}`, and `$${NAME}` for the literal text `${NAME}`. `$NAME`, `$(command)` and `${NAME:-x}` are left alone.
+_VARIABLE = re.compile(r"(?P<literal>\$?)\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+#: `${NAME:-x}` and its like: the shell's in a command, a misunderstanding elsewhere.
+_SHELL_EXPANSION = re.compile(r"(?<!\$)\$\{[^}]*\}?")
+
+#: What the hosts run: it ends up in the store and in hosts' logs.
+_RUN_ON_HOSTS = frozenset({"restart", "hooks", "verify"})
+_BUILD_COMMANDS = frozenset({"dependencies", "assets", "migrate"})
+
+#: Keys that a recipe gives a default for, and where they stand.
+_FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
+    {
+        "dependencies": ("build", "dependencies"),
+        "assets": ("build", "assets"),
+        "migrate": ("build", "migrate"),
+        "exclude": ("build", "exclude"),
+        "linked_dirs": ("linked_dirs",),
+        "linked_files": ("linked_files",),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """One line of `fab ENV settings`."""
+
+    path: str
+    #: Texts as they are, everything else as JSON; what came from a `${NAME}` is `***`.
+    value: str
+    #: `config/deploy.yml`, `config/<environment>.yml`, `recipe <name>` or `default`.
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """One environment: its settings, or the problems that it has."""
+
+    environment: str
+    tree: Map
+    problems: tuple[Problem, ...]
+    settings: Settings | None = None
+    recipe: str = "none"
+    recipe_paths: frozenset[Loc] = frozenset()
+
+
+class _File(NamedTuple):
+    tree: Map | None
+    problems: tuple[Problem, ...]
+
+
+def load_settings(directory: Path, environment: str, environ: Mapping[str, str]) -> Settings:
+    """The settings of one environment of the project in `directory` (what holds `config/`).
+
+    Raises SettingsError with all problems, UsageError if there is no such environment.
+    """
+    return _settings_of(_load(directory, environment, environ))
+
+
+def load_every_environment(directory: Path, chosen: str, environ: Mapping[str, str]) -> Mapping[str, Settings]:
+    """The settings of all environments, by name: `chosen` as `load_settings` does it, the others only for checking.
+
+    In the others an unset `${NAME}` is no mistake: the text `${NAME}` stays, and is not held to any form (where only
+    certain words are allowed, the default takes its place). Raises SettingsError with all problems of all files,
+    UsageError if there is no such environment.
+    """
+    _demand(directory, chosen)
+    shared = _read_shared(directory)
+    loaded = [
+        _load_one(directory, shared, environment, environ, checking_only=environment != chosen)
+        for environment in environments(directory)
+    ]
+    problems = [
+        *(Problem(file, None, "", f"can't be an environment: its name {NAME_RULE}.") for file in odd_files(directory)),
+        *(problem for one in loaded for problem in _told_apart(one, loaded)),
+    ]
+    if problems:
+        raise _error(problems)
+    return MappingProxyType({one.environment: _settings_of(one) for one in loaded})
+
+
+def effective_settings(directory: Path, environment: str, environ: Mapping[str, str]) -> list[EffectiveSetting]:
+    """Every setting of one environment, secrets masked, with where it came from. Raises as `load_settings` does."""
+    loaded = _load(directory, environment, environ)
+    settings = _settings_of(loaded)
+    return [
+        EffectiveSetting(dotted(path), _shown(value, find(loaded.tree, path)), _source(loaded, path))
+        for path, value in _leaves(settings, ())
+    ]
+
+
+def _load(directory: Path, environment: str, environ: Mapping[str, str]) -> _Loaded:
+    _demand(directory, environment)
+    return _load_one(directory, _read_shared(directory), environment, environ, checking_only=False)
+
+
+def _settings_of(loaded: _Loaded) -> Settings:
+    if loaded.problems or loaded.settings is None:
+        raise _error(loaded.problems)
+    return loaded.settings
+
+
+def _error(problems: Iterable[Problem]) -> SettingsError:
+    """All problems in the order of the files' lines, each once."""
+    unique = dict.fromkeys(problems)
+    ordered = sorted(unique, key=lambda problem: (problem.file != SHARED, problem.file, problem.line or 0))
+    return SettingsError([str(problem) for problem in ordered])
+
+
+def _told_apart(one: _Loaded, loaded: list[_Loaded]) -> Iterator[Problem]:
+    """The problems of one environment; what is missing only there says so, since its place may be the shared file."""
+    for problem in one.problems:
+        everywhere = all(problem in other.problems for other in loaded)
+        if problem.kind == "missing" and not everywhere:
+            yield replace(
+                problem, sentence=problem.sentence.replace("is missing", f"is missing for {one.environment}", 1)
+            )
+        else:
+            yield problem
+
+
+def _demand(directory: Path, environment: str) -> None:
+    """Raise UsageError unless the environment exists."""
+    known = environments(directory)
+    if environment in known:
+        return
+    if not (directory / "config").is_dir():
+        raise SettingsError(
+            ["config: there is no such directory here."],
+            hint="run fab where your project's config/ is; it holds deploy.yml and one <environment>.yml for each "
+            "environment",
+        )
+    exist = f"environments: {', '.join(known)}" if known else "config/ holds no environment yet: add config/staging.yml"
+    if environment == "deploy":
+        message = "deploy is not an environment: config/deploy.yml holds what all environments share."
+    elif NAME.fullmatch(environment) and (directory / "config" / f"{environment}.yaml").is_file():
+        message = f"There is no config/{environment}.yml. Rename config/{environment}.yaml: files must end in .yml."
+    elif f"config/{environment}.yml" in odd_files(directory):
+        message = f"config/{environment}.yml can't be an environment: its name {NAME_RULE}."
+    else:
+        message = f"There is no environment {environment!r}.{did_you_mean(environment, known)}"
+    raise UsageError(message, hint=exist)
+
+
+def _read_shared(directory: Path) -> _File:
+    if (directory / SHARED).exists():
+        return _File(*read(directory, SHARED))
+    other = directory / "config" / "deploy.yaml"
+    cure = "Rename config/deploy.yaml." if other.is_file() else "Add it, even if it is empty."
+    sentence = f"does not exist; it holds what all environments share. {cure}"
+    return _File(None, (Problem(SHARED, None, "", sentence),))
+
+
+def _load_one(
+    directory: Path, shared: _File, environment: str, environ: Mapping[str, str], *, checking_only: bool
+) -> _Loaded:
+    own = _File(*read(directory, file_of(environment)))
+    problems = [*shared.problems, *own.problems]
+    # What an unreadable file says is unknown; what is missing then is no news.
+    complete = shared.tree is not None and own.tree is not None
+    nothing = Map(SHARED, 1, {})
+    tree = merge(shared.tree or nothing, own.tree or nothing)
+
+    reading = _Reading(environ, checking_only)
+    said = reading.plain(tree, ())
+    problems += reading.problems
+    assert isinstance(said, dict)
+    for name in NOT_IN_FILES & set(said):
+        problems.append(_problem(tree, (name,), "is not a setting. Take it out."))
+        del said[name]
+    recipe, recipe_paths = _put_recipe_in(said)
+
+    for path, sentence in checks.check(said, environment, reading.shown):
+        # A default of the recipe's has no line of its own.
+        problems.append(_problem(tree, path, sentence))
+    settings = None
+    injected = {"environment": environment, "directory": directory, "secrets": tuple(dict.fromkeys(reading.secrets))}
+    try:
+        settings = Settings.model_validate(said | injected, context={CHECKING_ONLY: checking_only})
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False, include_input=False):
+            problem = _sentence(tree, error)
+            if problem.kind != "missing" or complete:
+                problems.append(problem)
+    spoilt = {problem.path for problem in problems if problem.kind == "unreadable"}
+    problems = [problem for problem in problems if problem.kind == "unreadable" or problem.path not in spoilt]
+    return _Loaded(environment, tree, tuple(dict.fromkeys(problems)), settings, recipe, recipe_paths)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Plain data out of the merged tree, with the operator's environment put in."""
+
+    environ: Mapping[str, str]
+    checking_only: bool
+    problems: list[Problem] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+
+    def plain(self, node: Node, path: Loc) -> object:
+        match node:
+            case Map(entries=entries):
+                return {name: self.plain(below, (*path, name)) for name, below in entries.items()}
+            case Items(items=items):
+                return [self.plain(below, (*path, number)) for number, below in enumerate(items)]
+            case Scalar(kind="text"):
+                return self._text(node, path)
+            case Scalar(value=value):
+                return value
+
+    def shown(self, text: str) -> str:
+        """`text` as a sentence may quote it."""
+        return "***" if any(secret in text for secret in self.secrets) else text
+
+    def _text(self, node: Scalar, path: Loc) -> str:
+        def problem(sentence: str) -> None:
+            self.problems.append(Problem(node.file, node.line, dotted(path), sentence, "unreadable"))
+
+        on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
+        in_build = len(path) > 1 and path[0] == "build" and path[1] in _BUILD_COMMANDS
+        if not on_hosts and not in_build:
+            for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
+                problem(f"holds {expansion}, but only ${{NAME}} is understood, without a default or anything else.")
+
+        def put_in(match: re.Match[str]) -> str:
+            name = match["name"]
+            if match["literal"]:
+                return f"${{{name}}}"
+            if on_hosts:
+                problem(
+                    f"must not use ${{{name}}}: that is a secret from your environment, and this text ends up in the "
+                    f"store and in hosts' logs. If the host's own variable is meant, write $${{{name}}} or ${name}."
+                )
+                return ""
+            value = self.environ.get(name)
+            if value is None:
+                if not self.checking_only:
+                    problem(
+                        f"needs the environment variable {name}, which is not set. Set it where you run fab, or write "
+                        f"$${{{name}}} if the text ${{{name}}} itself is meant."
+                    )
+                return match[0]
+            if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+                problem(f"needs the environment variable {name}, whose value is not UTF-8 text.")
+                return ""
+            if value:
+                self.secrets.append(value)
+            return value
+
+        return _VARIABLE.sub(put_in, node.text)
+
+
+def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
+    """Add the defaults of the chosen recipe to `said`; return its name and the paths that came from it.
+
+    What is not given, or null, is the recipe's; what is given replaces it, `build.env` variable by variable.
+    """
+    build = said.get("build")
+    name = build.get("recipe", "none") if isinstance(build, dict) else "none"
+    recipe = RECIPES.get(name) if isinstance(name, str) else None
+    paths: set[Loc] = set()
+    for key, path in _FROM_RECIPE.items():
+        section = said if len(path) == 1 else build
+        if isinstance(section, dict) and section.get(key) is None:
+            section.pop(key, None)
+            if recipe is not None and (values := getattr(recipe, key)):
+                section[key] = list(values)
+                paths.add(path)
+    if recipe is not None and isinstance(build, dict) and isinstance(env := build.get("env", {}), dict):
+        paths |= {("build", "env", variable) for variable in recipe.env if variable not in env}
+        build["env"] = {**recipe.env, **env}
+    return recipe.name if recipe else "none", frozenset(paths)
+
+
+def _problem(tree: Map, path: Loc, sentence: str) -> Problem:
+    """A problem with the place of the node at `path`, or of the nearest above it that stands in a file."""
+    for length in range(len(path), 0, -1):
+        if node := find(tree, path[:length]):
+            return Problem(node.file, node.line, dotted(path), sentence)
+    return Problem(SHARED, None, dotted(path), sentence)
+
+
+def _sentence(tree: Map, error: ErrorDetails) -> Problem:
+    """Pydantic's error as one of our sentences."""
+    path: Loc = error["loc"]
+    if path[-1:] == ("[key]",) and find(tree, path) is None:
+        path = path[:-1]
+    # A bare command stands where a list of one is meant: its place is the list's.
+    node = find(tree, path)
+    if node is None and path and path[-1] == 0 and isinstance(find(tree, path[:-1]), Scalar):
+        path = path[:-1]
+        node = find(tree, path)
+    kind = error["type"]
+    if kind == "value_error":
+        sentence = str(error["ctx"]["error"])
+    elif kind == "missing":
+        sentence = f"is missing: {_description(path)}."
+    elif kind == "extra_forbidden":
+        sentence = _unknown(path)
+    elif isinstance(node, Scalar) and node.kind == "nothing":
+        sentence = f"has no value, but {_wanted(kind)} To get the default, take the line out."
+    elif kind.startswith("string"):
+        sentence = _not_text(path, node)
+    else:
+        sentence = _wanted(kind)
+    return replace(_problem(tree, path, sentence), kind="missing" if kind == "missing" else "rule")
+
+
+def _wanted(kind: str) -> str:
+    match kind.partition("_")[0]:
+        case "string":
+            return "must be text."
+        case "int" | "finite":
+            return "must be a whole number, written without quotes."
+        case "bool":
+            return "must be true or false, without quotes."
+        case "tuple" | "list":
+            return "must be a list: [one, two], or one `- item` on a line; [] for none."
+        case "model" | "mapping" | "dict":
+            return "must be a map: {key: value}, or one `key: value` on a line."
+        case _:
+            return "can't be used here."
+
+
+def _not_text(path: Loc, node: Node | None) -> str:
+    match node:
+        case Scalar(text=text, kind=kind) if path[:2] != ("build", "env"):
+            return f'must be text, but YAML takes {text} for a {kind}. Put it in quotes: "{text}".'
+        case Scalar(kind=kind):
+            # The value of a variable may be a password that somebody wrote out.
+            return f"must be text, but YAML takes it for a {kind}. Put it in quotes."
+        case Map():
+            return (
+                "must be text, but YAML takes it for a map, because of a `: ` or of braces. Put it in 'single quotes', "
+                "or in a block that begins with `|`."
+            )
+        case _:
+            return "must be text, not a list. If brackets belong to the text, put it in 'single quotes'."
+
+
+def _unknown(path: Loc) -> str:
+    name = str(path[-1])
+    model = _model_at(path[:-1])
+    names = [] if model is None else [name for name in model.model_fields if name not in NOT_IN_FILES]
+    if close := difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6):
+        return f"is not a setting. Did you mean {close[0]}?"
+    elsewhere = [known for known in _known_paths(Settings, ()) if known[-1] == name]
+    if elsewhere:
+        return f"is not a setting here. Did you mean {' or '.join(map(dotted, elsewhere))}?"
+    return f"is not a setting. Known here: {', '.join(names)}."
+
+
+def _description(path: Loc) -> str:
+    model = _model_at(path[:-1])
+    field_info = model.model_fields.get(str(path[-1])) if model else None
+    return (field_info.description if field_info else None) or "it must be given"
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_within(part))), None)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is Mapping or any(_is_mapping(part) for part in get_args(annotation))
+
+
+def _model_at(path: Loc) -> type[BaseModel] | None:
+    """The model whose fields stand under `path`."""
+    model: type[BaseModel] | None = Settings
+    rest = list(path)
+    while rest and model is not None:
+        field_info = model.model_fields.get(str(rest.pop(0)))
+        if field_info is None:
+            return None
+        if _is_mapping(field_info.annotation) and rest:
+            rest.pop(0)
+        model = _model_within(field_info.annotation)
+    return model
+
+
+def _known_paths(model: type[BaseModel], above: Loc) -> Iterator[Loc]:
+    for name, field_info in model.model_fields.items():
+        if above or name not in NOT_IN_FILES:
+            yield (*above, name)
+            if below := _model_within(field_info.annotation):
+                named = ("<role>",) if _is_mapping(field_info.annotation) else ()
+                yield from _known_paths(below, (*above, name, *named))
+
+
+def _leaves(value: object, path: Loc) -> Iterator[tuple[Loc, object]]:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            if path or name not in NOT_IN_FILES:
+                yield from _leaves(getattr(value, name), (*path, name))
+    elif isinstance(value, Mapping) and value:
+        for name, below in value.items():
+            yield from _leaves(below, (*path, name))
+    else:
+        yield path, value
+
+
+def _shown(value: object, node: Node | None) -> str:
+    if isinstance(value, tuple):
+        nodes = node.items if isinstance(node, Items) else (node,) if node else ()
+        masked = [_masked(item, nodes[number] if number < len(nodes) else None) for number, item in enumerate(value)]
+        return json.dumps(masked, ensure_ascii=False)
+    if isinstance(value, str):
+        return _masked(value, node)
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+
+
+def _masked(value: object, node: Node | None) -> str:
+    """`value`, with `***` where the file says `${NAME}`."""
+    if isinstance(node, Scalar) and any(not match["literal"] for match in _VARIABLE.finditer(node.text)):
+        return _VARIABLE.sub(lambda match: match[0][1:] if match["literal"] else "***", node.text)
+    return str(value)
+
+
+def _source(loaded: _Loaded, path: Loc) -> str:
+    if path in loaded.recipe_paths:
+        return f"recipe {loaded.recipe}"
+    node = find(loaded.tree, path)
+    # Null asks for the default where a recipe could give one; elsewhere it is a value.
+    asked_for = isinstance(node, Scalar) and node.kind == "nothing" and path in _FROM_RECIPE.values()
+    return "default" if node is None or asked_for else node.file

@@ -1,0 +1,430 @@
+"""What a setting is: its name, type, default and meaning, and the rules that one value alone must keep.
+
+Pure and frozen. Rules between settings are in `checks`; the sentences for wrong types are in `load`. Descriptions are
+what `docs/settings` and "is missing" problems say.
+"""
+
+import difflib
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+)
+
+from deploytool.settings.files import NAME, NAME_RULE
+
+#: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` keeps it
+#: and is not held to its form.
+CHECKING_ONLY = "checking_only"
+
+#: A week; larger numbers are slips of the hand, and shells stop counting somewhere.
+_LONGEST_SECONDS = 7 * 24 * 3600
+_MOST_RELEASES = 10_000
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean x?` for the known word that is closest to `word`; nothing if none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _unresolved(value: object, info: ValidationInfo) -> bool:
+    context: object = info.context
+    checking_only = isinstance(context, dict) and context.get(CHECKING_ONLY) is True
+    return checking_only and isinstance(value, str) and "${" in value
+
+
+def _form(check: Callable[[str], str]) -> AfterValidator:
+    """`check` returns the value in its normal form, or raises ValueError with a sentence."""
+
+    def validate(value: str, info: ValidationInfo) -> str:
+        return value if _unresolved(value, info) else check(value)
+
+    return AfterValidator(validate)
+
+
+def _choice(*words: str) -> BeforeValidator:
+    """One of `words`; the first stands in for a `${NAME}` that is unset while only checking."""
+
+    def validate(value: object, info: ValidationInfo) -> object:
+        if _unresolved(value, info):
+            return words[0]
+        if isinstance(value, str) and value not in words:
+            raise ValueError(f"must be one of {', '.join(words)}.{did_you_mean(value, words)}")
+        return value
+
+    return BeforeValidator(validate)
+
+
+def _tuple_from_list(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _tuple_from_one_or_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else _tuple_from_list(value)
+
+
+def _frozen(value: Mapping[K, V]) -> Mapping[K, V]:
+    return MappingProxyType(dict(value))
+
+
+def _as_dict(value: Mapping[K, V]) -> dict[K, V]:
+    return dict(value)
+
+
+def _has_control(value: str) -> bool:
+    return any(character < " " or character == "\x7f" for character in value)
+
+
+def _line(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty.")
+    if _has_control(value):
+        raise ValueError("must not hold line breaks or other control characters.")
+    return value
+
+
+def _command(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is an empty command. Take it out, or write [] for none.")
+    return value
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"can't be used: a name {NAME_RULE}.")
+    return value
+
+
+def _git_name(value: str) -> str:
+    _line(value)
+    if value.startswith("-"):
+        raise ValueError("must not begin with `-`: git would take it for an option.")
+    return value
+
+
+def _absolute(value: str) -> str:
+    _line(value)
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path, beginning with `/`.")
+    if ".." in value.split("/"):
+        raise ValueError("must not hold `..`.")
+    normal = "/" + posixpath.normpath(value).lstrip("/")
+    if normal == "/":
+        raise ValueError("must not be the root directory.")
+    return normal
+
+
+def _server_path(value: str) -> str:
+    _line(value)
+    if value == "~" or value.startswith("~/"):
+        if ".." in value.split("/"):
+            raise ValueError("must not hold `..`.")
+        return posixpath.normpath(value)
+    if not value.startswith("/"):
+        raise ValueError("must begin with `/`, or with `~/` for the home directory on the build server.")
+    return _absolute(value)
+
+
+def _path_entry(value: str) -> str:
+    _server_path(value)
+    if ":" in value:
+        raise ValueError("must not hold `:`, which divides the entries of PATH: write two entries.")
+    return value
+
+
+def _relative(value: str) -> str:
+    """A path below a directory: never the directory itself, never outside of it."""
+    _line(value)
+    if value.startswith("/"):
+        raise ValueError("must be a relative path, below the release: leave the leading `/` out.")
+    if ".." in value.split("/"):
+        raise ValueError("must not hold `..`: it must stay inside the release.")
+    normal = posixpath.normpath(value)
+    if normal == ".":
+        raise ValueError("must name something inside the release, not the release itself.")
+    return normal
+
+
+def _subdirectory(value: str) -> str:
+    _line(value)
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("must be a relative path inside the repository, without a leading `/` and without `..`.")
+    return posixpath.normpath(value)
+
+
+def _pid_file(value: str) -> str:
+    return _absolute(value) if value.startswith("/") else _relative(value)
+
+
+_SERVER = re.compile(
+    r"(?:(?P<user>[^\s:/-][^\s:/]*)@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?"
+)
+
+
+def _ssh_server(value: str) -> str:
+    found = _SERVER.fullmatch(value)
+    if not found or _has_control(value):
+        raise ValueError("must look like user@host or user@host:port.")
+    if found["port"] is not None and not 1 <= int(found["port"]) <= 65535:
+        raise ValueError("has a port that is not between 1 and 65535.")
+    return value
+
+
+def _server(value: str) -> str:
+    if value == "local":
+        return value
+    try:
+        return _ssh_server(value)
+    except ValueError as error:
+        raise ValueError(f"{error} Or write local for this machine.") from None
+
+
+def _gateway(value: str) -> str:
+    if value == "local":
+        raise ValueError("must look like user@host or user@host:port; leave it out if there is no gateway.")
+    return _ssh_server(value)
+
+
+_S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,62}(?P<prefix>/.*)?")
+
+
+def _store_url(value: str) -> str:
+    _line(value)
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in ("s3", "file"):
+        raise ValueError("must begin with s3:// or file:///, as in s3://bucket/prefix or file:///srv/store.")
+    if any(character in rest for character in "?#%"):
+        raise ValueError("must not hold `?`, `#` or `%`, which mean something else in a URL.")
+    if ".." in rest.split("/"):
+        raise ValueError("must not hold `..`.")
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise ValueError("must name an absolute directory, with three slashes: file:///srv/store.")
+        return f"file://{_absolute(rest)}"
+    if not _S3.fullmatch(value):
+        raise ValueError(
+            "must look like s3://bucket/prefix, with a bucket's name of 2 to 63 letters, digits, `.`, `-`."
+        )
+    return value.rstrip("/")
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#][^\s?#]*", value):
+        raise ValueError("must look like http://host:port or https://host.")
+    return value.rstrip("/")
+
+
+def _verify_url(value: str) -> str:
+    _line(value)
+    if not value.startswith(("http://", "https://", "{")):
+        raise ValueError("must begin with http:// or https://.")
+    return value
+
+
+def _word(value: str) -> str:
+    """A name of Consul's or AWS's: goes into queries and keys."""
+    _line(value)
+    if re.search(r"[\s/]", value):
+        raise ValueError("must not hold spaces or `/`.")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("can't be a variable's name: letters, digits and `_`, not beginning with a digit.")
+    return value
+
+
+def _between(least: int, most: int) -> AfterValidator:
+    def validate(value: int) -> int:
+        if not least <= value <= most:
+            raise ValueError(f"must be between {least} and {most}.")
+        return value
+
+    return AfterValidator(validate)
+
+
+Line = Annotated[str, _form(_line)]
+Word = Annotated[str, _form(_word)]
+Absolute = Annotated[str, _form(_absolute)]
+ServerPath = Annotated[str, _form(_server_path)]
+Relative = Annotated[str, _form(_relative)]
+HttpUrl = Annotated[str, _form(_http_url)]
+Seconds = Annotated[int, _between(1, _LONGEST_SECONDS)]
+KeepReleases = Annotated[int, _between(1, _MOST_RELEASES)]
+Commands = Annotated[tuple[Annotated[str, _form(_command)], ...], BeforeValidator(_tuple_from_one_or_list)]
+RelativePaths = Annotated[tuple[Relative, ...], BeforeValidator(_tuple_from_list)]
+PathEntries = Annotated[tuple[Annotated[str, _form(_path_entry)], ...], BeforeValidator(_tuple_from_list)]
+Frozen = (AfterValidator(_frozen), PlainSerializer(_as_dict))
+
+
+def _empty() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+class Model(BaseModel):
+    """Frozen and strict: what YAML read as a number never becomes a text, nor the other way round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    def __repr__(self) -> str:
+        # Values may be secrets, and a repr ends up in tracebacks.
+        return f"<{type(self).__name__}>"
+
+    __str__ = __repr__
+
+
+class Build(Model):
+    """How a release is built, on which server."""
+
+    server: Annotated[str, _form(_server)] = Field(description="the build server, user@host:port, or local")
+    gateway: Annotated[str, _form(_gateway)] | None = Field(default=None, description="an SSH server to jump over")
+    forward_agent: bool = Field(default=False, description="whether the build server may use the operator's SSH agent")
+    ssh_config: Line | None = Field(
+        default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
+    )
+    root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")
+    recipe: Annotated[Literal["none", "rails", "django", "node"], _choice("none", "rails", "django", "node")] = Field(
+        default="none", description="defaults for the commands below: rails, django, node or none"
+    )
+    env: Annotated[Mapping[Annotated[str, AfterValidator(_variable)], str], *Frozen] = Field(
+        default_factory=_empty, description="environment variables of the build and of migrations"
+    )
+    path: PathEntries = Field(default=(), description="directories put before PATH")
+    dependencies: Commands = Field(default=(), description="commands that install dependencies, run in the work tree")
+    assets: Commands = Field(default=(), description="commands that build assets")
+    migrate: Commands = Field(default=(), description="commands that migrate the database")
+    linked_files: RelativePaths = Field(
+        default=(), description="files on the build server, linked in for the build, never packed"
+    )
+    exclude: RelativePaths = Field(default=(), description="what is not packed; counted from the top of the release")
+    compression: Annotated[Literal["gzip", "zstd", "none"], _choice("gzip", "zstd", "none")] = Field(
+        default="gzip", description="gzip, zstd or none"
+    )
+    timeout_seconds: Seconds = Field(default=1800, description="how long one step may take")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this machine's own shell is the build server."""
+        return self.server == "local"
+
+
+class Store(Model):
+    """Where artifacts, manifests and records live."""
+
+    url: Annotated[str, _form(_store_url)] = Field(description="s3://bucket/prefix or file:///directory")
+    endpoint_url: HttpUrl | None = Field(default=None, description="the address of an S3-compatible server")
+    region: Word | None = Field(default=None, description="the bucket's region")
+    credentials: Annotated[Literal["build_server", "operator"], _choice("build_server", "operator")] = Field(
+        default="build_server", description="whose credentials the store sees: build_server or operator"
+    )
+    keep_releases: KeepReleases = Field(default=20, description="how many releases the store keeps")
+
+
+class Consul(Model):
+    """Consul as the build server sees it; what is not given comes from its CONSUL_* environment."""
+
+    address: HttpUrl | None = Field(default=None, description="the address of Consul's HTTP interface")
+    token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
+
+
+class Hosts(Model):
+    """Which of the catalog's nodes are a role's hosts. Exactly one of the three is given."""
+
+    node_meta: Annotated[Mapping[str, str], *Frozen] | None = Field(
+        default=None, description="nodes with all this metadata"
+    )
+    service: Word | None = Field(default=None, description="nodes on which this service is registered")
+    nodes: Annotated[tuple[Word, ...], BeforeValidator(_tuple_from_list)] | None = Field(
+        default=None, description="nodes of these names"
+    )
+
+
+class Verify(Model):
+    """How a host proves that it serves the new release. Nothing given: nothing is proven."""
+
+    pid_file: Annotated[str, _form(_pid_file)] | None = Field(
+        default=None, description="the master process's pid file, absolute or below the release"
+    )
+    url: Annotated[str, _form(_verify_url)] | None = Field(default=None, description="answers 2xx; a template")
+    expect: str | None = Field(default=None, description="text that the answer of url must hold; a template")
+    command: Annotated[str, _form(_command)] | None = Field(default=None, description="exits 0; a template")
+
+
+class Hooks(Model):
+    """Commands of the user's, run on a host; templates."""
+
+    pre: Commands = Field(default=(), description="before the archive is unpacked")
+    post: Commands = Field(default=(), description="after the switch, before the restart")
+    success: Commands = Field(default=(), description="after the host is verified")
+    failure: Commands = Field(default=(), description="after the deployment failed on the host and was undone")
+
+
+class Role(Model):
+    """A kind of app server."""
+
+    deploy_to: Absolute | None = Field(default=None, description="instead of the application's own deploy_to")
+    hosts: Hosts = Field(description="{node_meta: {role: web}}, {service: web} or {nodes: [app1, app2]}")
+    restart: Commands = Field(default=(), description="commands run after the switch; templates")
+    verify: Verify = Field(default_factory=Verify, description="proof of the new release")
+    hooks: Hooks = Field(default_factory=Hooks, description="pre, post, success, failure")
+
+
+class Wait(Model):
+    """How long hosts may take."""
+
+    fetch_seconds: Seconds = Field(default=600, description="for download and verification of the archive")
+    activate_seconds: Seconds = Field(default=300, description="from `go` to the final report")
+    hook_seconds: Seconds = Field(default=120, description="for one hook")
+    stable_seconds: Annotated[int, _between(0, _LONGEST_SECONDS)] = Field(
+        default=2, description="how long a proof must hold"
+    )
+
+
+class Settings(Model):
+    """All settings of one environment. Build with `load_settings`, which also keeps the rules between settings."""
+
+    environment: str
+    #: The project: what holds `config/`.
+    directory: Path
+    #: Every non-empty value that came from a `${NAME}`, for masking.
+    secrets: tuple[str, ...] = ()
+
+    application: Annotated[str, _form(_name)] = Field(description="the application's name")
+    repository: Annotated[str, _form(_git_name)] = Field(description="the git repository, as the build server sees it")
+    branch: Annotated[str, _form(_git_name)] = Field(default="main", description="branch, tag or revision to deploy")
+    subdirectory: Annotated[str, _form(_subdirectory)] = Field(
+        default=".", description="where the app is in the repository"
+    )
+    deploy_to: Absolute = Field(description="the directory on app servers that gets releases/, shared/ and current")
+    keep_releases: KeepReleases = Field(default=5, description="how many releases an app server keeps")
+    linked_dirs: RelativePaths = Field(default=(), description="directories linked from shared/")
+    linked_files: RelativePaths = Field(default=(), description="files linked from shared/")
+    build: Build = Field(description="how and where releases are built")
+    store: Store = Field(description="where releases are kept")
+    consul: Consul = Field(default_factory=Consul, description="Consul, as seen there")
+    roles: Annotated[Mapping[str, Role], *Frozen] = Field(description="the kinds of app servers")
+    wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
+
+    def deploy_to_of(self, role: str) -> str:
+        """The directory that a role's hosts deploy to. Raises KeyError if there is no such role."""
+        return self.roles[role].deploy_to or self.deploy_to
+
+
+#: Fields of `Settings` that no file may set.
+NOT_IN_FILES = frozenset({"environment", "directory", "secrets"})

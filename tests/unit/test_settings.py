@@ -1,0 +1,748 @@
+"""What the operator gets to read for each mistake in `config/*.yml`, and what comes out where there is none."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from deploytool.errors import SettingsError, UsageError
+from deploytool.recipes import RECIPES
+from deploytool.settings import (
+    Settings,
+    effective_settings,
+    environments,
+    load_every_environment,
+    load_settings,
+)
+
+GOOD = """\
+application: shop
+repository: git@git.example.com:acme/shop.git
+deploy_to: /var/www/shop
+build: {server: deploy@build.example.com}
+store: {url: s3://acme-deploys/shop}
+roles:
+  web: {hosts: {node_meta: {role: web}}}
+"""
+
+DESIGN_EXAMPLE = """\
+application: shop
+repository: git@git.example.com:acme/shop.git
+branch: main
+subdirectory: .
+deploy_to: /var/www/shop
+keep_releases: 5
+linked_dirs: [log, tmp/pids, public/uploads]
+linked_files: [config/database.yml, .env]
+build:
+  server: deploy@build.example.com:22
+  gateway: jump@bastion.example.com
+  forward_agent: false
+  root: /var/tmp/deploytool
+  recipe: rails
+  env: {RAILS_ENV: production}
+  path: ["~/.rbenv/shims"]
+  dependencies: [bundle install]
+  assets: [bin/rails assets:precompile]
+  migrate: [bin/rails db:migrate]
+  linked_files: [config/master.key]
+  exclude: [tmp, log, spec, node_modules]
+  compression: gzip
+  timeout_seconds: 1800
+store:
+  url: s3://acme-deploys/shop
+  endpoint_url: null
+  region: ap-northeast-1
+  credentials: build_server
+  keep_releases: 20
+consul:
+  address: http://127.0.0.1:8500
+  token_file: null
+roles:
+  web:
+    deploy_to: /var/www/shop
+    hosts: {node_meta: {role: web}}
+    restart: [sudo systemctl reload unicorn]
+    verify: {pid_file: tmp/pids/unicorn.pid}
+    hooks: {pre: [], post: [], success: [], failure: []}
+  batch:
+    hosts: {service: batch}
+    verify: {url: "http://127.0.0.1:8080/healthz", expect: "{{ revision }}", command: "true"}
+wait: {fetch_seconds: 600, activate_seconds: 300, hook_seconds: 120, stable_seconds: 2}
+"""
+
+Project = Callable[..., Path]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Writes `config/<name>.yml` for each keyword, `deploy` and an empty `production` by default."""
+
+    def write(**files: str | bytes) -> Path:
+        config = tmp_path / "config"
+        config.mkdir(exist_ok=True)
+        for name, text in {"deploy": GOOD, "production": "", **files}.items():
+            (config / f"{name}.yml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return tmp_path
+
+    return write
+
+
+def problems(directory: Path, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(directory, "production", environ or {})
+    return caught.value.problems
+
+
+def only_problem(directory: Path, environ: Mapping[str, str] | None = None) -> str:
+    found = problems(directory, environ)
+    assert len(found) == 1, found
+    return found[0]
+
+
+# What is accepted
+
+
+def test_every_key_of_the_designs_example_is_accepted(project: Project) -> None:
+    loaded = load_settings(project(deploy=DESIGN_EXAMPLE), "production", {})
+
+    assert loaded.environment == "production"
+    assert loaded.linked_dirs == ("log", "tmp/pids", "public/uploads")
+    assert loaded.build.server == "deploy@build.example.com:22"
+    assert loaded.build.path == ("~/.rbenv/shims",)
+    assert loaded.build.env["RAILS_ENV"] == "production"
+    assert loaded.store.endpoint_url is None
+    assert list(loaded.roles) == ["web", "batch"]
+    assert loaded.roles["web"].hosts.node_meta == {"role": "web"}
+    assert loaded.roles["batch"].verify.expect == "{{ revision }}"
+    assert loaded.wait.stable_seconds == 2
+
+
+def test_defaults_are_those_of_the_design(project: Project) -> None:
+    loaded = load_settings(project(), "production", {})
+
+    assert (loaded.branch, loaded.subdirectory, loaded.keep_releases) == ("main", ".", 5)
+    assert (loaded.build.root, loaded.build.recipe) == ("/var/tmp/deploytool", "none")
+    assert (loaded.build.compression, loaded.build.timeout_seconds) == ("gzip", 1800)
+    assert (loaded.build.gateway, loaded.build.forward_agent, loaded.build.ssh_config) == (None, False, None)
+    assert (loaded.store.credentials, loaded.store.keep_releases) == ("build_server", 20)
+    assert (loaded.consul.address, loaded.consul.token_file) == (None, None)
+    assert loaded.roles["web"].hooks.pre == ()
+    assert loaded.wait.model_dump() == {
+        "fetch_seconds": 600,
+        "activate_seconds": 300,
+        "hook_seconds": 120,
+        "stable_seconds": 2,
+    }
+    assert not loaded.build.is_local
+
+
+def test_the_projects_own_samples_are_valid() -> None:
+    project = Path(__file__).parents[2]
+    for environment in ("production", "staging"):
+        loaded = load_settings(project, environment, {})
+        assert (loaded.application, loaded.build.recipe, set(loaded.roles)) == ("shop", "django", {"web", "batch"})
+
+
+def test_maps_are_merged_deeply_and_lists_are_replaced(project: Project) -> None:
+    base = (
+        GOOD.replace("build: {", "build: {env: {A: a, B: b}, ") + "linked_dirs: [log, tmp]\nwait: {hook_seconds: 9}\n"
+    )
+    over = (
+        "linked_dirs: [media]\nbuild: {env: {B: other, C: c}}\nwait: {fetch_seconds: 5}\nroles: {web: {restart: x}}\n"
+    )
+    loaded = load_settings(project(deploy=base, production=over), "production", {})
+
+    assert loaded.linked_dirs == ("media",)
+    assert loaded.build.env == {"A": "a", "B": "other", "C": "c"}
+    assert (loaded.wait.hook_seconds, loaded.wait.fetch_seconds) == (9, 5)
+    assert loaded.roles["web"].hosts.node_meta == {"role": "web"}
+
+
+def test_a_bare_command_is_a_list_of_one(project: Project) -> None:
+    over = "build: {migrate: rake db, assets: a}\nroles: {web: {restart: r, hooks: {pre: p}}}"
+    loaded = load_settings(project(production=over), "production", {})
+
+    assert (loaded.build.migrate, loaded.build.assets) == (("rake db",), ("a",))
+    assert (loaded.roles["web"].restart, loaded.roles["web"].hooks.pre) == (("r",), ("p",))
+
+
+def test_settings_can_not_be_changed(project: Project) -> None:
+    loaded = load_settings(project(), "production", {})
+
+    with pytest.raises(ValidationError):
+        loaded.branch = "other"
+    with pytest.raises(TypeError):
+        loaded.roles["new"] = loaded.roles["web"]  # type: ignore[index]
+    with pytest.raises(TypeError):
+        loaded.build.env["new"] = "x"  # type: ignore[index]
+
+
+def test_settings_can_be_dumped_for_a_build_key(project: Project) -> None:
+    dumped = load_settings(project(deploy=DESIGN_EXAMPLE), "production", {}).model_dump(mode="json")
+
+    assert dumped["build"]["env"]["RAILS_ENV"] == "production"
+    assert dumped["roles"]["batch"]["hosts"] == {"node_meta": None, "service": "batch", "nodes": None}
+
+
+def test_a_role_may_deploy_to_a_directory_of_its_own(project: Project) -> None:
+    over = "roles: {batch: {deploy_to: /srv/batch/, hosts: {service: batch}}}"
+    loaded = load_settings(project(production=over), "production", {})
+
+    assert loaded.deploy_to_of("web") == "/var/www/shop"
+    assert loaded.deploy_to_of("batch") == "/srv/batch"
+
+
+ODD = 'it\'s $(id) "x" `y`'
+
+
+def test_spaces_quotes_and_command_substitutions_are_accepted_in_every_path(project: Project) -> None:
+    said = {
+        "repository": f"/srv/{ODD}",
+        "subdirectory": ODD,
+        "deploy_to": f"/var/{ODD}",
+        "linked_dirs": [f"{ODD}/d"],
+        "linked_files": [f"{ODD}/f"],
+        "build": {
+            "root": f"~/{ODD}",
+            "path": [f"/opt/{ODD}"],
+            "linked_files": [ODD],
+            "exclude": [ODD],
+            "ssh_config": ODD,
+        },
+        "store": {"url": f"file:///srv/{ODD}"},
+        "consul": {"token_file": f"/etc/{ODD}"},
+        "roles": {"web": {"deploy_to": f"/srv/{ODD}", "verify": {"pid_file": f"{ODD}.pid"}}},
+    }
+    loaded = load_settings(project(production=yaml.safe_dump(said)), "production", {})
+
+    assert loaded.deploy_to == f"/var/{ODD}"
+    assert loaded.build.root == f"~/{ODD}"
+    assert loaded.store.url == f"file:///srv/{ODD}"
+    assert loaded.deploy_to_of("web") == f"/srv/{ODD}"
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        'echo "status: ok"',
+        'curl -H "X-A: 1" http://127.0.0.1/ # notify',
+        "[ -f /etc/hosts ] && echo yes",
+        "{ echo a; echo b; }",
+        "*/5 is not an alias",
+        '"quoted" first',
+        "echo `date`",
+        "if true; then\n  echo a\nfi\n",
+        "printf 'a\tb'",
+        "yes",
+        "{% raw %}docker ps --format '{{.Names}}'{% endraw %}",
+        "echo ${HOME:-x} $HOME $(id)",
+    ],
+)
+def test_a_quoted_hook_arrives_as_it_was_written(project: Project, hook: str) -> None:
+    over = yaml.safe_dump({"roles": {"web": {"hooks": {"post": [hook]}}}})
+
+    assert load_settings(project(production=over), "production", {}).roles["web"].hooks.post == (hook,)
+
+
+def test_aliases_and_merge_keys_are_understood(project: Project) -> None:
+    over = """\
+roles:
+  web: &web {hosts: {service: web}, restart: r}
+  batch: {<<: *web, hosts: {service: batch}}
+"""
+    deploy = GOOD.replace("node_meta: {role: web}", "service: web")
+    loaded = load_settings(project(deploy=deploy, production=over), "production", {})
+
+    assert loaded.roles["batch"].restart == ("r",)
+    assert loaded.roles["batch"].hosts.service == "batch"
+
+
+# Recipes
+
+
+def test_a_recipe_gives_what_is_not_given(project: Project) -> None:
+    loaded = load_settings(project(production="build: {recipe: rails, migrate: null}"), "production", {})
+
+    assert loaded.build.dependencies == RECIPES["rails"].dependencies
+    assert loaded.build.migrate == RECIPES["rails"].migrate
+    assert loaded.linked_dirs == RECIPES["rails"].linked_dirs
+    assert dict(RECIPES["rails"].env).items() <= dict(loaded.build.env).items()
+
+
+def test_what_is_given_replaces_the_recipes_line(project: Project) -> None:
+    over = "linked_dirs: [media]\nbuild: {recipe: rails, migrate: [], assets: own, env: {RAILS_ENV: test}}"
+    loaded = load_settings(project(production=over), "production", {})
+
+    assert (loaded.build.migrate, loaded.build.assets) == ((), ("own",))
+    assert loaded.build.dependencies == RECIPES["rails"].dependencies
+    assert loaded.linked_dirs == ("media",)
+    assert loaded.build.env["RAILS_ENV"] == "test"
+
+
+# The operator's environment
+
+
+def test_a_variable_is_put_in_anywhere_in_a_value_and_is_a_secret(project: Project) -> None:
+    over = "repository: https://ci:${TOKEN}@git.example.com/shop\nbuild: {env: {A: '${TOKEN}', B: 'x${EMPTY}'}}"
+    loaded = load_settings(project(production=over), "production", {"TOKEN": "s3cret", "EMPTY": ""})
+
+    assert loaded.repository == "https://ci:s3cret@git.example.com/shop"
+    assert loaded.build.env == {"A": "s3cret", "B": "x"}
+    assert loaded.secrets == ("s3cret",)
+
+
+def test_two_dollars_make_a_literal_and_other_dollars_are_left_alone(project: Project) -> None:
+    over = (
+        "build: {env: {A: '$${NAME} $NAME $(id)'}, migrate: 'echo ${X:-1}'}\nroles: {web: {restart: 'echo $${HOME}'}}"
+    )
+    loaded = load_settings(project(production=over), "production", {})
+
+    assert loaded.build.env["A"] == "${NAME} $NAME $(id)"
+    assert loaded.build.migrate == ("echo ${X:-1}",)
+    assert loaded.roles["web"].restart == ("echo ${HOME}",)
+    assert loaded.secrets == ()
+
+
+def test_an_unset_variable_is_named_once_and_says_how_to_write_the_literal(project: Project) -> None:
+    sentence = only_problem(project(production="build:\n  server: ${BUILD_SERVER}"))
+
+    assert sentence.startswith("config/production.yml:2: build.server: needs the environment variable BUILD_SERVER")
+    assert "$${BUILD_SERVER}" in sentence
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "restart: 'echo ${TOKEN}'",
+        "restart: [a, 'echo ${TOKEN}']",
+        "hooks: {post: ['echo ${TOKEN}']}",
+        "verify: {command: 'check ${TOKEN}'}",
+        "verify: {url: 'http://x/${TOKEN}'}",
+        "verify: {pid_file: '${TOKEN}'}",
+    ],
+)
+@pytest.mark.parametrize("environ", [{}, {"TOKEN": "s3cret"}])
+def test_a_secret_is_refused_in_what_hosts_run(project: Project, said: str, environ: dict[str, str]) -> None:
+    sentence = only_problem(project(production=f"roles: {{web: {{{said}}}}}"), environ)
+
+    assert "must not use ${TOKEN}" in sentence
+    assert "$${TOKEN}" in sentence
+    assert "s3cret" not in sentence
+
+
+def test_a_shells_default_is_refused_where_no_shell_will_see_it(project: Project) -> None:
+    assert "only ${NAME} is understood" in only_problem(project(production="branch: ${BRANCH:-main}"))
+
+
+def test_a_variable_that_is_no_text_is_refused(project: Project) -> None:
+    sentence = only_problem(project(production="branch: x${B}"), {"B": "\udcff"})
+
+    assert "is not UTF-8" in sentence
+
+
+def test_no_secret_is_in_any_problem_or_repr(project: Project) -> None:
+    over = """\
+application: ${S}
+branch: -${S}
+deploy_to: ${S}
+linked_dirs: ["${S}", "${S}/x"]
+linked_files: ["${S}"]
+build: {server: "${S} x", recipe: "${S}", compression: "${S}", env: {A: "${S}"}, timeout_seconds: "${S}"}
+store: {url: "${S}", region: "${S} x"}
+roles: {web: {hosts: {node_meta: null, nodes: ["${S}", "${S}"]}}, two: {hosts: {nodes: ["${S}"]}}}
+"""
+    found = problems(project(production=over), {"S": "hunter2 HUNTER"})
+
+    assert len(found) > 10
+    assert "hunter2" not in "\n".join(found)
+    good = load_settings(project(production="build: {env: {A: '${S}'}}"), "production", {"S": "hunter2"})
+    assert "hunter2" not in f"{good!r} {good} {good.build!r} {good.build}"
+
+
+# Mistakes
+
+WRONG = [
+    ("aplication: x", "config/production.yml:1: aplication: is not a setting. Did you mean application?"),
+    ("keep-releases: 5", "Did you mean keep_releases?"),
+    ("compression: zstd", "Did you mean build.compression?"),
+    ("zzz: 1", "zzz: is not a setting. Known here: application, repository,"),
+    ("roles: {web: {hook: {}}}", "roles.web.hook: is not a setting. Did you mean hooks?"),
+    ("roles: {web: {hooks: {befor: x}}}", "Known here: pre, post, success, failure"),
+    ("environment: x", "environment: is not a setting"),
+    ("secrets: [x]", "secrets: is not a setting"),
+    ("directory: x", "directory: is not a setting"),
+    ("build: {compression: gzp}", "build.compression: must be one of gzip, zstd, none. Did you mean gzip?"),
+    ("build: {recipe: djanog}", "Did you mean django?"),
+    ("store: {credentials: oprator}", "Did you mean operator?"),
+    ("branch: 1.10", 'branch: must be text, but YAML takes 1.10 for a number. Put it in quotes: "1.10".'),
+    ("branch: 1_0", "YAML takes 1_0 for a number"),
+    ("branch: yes", 'YAML takes yes for a truth value. Put it in quotes: "yes".'),
+    ("branch: 2024-01-01", "YAML takes 2024-01-01 for a date"),
+    ("branch: 22:22", "YAML takes 22:22 for a number"),
+    ("branch:", "branch: has no value, but must be text"),
+    ("branch: [a]", "branch: must be text, not a list"),
+    ("branch: {a: b}", "branch: must be text, but YAML takes it for a map"),
+    ("branch: --upload-pack=x", "branch: must not begin with `-`"),
+    ('branch: "a\\nb"', "branch: must not hold line breaks"),
+    ("branch: ''", "branch: is empty"),
+    ("repository: --upload-pack=x", "repository: must not begin with `-`"),
+    ("keep_releases: '5'", "keep_releases: must be a whole number, written without quotes"),
+    ("keep_releases: 5.0", "keep_releases: must be a whole number"),
+    ("keep_releases: yes", "keep_releases: must be a whole number"),
+    ("keep_releases: .nan", "keep_releases: must be a whole number"),
+    ("keep_releases: 0", "keep_releases: must be between 1 and"),
+    ("keep_releases: -1", "keep_releases: must be between 1 and"),
+    ("store: {keep_releases: 0}", "store.keep_releases: must be between 1 and"),
+    ("wait: {hook_seconds: 0}", "wait.hook_seconds: must be between 1 and"),
+    ("wait: {stable_seconds: 300}", "wait.stable_seconds: must be less than wait.activate_seconds (300)"),
+    ("build: {timeout_seconds: 99999999999999999999999}", "build.timeout_seconds: must be between"),
+    ("build: {forward_agent: 'yes'}", "build.forward_agent: must be true or false"),
+    ("build: {forward_agent: 1}", "build.forward_agent: must be true or false"),
+    ("build: {env: {A: 1}}", "build.env.A: must be text, but YAML takes it for a number"),
+    ("build: {env: {A-B: x}}", "build.env.A-B: can't be a variable's name"),
+    ("build: {env: [a]}", "build.env: must be a map"),
+    ("build: {migrate: 5}", "build.migrate: must be a list"),
+    ("build: {migrate: ['']}", "build.migrate[0]: is an empty command"),
+    ("build: {migrate: ''}", "build.migrate: is an empty command"),
+    ("build: {path: [bin]}", "build.path[0]: must begin with `/`"),
+    ("build: {path: ['/a:/b']}", "write two entries"),
+    ("build: {root: work}", "build.root: must begin with `/`"),
+    ("build: {server: 'a b'}", "build.server: must look like user@host"),
+    ("build: {server: 'h:99999'}", "build.server: has a port"),
+    ("build: {server: -oProxyCommand=x}", "build.server: must look like user@host"),
+    ("build: {gateway: local}", "build.gateway: must look like user@host"),
+    ("build: {exclude: [/tmp]}", "build.exclude[0]: must be a relative path"),
+    ("build: {linked_files: [a, ./a]}", "build.linked_files[1]: is listed twice"),
+    ("build: []", "build: must be a map"),
+    ("consul:", "consul: has no value, but must be a map"),
+    ("consul: {address: '127.0.0.1:8500'}", "consul.address: must look like http://"),
+    ("store: {url: gs://x}", "store.url: must begin with s3:// or file:///"),
+    ("store: {url: file://var/x}", "store.url: must name an absolute directory, with three slashes"),
+    ("store: {url: 's3://'}", "store.url: must look like s3://bucket/prefix"),
+    ("store: {url: 's3://bucket/a?b'}", "store.url: must not hold `?`"),
+    ("store: {endpoint_url: localhost}", "store.endpoint_url: must look like http://"),
+    ("application: Shop", "application: can't be used: a name begins with"),
+    ("application: a/b", "application: can't be used"),
+    ("deploy_to: var/www", "deploy_to: must be an absolute path"),
+    ("deploy_to: /", "deploy_to: must not be the root directory"),
+    ("deploy_to: /a/../b", "deploy_to: must not hold `..`"),
+    ("subdirectory: ../x", "subdirectory: must be a relative path inside the repository"),
+    ("subdirectory: /x", "subdirectory: must be a relative path inside the repository"),
+    ("linked_dirs: log", "linked_dirs: must be a list"),
+    ("linked_dirs: [/log]", "linked_dirs[0]: must be a relative path"),
+    ("linked_dirs: [a/../../b]", "linked_dirs[0]: must not hold `..`"),
+    ("linked_dirs: [.]", "linked_dirs[0]: must name something inside the release"),
+    ("linked_dirs: [log, log/]", "linked_dirs[1]: is listed twice: it is in linked_dirs (log) already"),
+    ("linked_dirs: [tmp/pids, tmp]", "linked_dirs[1]: and linked_dirs (tmp/pids) lie one inside the other"),
+    ("{linked_dirs: [config], linked_files: [config/a]}", "linked_files[0]: and linked_dirs (config) lie one"),
+    ("{build: {recipe: rails}, linked_files: [log/x]}", "linked_files[0]: and linked_dirs (log) lie one"),
+    ("roles: {Web: {hosts: {service: x}}}", "roles.Web: can't be a role's name"),
+    ("roles: {on: {hosts: {service: x}}}", 'roles.on: is a key that YAML takes for a truth value: write "on"'),
+    ("roles: {b: {}}", "roles.b.hosts: is missing: {node_meta: {role: web}}"),
+    ("roles: {b: {hosts: {}}}", "roles.b.hosts: must have exactly one of node_meta, service and nodes, but has none"),
+    ("roles: {web: {hosts: {service: x}}}", "has node_meta and service. Maps of both files are merged"),
+    ("roles: {b: {hosts: {nodes: []}}}", "roles.b.hosts.nodes: is empty"),
+    ("roles: {b: {hosts: {nodes: [x, x]}}}", "roles.b.hosts.nodes[1]: names x for the second time"),
+    ("roles: {b: {hosts: {nodes: [a/b]}}}", "roles.b.hosts.nodes[0]: must not hold spaces or `/`"),
+    ("roles: {b: {hosts: {node_meta: {role: web}}}}", "roles.b: has the same hosts and the same deploy_to"),
+    ("roles: {b: {hosts: {nodes: [x, y]}}, c: {hosts: {nodes: [y]}}}", "roles.c: has the same hosts"),
+    ("roles: {web: {verify: {expect: x}}}", "roles.web.verify.expect: needs verify.url"),
+    ("roles: {web: {verify: {url: 'ftp://x'}}}", "roles.web.verify.url: must begin with http://"),
+    ("roles: {web: {verify: {pid_file: ../x}}}", "roles.web.verify.pid_file: must not hold `..`"),
+    ("roles: {web: {restart: '{{ relese }}'}}", "roles.web.restart: names `relese`, which no template knows. Did you"),
+    ("roles: {web: {restart: [a, '{{ zzz }}']}}", "roles.web.restart[1]: names `zzz`, which no template knows. Known"),
+    ("roles: {web: {hooks: {pre: '{{ release'}}}", "roles.web.hooks.pre: is not a Jinja template"),
+    ("roles: {web: {hooks: {pre: '{{ release | nope }}'}}}", "No filter named 'nope'"),
+    ("roles: {web: {hooks: {pre: '{{ release.x.y }}'}}}", "roles.web.hooks.pre: can't be rendered"),
+    ("roles: {web: {hooks: {pre: \"docker ps --format '{{.Names}}'\"}}}", "{% raw %}"),
+    ("roles: {web: {verify: {command: '{{ x }}'}}}", "roles.web.verify.command: names `x`"),
+    ('roles: {web: {restart: "a\\0b"}}', "roles.web.restart: holds a NUL character"),
+    ("roles: {web: {restart: \"{{ '\\\\x00' }}\"}}", "renders to a text with a NUL character"),
+    ("roles: {web: {restart: [echo: ok]}}", "roles.web.restart[0]: must be text, but YAML takes it for a map"),
+    ("branch: !!python/name:os.system x", "branch: has the YAML tag"),
+    ("branch: !secret x", "branch: has the YAML tag !secret"),
+    ("keep_releases: !!int many", "keep_releases: has the YAML tag !!int, which its value does not fit"),
+    ("? [a]\n: b", "has a list or a map as a key"),
+    ("branch: a\nbranch: b", "config/production.yml:2: branch: is there twice; the first is in line 1"),
+    ("build:\n  root: /a\n  root: /b", "config/production.yml:3: build.root: is there twice"),
+    ("- a", "config/production.yml:1: must hold settings, one `key: value` on a line"),
+    ("hello", "must hold settings"),
+    ("a: [", "config/production.yml:1: is not YAML"),
+    ("branch: a: b", "config/production.yml:1: is not YAML: mapping values are not allowed here. A value that"),
+    ("build:\n\troot: /x", "config/production.yml:2: is not YAML"),
+    ("branch: `x`", "is not YAML"),
+    ("branch: a\n---\nbranch: b", "is not YAML"),
+    ("branch: *x", "is not YAML"),
+    ("branch: \x07", "config/production.yml:1: is not YAML: it holds the control character U+0007"),
+    ('branch: "\\U99999999"', "is not YAML"),
+    ("a: " + "[" * 5000, "is nested too deeply"),
+    ("branch: &a [*a]", "is nested too deeply"),
+    (
+        "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)),
+        "too many values",
+    ),
+    (b"branch: a\nbuild: \xff", "config/production.yml:2: is not UTF-8 from here on"),
+    ("branch: a".encode("utf-16"), "is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), WRONG, ids=[sentence[:60] for _, sentence in WRONG])
+def test_a_mistake_is_named_alone_with_its_place_and_cure(project: Project, text: str | bytes, sentence: str) -> None:
+    assert sentence in only_problem(project(production=text))
+
+
+def test_a_tab_is_named_as_such(project: Project) -> None:
+    assert "Indent with spaces" in only_problem(project(production="build:\n\troot: /x"))
+
+
+def test_what_is_missing_is_named_with_its_meaning(project: Project) -> None:
+    found = problems(project(deploy="build: {}\nstore: {}"))
+
+    assert [sentence.split(": ")[1] for sentence in found] == [
+        "application",
+        "repository",
+        "deploy_to",
+        "roles",
+        "build.server",
+        "store.url",
+    ]
+    assert "config/deploy.yml:1: build.server: is missing: the build server, user@host:port, or local." in found
+
+
+def test_no_role_at_all_is_a_mistake(project: Project) -> None:
+    assert "names no role" in only_problem(
+        project(deploy=GOOD.replace("roles:\n  web: {hosts: {node_meta: {role: web}}}", "roles: {}"))
+    )
+
+
+def test_all_mistakes_of_both_files_are_named_in_one_run(project: Project) -> None:
+    found = problems(
+        project(
+            deploy=GOOD + "keep_releases: many\nlinked_dirs: [a, a]\nbuidl: 1\n",
+            production="branch: 1.10\nroles:\n  web:\n    restart: '{{ x }}'\n    verify: {expect: x}\nwait: 1\n",
+        )
+    )
+
+    places = [sentence.split(": ", 2)[:2] for sentence in found]
+    assert places == [
+        ["config/deploy.yml:8", "keep_releases"],
+        ["config/deploy.yml:9", "linked_dirs[1]"],
+        ["config/deploy.yml:10", "buidl"],
+        ["config/production.yml:1", "branch"],
+        ["config/production.yml:4", "roles.web.restart"],
+        ["config/production.yml:5", "roles.web.verify.expect"],
+        ["config/production.yml:6", "wait"],
+    ]
+
+
+def test_pydantics_own_words_never_show(project: Project) -> None:
+    shown = "\n".join(sentence for text, _ in WRONG for sentence in problems(project(production=text)))
+    for leak in ("Input should", "Extra inputs", "valid string", "pydantic", "Value error", "Field required"):
+        assert leak not in shown
+
+
+# Environments and files
+
+
+def test_environments_are_the_files_beside_deploy_yml(project: Project) -> None:
+    directory = project(staging="")
+    for name in (".hidden.yml", "notes.txt", "Odd Name.yml", "old.yaml"):
+        (directory / "config" / name).touch()
+    (directory / "config" / "folder.yml").mkdir()
+
+    assert environments(directory) == ("production", "staging")
+    assert environments(directory / "config") == ()
+
+
+def test_names_of_environments_are_known_without_loading_pydantic_or_jinja() -> None:
+    code = "import sys, deploytool.settings as s; s.environments; print({'pydantic', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout.strip() == "set()"
+
+
+def test_an_unknown_environment_is_told_which_ones_exist(project: Project) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(project(staging=""), "prodution", {})
+
+    assert not isinstance(caught.value, SettingsError)
+    assert str(caught.value) == (
+        "There is no environment 'prodution'. Did you mean production?\nhint: environments: production, staging"
+    )
+
+
+@pytest.mark.parametrize("name", ["../config/production", "", "a\0b", "deploy", "Odd Name", "x" * 5000])
+def test_a_strange_environment_is_refused(project: Project, name: str) -> None:
+    directory = project()
+    (directory / "config" / "Odd Name.yml").touch()
+    with pytest.raises(UsageError):
+        load_settings(directory, name, {})
+
+
+def test_a_yaml_suffix_is_recognised(project: Project) -> None:
+    directory = project()
+    (directory / "config" / "qa.yaml").touch()
+    with pytest.raises(UsageError, match=r"Rename config/qa\.yaml"):
+        load_settings(directory, "qa", {})
+
+
+def test_a_directory_without_config_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path, "production", {})
+
+    assert caught.value.problems == ("config: there is no such directory here.",)
+    assert caught.value.hint is not None
+
+
+def test_a_missing_deploy_yml_is_the_only_problem_it_makes(project: Project) -> None:
+    directory = project()
+    (directory / "config" / "deploy.yml").unlink()
+
+    assert only_problem(directory).startswith(
+        "config/deploy.yml: does not exist; it holds what all environments share."
+    )
+
+
+def test_a_broken_file_hides_neither_the_other_nor_invents_missing_values(project: Project) -> None:
+    found = problems(project(deploy="a: [", production="branch: 1.10"))
+
+    assert len(found) == 2
+    assert "is not YAML" in found[0]
+    assert "1.10" in found[1]
+
+
+# All environments
+
+
+def test_an_unset_variable_matters_only_in_the_chosen_environment(project: Project) -> None:
+    over = """\
+deploy_to: ${ROOT}
+build: {server: '${SERVER}', compression: '${COMPRESSION}', env: {A: '${A}'}}
+store: {url: '${URL}'}
+"""
+    directory = project(staging=over)
+
+    loaded = load_every_environment(directory, "production", {})
+    assert list(loaded) == ["production", "staging"]
+    assert loaded["staging"].build.server == "${SERVER}"
+    assert loaded["staging"].store.url == "${URL}"
+    assert loaded["staging"].secrets == ()
+    with pytest.raises(SettingsError) as caught:
+        load_every_environment(directory, "staging", {})
+    assert len(caught.value.problems) == 5
+
+
+def test_a_mistake_in_the_shared_file_is_named_once_and_those_of_all_files_are_named(project: Project) -> None:
+    directory = project(
+        deploy=GOOD.replace("application: shop\n", "") + "keep_releases: 0\n",
+        production="branch: 1.10",
+        staging="application: x\nwait: 1",
+    )
+    (directory / "config" / "My Env.yml").touch()
+    with pytest.raises(SettingsError) as caught:
+        load_every_environment(directory, "staging", {})
+
+    found = caught.value.problems
+    assert sum("keep_releases" in sentence for sentence in found) == 1
+    assert "config/deploy.yml: application: is missing for production: the application's name." in found
+    assert any(sentence.startswith("config/My Env.yml: can't be an environment") for sentence in found)
+    assert any(sentence.startswith("config/staging.yml:2: wait") for sentence in found)
+    assert len(found) == 5
+
+
+def test_what_is_missing_everywhere_is_named_once(project: Project) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_every_environment(project(deploy=GOOD.replace("application: shop\n", ""), staging=""), "staging", {})
+
+    assert caught.value.problems == ("config/deploy.yml: application: is missing: the application's name.",)
+
+
+# What is in effect
+
+
+def test_each_setting_is_shown_with_its_source_and_secrets_masked(project: Project) -> None:
+    over = """\
+branch: next
+repository: https://ci:${TOKEN}@git.example.com/$${x}
+build: {recipe: rails, migrate: [], env: {KEY: '${TOKEN}'}, path: ['/opt/${TOKEN}', /bin]}
+"""
+    rows = effective_settings(project(production=over), "production", {"TOKEN": "s3cret"})
+    shown = {row.path: (row.value, row.source) for row in rows}
+
+    assert shown["application"] == ("shop", "config/deploy.yml")
+    assert shown["branch"] == ("next", "config/production.yml")
+    assert shown["repository"] == ("https://ci:***@git.example.com/${x}", "config/production.yml")
+    assert shown["keep_releases"] == ("5", "default")
+    assert shown["build.dependencies"] == ('["bundle install"]', "recipe rails")
+    assert shown["build.migrate"] == ("[]", "config/production.yml")
+    assert shown["build.env.RAILS_ENV"] == ("production", "recipe rails")
+    assert shown["build.env.KEY"] == ("***", "config/production.yml")
+    assert shown["build.path"] == ('["/opt/***", "/bin"]', "config/production.yml")
+    assert shown["roles.web.hosts.node_meta.role"] == ("web", "config/deploy.yml")
+    assert shown["roles.web.hooks.pre"] == ("[]", "default")
+    assert "s3cret" not in repr(rows)
+    assert not {"environment", "secrets", "directory"} & set(shown)
+
+
+# Whatever is written
+
+KEYS = st.sampled_from(
+    [
+        *(name for name in Settings.model_fields),
+        *("server", "env", "url", "web", "hosts", "nodes", "node_meta", "restart", "verify", "hooks", "pre", "expect"),
+        *("command", "migrate", "recipe", "fetch_seconds", "stable_seconds", "[key]", "<<", "yes", "1"),
+    ]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=3)
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["${X}", "${SET}", "$${X}", "{{ release }}", "{{ x", "../x", "/x", "local", "s3://bucket/x", "-x"]
+    )
+)
+JUNK = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=6)
+)
+
+
+def load_whatever(directory: Path) -> None:
+    for load in (load_settings, load_every_environment, effective_settings):
+        try:
+            load(directory, "production", {"SET": "s3cret"})
+        except UsageError as error:
+            assert "s3cret" not in str(error)  # noqa: PT017
+
+
+fuzzing = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fuzzing
+@given(deploy=st.just(yaml.safe_load(GOOD)) | JUNK, production=JUNK)
+def test_no_yaml_raises_anything_but_a_settings_error(project: Project, deploy: object, production: object) -> None:
+    load_whatever(project(deploy=yaml.dump(deploy), production=yaml.dump(production), other=""))
+
+
+@fuzzing
+@given(production=st.binary(max_size=60) | st.text(alphabet="ab:-[]{}&*!|>'\"%@`,? \n\t<#~.0", max_size=60))
+def test_no_file_raises_anything_but_a_settings_error(project: Project, production: str | bytes) -> None:
+    load_whatever(project(production=production))
+
+
+@fuzzing
+@given(hook=st.text(alphabet="{}%#'\"| .()[]release1+-_\n", max_size=40))
+def test_no_hook_raises_anything_but_a_settings_error(project: Project, hook: str) -> None:
+    over = yaml.safe_dump({"roles": {"web": {"restart": hook}}})
+    load_whatever(project(production=over))
