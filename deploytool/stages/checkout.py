@@ -1,0 +1,179 @@
+"""Second stage: the work tree becomes exactly the revision, whatever the last build left there. Pure."""
+
+from typing import TYPE_CHECKING
+
+from deploytool.recipes import RECIPES
+from deploytool.release import Revision
+from deploytool.stages import git, shell
+from deploytool.stages.place import Place
+from deploytool.stages.step import CODES, Step
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+# No size and no time stamp is trusted: the index is thrown away, so git compares each file's content with the revision.
+# (Two commits in one second with files of equal size, or a build that edits a file, would deceive a kept index.)
+_SETTLE = r"""
+d_settle() {  # in the current directory, which has its own .git: $1 is the revision
+  local d_dir d_path d_list
+  local d_here=(--git-dir=.git --work-tree=.)
+  d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
+  rm -f -- "$d_dir/index"
+  d_git "${d_here[@]}" read-tree "$1"
+
+  # A directory that was a submodule, or becomes one, is made anew with all the rest.
+  d_git "${d_here[@]}" ls-files --stage -z | sed -z -n 's/^160000 [0-9a-f]* 0\t//p' >"$d_dir/deploytool-submodules.new"
+  if ! cmp -s "$d_dir/deploytool-submodules.new" "$d_dir/deploytool-submodules"; then
+    find . -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf -- {} +
+  fi
+  mv -- "$d_dir/deploytool-submodules.new" "$d_dir/deploytool-submodules"
+
+  find . -name .git -prune -o -type f ! -perm 644 ! -perm 755 -exec chmod u=rwX,go=rX {} + \
+    -o -type d ! -perm 755 -exec chmod 755 {} +
+  d_git "${d_here[@]}" clean -ffdxq
+  d_git "${d_here[@]}" update-index -q --refresh >/dev/null || true
+  d_git "${d_here[@]}" checkout-index --all --force --index --quiet
+  d_git "${d_here[@]}" update-ref --no-deref HEAD "$1"
+
+  while read -r -d '' -u 9 d_path; do
+    d_submodule "$d_path"
+  done 9<"$d_dir/deploytool-submodules"
+  d_verify "$1"
+}
+
+d_submodule() {  # $1 is its path below the current directory, which holds a settled work tree
+  local d_revision d_reached
+  d_revision=$(d_git --git-dir=.git --work-tree=. rev-parse ":$1")
+  if ! { d_git --git-dir=.git --work-tree=. submodule --quiet init -- "$1" &&
+         d_git --git-dir=.git --work-tree=. submodule --quiet sync -- "$1" &&
+         d_git --git-dir=.git --work-tree=. submodule --quiet update --force --checkout -- "$1"; } 9<&-; then
+    d_fail "$d_submodule_failed" "$1"
+  fi
+  d_reached=$PWD
+  cd -- "$1"
+  d_settle "$d_revision"
+  cd -- "$d_reached"
+}
+
+d_verify() {  # the work tree in the current directory holds the revision $1 and nothing else
+  local d_dir d_path d_bad=0
+  local d_here=(--git-dir=.git --work-tree=.)
+  d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
+  d_git "${d_here[@]}" update-index -q --really-refresh >/dev/null || true
+  d_git "${d_here[@]}" diff-files --name-only --ignore-submodules=all -z >"$d_dir/deploytool-differ"
+  while read -r -d '' -u 8 d_path; do
+    # Line endings that .gitattributes and the repository disagree about: what git itself would write is right.
+    if [ -f "$d_path" ] && [ ! -L "$d_path" ] &&
+       d_git "${d_here[@]}" cat-file --filters "$1:$d_path" | cmp -s - "$d_path"; then continue; fi
+    d_result problem "$d_path"
+    d_bad=1
+  done 8<"$d_dir/deploytool-differ"
+  d_git "${d_here[@]}" ls-files --others --directory --no-empty-directory -z >"$d_dir/deploytool-differ"
+  while read -r -d '' -u 8 d_path; do
+    d_result problem "$d_path"
+    d_bad=1
+  done 8<"$d_dir/deploytool-differ"
+  [ "$d_bad" = 0 ] || exit "$d_work_tree_not_clean"
+}
+"""
+
+_CHECKOUT = r"""
+d_work_tree_of_its_own() {  # objects come from the mirror: nothing is fetched twice
+  d_git init --quiet --template= -- "$d_workspace"
+  mkdir -p -- "$d_workspace/.git/objects/info"
+  printf '%s\n' "$d_mirror/objects" >"$d_workspace/.git/objects/info/alternates"
+}
+
+d_attempt() {
+  mkdir -p -- "$d_workspace"
+  cd -- "$d_workspace"
+  if [ ! -d .git ]; then d_work_tree_of_its_own; fi
+  # The caller holds the workspace's lock: a lock file belongs to a run that was killed.
+  find .git -name '*.lock' -type f -delete
+  # Relative URLs of submodules count from here.
+  d_git --git-dir=.git config remote.origin.url "$d_repository"
+  d_settle "$d_revision"
+}
+
+# `if d_attempt` would switch `set -e` off inside it.
+set +e
+( set -e; d_attempt ) 3>/dev/null
+d_status=$?
+if [ "$d_status" != 0 ]; then
+  echo "the workspace can't be brought to $d_revision as it is; making it anew"
+  chmod -R u+rwX -- "$d_workspace" 2>/dev/null
+  find "$d_workspace/" -mindepth 1 -maxdepth 1 -exec rm -rf -- {} +
+  d_stuck=$(find "$d_workspace/" -mindepth 1 \( ! -type d -o -empty \) -printf 'problem\t%P\n')
+  if [ -n "$d_stuck" ]; then
+    printf '%s\n' "$d_stuck" >&3
+    exit "$d_work_tree_not_clean"
+  fi
+  ( set -e; d_attempt )
+  d_status=$?
+fi
+set -e
+case $d_status in
+  0) ;;
+  "$d_submodule_failed") exit "$d_status" ;;
+  *) exit "$d_work_tree_not_clean" ;;
+esac
+"""
+
+_FINISH = r"""
+cd -P -- "$d_workspace"
+d_top=$PWD
+[ -d "$d_work_tree" ] || d_fail "$d_subdirectory_missing" "$d_subdirectory"
+cd -P -- "$d_work_tree"
+case $PWD/ in "$d_top/"*) ;; *) d_fail "$d_subdirectory_missing" "$d_subdirectory" ;; esac
+
+d_missing=()
+for d_file in "${d_linked_files[@]}"; do
+  if [ ! -e "$d_shared/$d_file" ]; then
+    d_missing+=("$d_shared/$d_file")
+    continue
+  fi
+  mkdir -p -- "$(dirname -- "./$d_file")"
+  rm -rf -- "./$d_file"
+  ln -s -- "$d_shared/$d_file" "./$d_file"
+done
+if [ "${#d_missing[@]}" -gt 0 ]; then
+  for d_file in "${d_missing[@]}"; do d_result problem "$d_file"; done
+  d_fail "$d_linked_file_missing"
+fi
+
+rm -rf REVISION
+printf '%s\n' "$d_revision" >REVISION
+d_result work_tree "$PWD"
+"""
+
+
+def checkout(settings: "Settings", place: Place, revision: Revision) -> Step:
+    """Put the revision into the work tree, with submodules, linked files and the file REVISION.
+
+    The caller holds the workspace's lock, and has fetched the revision. Whatever else lay in the workspace is removed.
+    """
+    return Step(
+        "checkout",
+        shell.script(
+            git.BEFORE_ENVIRONMENT,
+            shell.environment({**RECIPES[settings.build.recipe].env, **settings.build.env}, settings.build.path),
+            shell.assignments(
+                {
+                    **CODES,
+                    "d_mirror": place.mirror,
+                    "d_workspace": place.workspace,
+                    "d_work_tree": place.work_tree,
+                    "d_subdirectory": place.subdirectory,
+                    "d_shared": place.shared,
+                    "d_revision": revision,
+                    "d_linked_files": settings.build.linked_files,
+                    **git.variables(git.remote(settings.repository)),
+                }
+            ),
+            git.PREPARE,
+            _SETTLE,
+            _CHECKOUT,
+            _FINISH,
+        ),
+        settings.build.timeout_seconds,
+    )

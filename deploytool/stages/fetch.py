@@ -1,0 +1,186 @@
+"""First stage: the mirror is brought up to date, and a branch, tag or SHA becomes a revision. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploytool.errors import StepError
+from deploytool.recipes import RECIPES
+from deploytool.release import Revision
+from deploytool.stages import git, shell
+from deploytool.stages.place import Place
+from deploytool.stages.step import CODES, Step, values
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+_UPDATE = r"""
+mkdir -p -- "$d_application_root"
+
+# The caller holds the workspace's lock: a lock file or a half-made mirror belongs to a run that was killed.
+rm -rf -- "$d_mirror".new.* "$d_mirror".old.*
+if [ -d "$d_mirror" ]; then find "$d_mirror" -name '*.lock' -type f -delete; fi
+
+d_fetch() { d_git --git-dir="$1" fetch --quiet --prune --no-write-fetch-head origin; }
+
+d_make_mirror() {
+  local d_new
+  d_new=$(mktemp -d "$d_mirror.new.XXXXXX")
+  chmod 755 "$d_new"
+  d_git init --quiet --bare --template= "$d_new"
+  d_git --git-dir="$d_new" config remote.origin.url "$d_repository"
+  d_git --git-dir="$d_new" config remote.origin.fetch '+refs/*:refs/*'
+  if ! d_fetch "$d_new"; then
+    rm -rf -- "$d_new"
+    d_answers || d_fail "$d_repository_unreachable" "$d_repository"
+    d_fail "$d_mirror_unusable" "$d_mirror"
+  fi
+  if [ -e "$d_mirror" ]; then mv -- "$d_mirror" "$d_mirror.old.$$"; fi
+  mv -- "$d_new" "$d_mirror"
+  rm -rf -- "$d_mirror.old.$$"
+}
+
+d_answers() { d_git ls-remote --quiet -- "$d_repository" HEAD >/dev/null; }
+
+d_known=$(d_git --git-dir="$d_mirror" config --get remote.origin.url 2>/dev/null || true)
+if [ "$d_known" != "$d_repository" ]; then
+  echo "making a mirror of $d_repository"
+  d_make_mirror
+elif ! d_fetch "$d_mirror"; then
+  # Either the repository does not answer, or our mirror is damaged.
+  d_answers || d_fail "$d_repository_unreachable" "$d_repository"
+  echo "the mirror can't be brought up to date; making it anew"
+  d_make_mirror
+fi
+"""
+
+_RESOLVE = r"""
+d_commit() { d_git --git-dir="$d_mirror" rev-parse --verify --quiet --end-of-options "$1^{commit}"; }
+
+d_revision=''
+for d_kind in heads tags; do
+  # Only a plain name: `main~3` and the like would be read as an expression.
+  if d_git check-ref-format "refs/$d_kind/$d_reference" && d_revision=$(d_commit "refs/$d_kind/$d_reference"); then
+    break
+  fi
+done
+if [ -z "$d_revision" ] && [[ $d_reference =~ ^[0-9a-fA-F]{4,40}$ ]]; then
+  d_kind=sha
+  d_candidates=$(d_git --git-dir="$d_mirror" rev-parse --disambiguate="$d_reference" |
+    d_git --git-dir="$d_mirror" cat-file --batch-check='%(objecttype) %(objectname)' | sed -n 's/^commit //p')
+  case $d_candidates in *$'\n'*) d_fail "$d_ambiguous_revision" "$d_reference" ;; esac
+  d_revision=$d_candidates
+fi
+if [ -z "$d_revision" ]; then d_fail "$d_unknown_revision" "$d_reference"; fi
+
+d_result revision "$d_revision"
+d_result kind "$d_kind"
+d_result committed_at "$(d_git --git-dir="$d_mirror" show --no-patch --format=%ct "$d_revision")"
+d_result subject "$(d_git --git-dir="$d_mirror" show --no-patch --encoding=UTF-8 --format=%s "$d_revision")"
+"""
+
+_INPUTS = r"""
+d_missing=()
+for d_file in "${d_linked_files[@]}"; do
+  if [ -f "$d_shared/$d_file" ] && [ -r "$d_shared/$d_file" ]; then
+    d_digest=$(sha256sum <"$d_shared/$d_file")
+    d_result linked_file "${d_digest%% *}" "$d_file"
+  else
+    d_missing+=("$d_shared/$d_file")
+  fi
+done
+if [ "${#d_missing[@]}" -gt 0 ]; then
+  for d_file in "${d_missing[@]}"; do d_result problem "$d_file"; done
+  d_fail "$d_linked_file_missing"
+fi
+for d_tool in "${d_tools[@]}"; do
+  if ! d_version=$("$d_tool" --version 2>&1 3>&-); then
+    echo "$d_version"
+    d_fail "$d_tool_missing" "$d_tool"
+  fi
+  d_result tool "$d_tool" "${d_version%%$'\n'*}"
+done
+"""
+
+
+def fetch(settings: "Settings", place: Place, reference: str) -> Step:
+    """Update the mirror, find the revision of `reference`, and read what else decides the bytes; see `fetched`.
+
+    The caller holds the workspace's lock. The reference is a branch, else a tag, else a SHA of at least 4 digits.
+    """
+    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
+    return Step(
+        "fetch",
+        shell.script(
+            git.BEFORE_ENVIRONMENT,
+            shell.environment(env, settings.build.path),
+            shell.assignments(
+                {
+                    **CODES,
+                    "d_application_root": place.application_root,
+                    "d_mirror": place.mirror,
+                    "d_shared": place.shared,
+                    "d_reference": reference,
+                    "d_linked_files": settings.build.linked_files,
+                    "d_tools": RECIPES[settings.build.recipe].programs(env),
+                    **git.variables(git.remote(settings.repository)),
+                }
+            ),
+            git.PREPARE,
+            _UPDATE,
+            _RESOLVE,
+            _INPUTS,
+        ),
+        settings.build.timeout_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFileDigest:
+    """One of `build.linked_files` and the sha256 of its content, 64 hex digits."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What `fetch` found out."""
+
+    revision: Revision
+    #: heads (a branch), tags or sha
+    kind: str
+    #: seconds since 1970, from the commit
+    committed_at: int
+    subject: str
+    linked_files: tuple[LinkedFileDigest, ...]
+    #: program → first line of its `--version`
+    tools: Mapping[str, str]
+
+
+def fetched(results: Sequence[str]) -> Fetched:
+    """Read the result lines of `fetch`. Raises StepError where an answer is missing: an empty one must not pass."""
+
+    def one(key: str, pattern: str) -> str:
+        found = values(results, key)
+        if len(found) != 1 or not re.fullmatch(pattern, found[0]):
+            raise StepError(f"the step fetch ended well on the build server, but did not say its {key}")
+        return found[0]
+
+    linked_files = []
+    for line in values(results, "linked_file"):
+        digest, _, name = line.partition("\t")
+        linked_files.append(LinkedFileDigest(name, digest))
+    tools = {}
+    for line in values(results, "tool"):
+        program, _, version = line.partition("\t")
+        tools[program] = version
+    return Fetched(
+        revision=Revision(one("revision", "[0-9a-f]{40}")),
+        kind=one("kind", "heads|tags|sha"),
+        committed_at=int(one("committed_at", r"\d+")),
+        subject=one("subject", ".*"),
+        linked_files=tuple(linked_files),
+        tools=tools,
+    )

@@ -1,0 +1,67 @@
+"""What a build needs of its server, asked without changing anything: programs and the repository. Pure."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from deploytool.recipes import RECIPES
+from deploytool.stages import git, shell
+from deploytool.stages.place import Place
+from deploytool.stages.step import CODES, Step
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+#: what our own scripts and pipes call
+PROGRAMS = ("bash", "git", "tar", "sha256sum", "find", "sed", "cmp", "mktemp")
+COMPRESSORS: Mapping[str, tuple[str, ...]] = {"gzip": ("gzip",), "zstd": ("zstd",), "none": ()}
+
+_LOOK = r"""
+d_missing=()
+for d_program in "${d_programs[@]}"; do
+  if command -v "$d_program" >/dev/null; then
+    printf 'found\t%s\n' "$d_program" >&3
+  else
+    d_missing+=("$d_program")
+  fi
+done
+for d_program in "${d_missing[@]}"; do printf 'problem\t%s\n' "$d_program" >&3; done
+printf 'free_kib\t%s\n' "$(df -Pk -- "$d_root" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9-]*%* .*/\1/p')" >&3
+[ "${#d_missing[@]}" = 0 ] || exit "$d_tool_missing"
+"""
+
+_REACH = r"""
+d_references=$(d_git ls-remote --quiet --heads --tags -- "$d_repository") ||
+  d_fail "$d_repository_unreachable" "$d_repository"
+d_result references "$(printf '%s' "$d_references" | grep -c . || true)"
+"""
+
+
+def programs(settings: "Settings", place: Place) -> Step:
+    """Look for every program that a build calls. Results: found (one line each), free_kib of the work area's disk."""
+    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
+    wanted = (*PROGRAMS, *COMPRESSORS[settings.build.compression], *RECIPES[settings.build.recipe].programs(env))
+    return Step(
+        "programs",
+        shell.script(
+            shell.environment(env, settings.build.path),
+            shell.assignments({**CODES, "d_programs": wanted, "d_root": place.root}),
+            _LOOK,
+        ),
+        60,
+    )
+
+
+def reach(settings: "Settings", place: Place) -> Step:
+    """Ask the repository for its branches and tags. Result: references, their number."""
+    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
+    return Step(
+        "repository",
+        shell.script(
+            git.BEFORE_ENVIRONMENT,
+            shell.environment(env, settings.build.path),
+            shell.assignments({**CODES, **git.variables(git.remote(settings.repository))}),
+            git.PREPARE,
+            _REACH,
+        ),
+        60,
+    )

@@ -1,0 +1,728 @@
+"""The stages' scripts on the real git and bash: what ends up in the work tree, and what is said when it can't."""
+
+import base64
+import fcntl
+import http.server
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploytool.recipes import RECIPES
+from deploytool.release import Revision
+from deploytool.stages import Code, Fetched, Place, Step, checkout, dependencies, explain, fetch, fetched, migrate
+
+pytestmark = pytest.mark.integration
+
+ODD = 'it\'s $(id) "x" `id`'
+GIT = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_SYSTEM": "/dev/null",
+    **{f"GIT_{who}_{what}": "a@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    step: Step
+    exit_code: int
+    results: tuple[str, ...]
+    output: str
+
+    @property
+    def message(self) -> str:
+        return explain(self.step, self.exit_code, self.results, tail=self.output.splitlines()).message
+
+
+def run(step: Step | None, wrapper: Sequence[str] = (), **environ: str) -> Outcome:
+    """Run a step as the worker does: the script through a descriptor, results on descriptor 3, nothing on stdin."""
+    assert step is not None
+    with tempfile.TemporaryFile() as script, tempfile.TemporaryFile() as results:
+        script.write(step.script.encode())
+        script.seek(0)
+        # Neither may be number 3, which becomes the results.
+        descriptors = [fcntl.fcntl(file.fileno(), fcntl.F_DUPFD, 10) for file in (results, script)]
+        launch = ["bash", "-c", 'exec 3>&"$1"; exec bash -euo pipefail "/dev/fd/$2"', "bash", *map(str, descriptors)]
+        try:
+            process = subprocess.run(
+                [*wrapper, *launch],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=descriptors,
+                env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", **environ},
+                start_new_session=True,
+                check=False,
+            )
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        results.seek(0)
+        lines = tuple(results.read().decode().splitlines())
+    return Outcome(step, process.returncode, lines, process.stdout.decode("utf-8", "replace"))
+
+
+class Repository:
+    """A git repository to be deployed from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True)
+        self.git("init", "--quiet", "--initial-branch=main")
+
+    def git(self, *arguments: str, **environ: str) -> str:
+        command = ["git", "-c", "protocol.file.allow=always", "-C", str(self.path), *arguments]
+        done = subprocess.run(command, env={**os.environ, **GIT, **environ}, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str], message: str = "a change", **environ: str) -> Revision:
+        for name, content in files.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_text(content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "-m", message, **environ)
+        return Revision(self.git("rev-parse", "HEAD"))
+
+
+class Server:
+    """A build server's work area, and the stages run in it one after the other."""
+
+    def __init__(self, root: Path, repository: str, *, subdirectory: str = ".", **build: Any) -> None:
+        self.place = Place(str(root), "shop", "production", subdirectory)
+        self.root = root
+        self.build: dict[str, Any] = {
+            "recipe": "none",
+            "env": {"GIT_ALLOW_PROTOCOL": "file:http"},
+            "path": (),
+            "dependencies": (),
+            "assets": (),
+            "migrate": (),
+            "linked_files": (),
+            "timeout_seconds": 60,
+            **build,
+        }
+        self.values: dict[str, Any] = {"repository": repository, "linked_dirs": (), "linked_files": ()}
+
+    @property
+    def settings(self) -> Any:
+        return SimpleNamespace(build=SimpleNamespace(**self.build), **self.values)
+
+    @property
+    def tree(self) -> Path:
+        return Path(self.place.work_tree)
+
+    def fetch(self, reference: str = "main") -> Outcome:
+        return run(fetch(self.settings, self.place, reference))
+
+    def found(self, reference: str = "main") -> Fetched:
+        outcome = self.fetch(reference)
+        assert outcome.exit_code == 0, outcome.output
+        return fetched(outcome.results)
+
+    def checkout(self, reference: str = "main", wrapper: Sequence[str] = ()) -> Outcome:
+        return run(checkout(self.settings, self.place, self.found(reference).revision), wrapper)
+
+    def files(self, reference: str = "main") -> dict[str, str]:
+        """Check out, and read back all that a pack would see."""
+        outcome = self.checkout(reference)
+        assert outcome.exit_code == 0, outcome.output
+        return {
+            str(path.relative_to(self.tree)): path.read_text()
+            for path in sorted(self.tree.rglob("*"))
+            if path.is_file() and ".git" not in path.relative_to(self.tree).parts
+        }
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    made = Repository(tmp_path / "git" / "shop")
+    made.commit({"app.txt": "one\n"})
+    return made
+
+
+@pytest.fixture
+def server(tmp_path: Path, repository: Repository) -> Server:
+    return Server(tmp_path / "build", str(repository.path))
+
+
+# Which revision is meant
+
+
+def test_a_branch_is_found_and_described(repository: Repository, server: Server) -> None:
+    revision = repository.commit({"app.txt": "two\n"}, "Sell\tmore", GIT_COMMITTER_DATE="1700000000 +0900")
+    found = server.found("main")
+    assert (found.revision, found.kind, found.committed_at, found.subject) == (
+        revision,
+        "heads",
+        1700000000,
+        "Sell\tmore",
+    )
+
+
+def test_an_annotated_tag_gives_its_commit(repository: Repository, server: Server) -> None:
+    revision = repository.git("rev-parse", "HEAD")
+    repository.git("tag", "-a", "-m", "first", "v1")
+    assert (server.found("v1").revision, server.found("v1").kind) == (revision, "tags")
+
+
+def test_a_branch_wins_over_a_tag_of_the_same_name(repository: Repository, server: Server) -> None:
+    repository.git("tag", "next")
+    repository.git("checkout", "--quiet", "-b", "next")
+    revision = repository.commit({"app.txt": "two\n"})
+    assert server.found("next").revision == revision
+
+
+def test_short_and_full_shas_are_found_also_off_every_branch(repository: Repository, server: Server) -> None:
+    lost = repository.commit({"app.txt": "lost\n"})
+    server.found("main")
+    repository.git("reset", "--hard", "--quiet", "HEAD~1")
+    repository.commit({"app.txt": "instead\n"})
+    assert server.found(lost).revision == lost
+    assert server.found(lost[:7].upper()).revision == lost
+    assert server.files(lost)["app.txt"] == "lost\n"
+
+
+@pytest.mark.parametrize(
+    "reference", ["nowhere", "main~1", "main^{tree}", "HEAD", "@", "0" * 40, "abcd", "-", ODD, "a b"]
+)
+def test_an_unknown_reference_is_refused_by_name(repository: Repository, server: Server, reference: str) -> None:
+    repository.commit({"app.txt": "two\n"})
+    outcome = server.fetch(reference)
+    assert outcome.exit_code == Code.UNKNOWN_REVISION
+    assert outcome.message == f"{reference} is no branch, tag or commit of the repository"
+
+
+def test_a_branch_that_looks_like_an_option_is_only_a_branch(repository: Repository, server: Server) -> None:
+    assert server.fetch("--upload-pack=x").exit_code == Code.UNKNOWN_REVISION
+    revision = repository.git("rev-parse", "HEAD")
+    repository.git("update-ref", "refs/heads/--upload-pack=x", revision)
+    assert server.found("--upload-pack=x").revision == revision
+
+
+def test_the_beginning_of_two_shas_is_ambiguous(repository: Repository, server: Server) -> None:
+    # 2,000 commits in one import: two of them share their first 4 digits, as good as certainly.
+    commits = "".join(
+        f"commit refs/heads/many\ncommitter a <a@example.com> {1700000000 + number} +0000\ndata 0\n\n"
+        for number in range(2000)
+    )
+    subprocess.run(["git", "-C", str(repository.path), "fast-import", "--quiet"], input=commits.encode(), check=True)
+    shas = repository.git("rev-list", "many").split()
+    beginnings = [sha[:4] for sha in shas]
+    twice = next(beginning for beginning in beginnings if beginnings.count(beginning) > 1)
+    outcome = server.fetch(twice)
+    assert outcome.exit_code == Code.AMBIGUOUS_REVISION
+    assert twice in outcome.message
+
+
+# The mirror
+
+
+def test_a_changed_repository_is_a_new_mirror(tmp_path: Path, repository: Repository, server: Server) -> None:
+    server.files()
+    other = Repository(tmp_path / "git" / "other")
+    revision = other.commit({"app.txt": "the other\n"})
+    server.values["repository"] = str(other.path)
+    assert server.found().revision == revision
+    assert server.files()["app.txt"] == "the other\n"
+
+
+def test_an_unreachable_repository_is_named_and_the_mirror_stays(repository: Repository, server: Server) -> None:
+    before = server.found().revision
+    repository.path.rename(repository.path.with_name("away"))
+    outcome = server.fetch()
+    assert outcome.exit_code == Code.REPOSITORY_UNREACHABLE
+    assert str(repository.path) in outcome.message
+    repository.path.with_name("away").rename(repository.path)
+    assert server.found().revision == before
+
+
+def test_an_unreachable_first_clone_leaves_nothing(tmp_path: Path, server: Server) -> None:
+    server.values["repository"] = str(tmp_path / "nowhere")
+    assert server.fetch().exit_code == Code.REPOSITORY_UNREACHABLE
+    assert list(Path(server.place.application_root).iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["config", "HEAD", "objects", "refs"])
+def test_a_damaged_mirror_is_made_anew(repository: Repository, server: Server, damage: str) -> None:
+    server.files()
+    target = Path(server.place.mirror, damage)
+    subprocess.run(["rm", "-rf", str(target)], check=True)
+    repository.commit({"app.txt": "two\n"})
+    assert server.files()["app.txt"] == "two\n"
+
+
+def test_locks_and_halves_of_a_killed_run_do_not_stop_the_next(repository: Repository, server: Server) -> None:
+    server.files()
+    mirror = Path(server.place.mirror)
+    for lock in ("packed-refs.lock", "refs/heads/main.lock", "config.lock", "HEAD.lock"):
+        (mirror / lock).touch()
+    (mirror.with_name("repository.git.new.abc")).mkdir()
+    (server.tree / ".git" / "index.lock").touch()
+    repository.commit({"app.txt": "two\n"})
+    assert server.files()["app.txt"] == "two\n"
+    assert [path.name for path in mirror.parent.iterdir() if ".new" in path.name] == []
+
+
+def test_a_rewritten_and_a_removed_branch_are_followed(repository: Repository, server: Server) -> None:
+    repository.git("branch", "gone")
+    server.found("gone")
+    repository.git("branch", "-D", "gone")
+    repository.git("commit", "--amend", "--quiet", "-m", "rewritten")
+    assert server.fetch("gone").exit_code == Code.UNKNOWN_REVISION
+    assert server.found("main").subject == "rewritten"
+
+
+def test_fab_inside_a_git_hook_does_not_touch_the_enclosing_repository(repository: Repository, server: Server) -> None:
+    step = fetch(server.settings, server.place, "main")
+    outcome = run(step, GIT_DIR="/nowhere", GIT_INDEX_FILE="/nowhere/index", GIT_WORK_TREE="/nowhere")
+    assert outcome.exit_code == 0, outcome.output
+
+
+# The work tree
+
+
+def test_revision_is_written_and_replaces_a_tracked_file(repository: Repository, server: Server) -> None:
+    (repository.path / "REVISION").symlink_to("app.txt")
+    revision = repository.commit({})
+    assert server.files() == {"app.txt": "one\n", "REVISION": revision + "\n"}
+    assert server.files()["app.txt"] == "one\n"
+
+
+def test_what_the_last_build_left_is_gone(repository: Repository, server: Server) -> None:
+    repository.commit({".gitignore": "*.o\n", "dir/file": "x", "turns": "file"})
+    server.files()
+    (server.tree / "stale.o").write_text("x")
+    (server.tree / "new" / "deep").mkdir(parents=True)
+    (server.tree / "new" / "deep" / "file").write_text("x")
+    subprocess.run(["git", "init", "-q", str(server.tree / "nested")], check=True)
+    (server.tree / "app.txt").unlink()
+    (server.tree / "dir" / "file").unlink()
+    (server.tree / "dir" / "file").mkdir()
+    (server.tree / "dir" / "file" / "below").touch()
+    os.chmod(server.tree / ".gitignore", 0o600)
+    (repository.path / "turns").unlink()
+    repository.commit({"turns/into/directory": "y"})
+    assert sorted(server.files()) == [".gitignore", "REVISION", "app.txt", "dir/file", "turns/into/directory"]
+    assert not (server.tree / "new").exists()
+    assert not (server.tree / "nested").exists()
+    assert (server.tree / ".gitignore").stat().st_mode & 0o777 == 0o644
+
+
+def test_two_commits_in_one_second_of_the_same_size_ship_their_own_files(
+    repository: Repository, server: Server
+) -> None:
+    for number in range(6):
+        repository.commit({"app.txt": f"{number}\n"}, GIT_COMMITTER_DATE="1700000000 +0000")
+        assert server.files()["app.txt"] == f"{number}\n"
+
+
+def test_a_tracked_file_that_a_build_edited_behind_its_time_stamp_is_put_back(
+    repository: Repository, server: Server
+) -> None:
+    server.files()
+    path = server.tree / "app.txt"
+    before = path.stat()
+    with path.open("r+") as file:
+        file.write("bad\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # An index that trusts neither ctime nor inode would be deceived.
+    subprocess.run(["git", "-C", str(server.tree), "config", "core.checkStat", "minimal"], check=True)
+    assert server.files()["app.txt"] == "one\n"
+
+
+def test_an_immutable_file_fails_the_checkout_with_its_name(repository: Repository, server: Server) -> None:
+    """A mount point stands for whatever can't be replaced: it works on every file system, and for root as well."""
+    server.files()
+    repository.commit({"app.txt": "two\n"})
+    script = f'mount --bind "{server.tree}/app.txt" "{server.tree}/app.txt"; exec "$@"'
+    outcome = server.checkout(wrapper=("unshare", "--mount", "sh", "-ec", script, "sh"))
+    assert outcome.exit_code == Code.WORK_TREE_NOT_CLEAN, outcome.output
+    assert outcome.message == "the work tree on the build server could not be brought to the revision: app.txt"
+    assert server.files()["app.txt"] == "two\n"
+
+
+def test_a_left_over_that_cannot_be_removed_fails_the_checkout(repository: Repository, server: Server) -> None:
+    server.files()
+    (server.tree / "stale").mkdir()
+    script = f'mount -t tmpfs none "{server.tree}/stale"; touch "{server.tree}/stale/x"; exec "$@"'
+    outcome = server.checkout(wrapper=("unshare", "--mount", "sh", "-ec", script, "sh"))
+    assert outcome.exit_code == Code.WORK_TREE_NOT_CLEAN, outcome.output
+    assert "stale" in outcome.message
+
+
+@pytest.mark.parametrize("damage", [".git/HEAD", ".git/config", ".git/objects", ".git"])
+def test_a_damaged_workspace_is_made_anew(repository: Repository, server: Server, damage: str) -> None:
+    server.files()
+    subprocess.run(["rm", "-rf", str(server.tree / damage)], check=True)
+    (server.tree / damage).write_text("nonsense")
+    # Were git to look further up for a repository, it would find this one and clean it.
+    subprocess.run(["git", "init", "-q", server.place.application_root], check=True)
+    assert sorted(server.files()) == ["REVISION", "app.txt"]
+    assert Path(server.place.mirror).is_dir()
+
+
+def test_line_endings_that_git_itself_disagrees_about_do_not_fail(repository: Repository, server: Server) -> None:
+    (repository.path / "dos.txt").write_bytes(b"a\r\nb\r\n")
+    repository.git("-c", "core.autocrlf=false", "add", "dos.txt")
+    repository.commit({})
+    repository.commit({".gitattributes": "*.txt text=auto\n*.md text eol=crlf\n", "unix.md": "a\n"})
+    for _ in range(2):
+        server.files()
+        assert (server.tree / "dos.txt").read_bytes() == b"a\r\nb\r\n"
+        assert (server.tree / "unix.md").read_bytes() == b"a\r\n"
+
+
+def test_hooks_and_templates_of_the_build_user_do_not_run(
+    tmp_path: Path, repository: Repository, server: Server
+) -> None:
+    hook = tmp_path / "template" / "hooks" / "post-checkout"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("#!/bin/sh\ntouch hooked\n")
+    hook.chmod(0o755)
+    server.build["env"] = {"GIT_TEMPLATE_DIR": str(tmp_path / "template")}
+    assert "hooked" not in server.files()
+
+
+def test_odd_names_survive_everywhere(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / ODD / "git")
+    repository.commit({f"{ODD}/{ODD}.txt": "odd", "new\nline/é": "x"})
+    repository.git("branch", "it's-$(id)-`x`")
+    server = Server(
+        tmp_path / f"build {ODD}",
+        str(repository.path),
+        subdirectory=ODD,
+        linked_files=(f"secret {ODD}",),
+        env={"ODD": ODD, "GIT_ALLOW_PROTOCOL": "file"},
+        dependencies=(f'printf %s "$ODD" >"{"made"}"', "pwd"),
+        path=(str(tmp_path / ODD),),
+    )
+    shared = Path(server.place.shared)
+    shared.mkdir(parents=True)
+    (shared / f"secret {ODD}").write_text("key")
+    found = server.found("it's-$(id)-`x`")
+    assert [file.name for file in found.linked_files] == [f"secret {ODD}"]
+    assert sorted(server.files("it's-$(id)-`x`")) == sorted([f"{ODD}.txt", "REVISION", f"secret {ODD}"])
+    outcome = run(dependencies(server.settings, server.place))
+    assert outcome.exit_code == 0, outcome.output
+    assert (server.tree / "made").read_text() == ODD
+
+
+# Subdirectories and submodules
+
+
+def test_a_subdirectory_is_the_work_tree(repository: Repository, server: Server) -> None:
+    revision = repository.commit({"services/shop/app.txt": "sub\n"})
+    inner = Server(server.root, str(repository.path), subdirectory="services/shop")
+    assert inner.files() == {"app.txt": "sub\n", "REVISION": revision + "\n"}
+
+
+@pytest.mark.parametrize("subdirectory", ["missing", "app.txt", "outside", "../shared"])
+def test_a_subdirectory_that_is_none_is_refused(repository: Repository, server: Server, subdirectory: str) -> None:
+    (repository.path / "outside").symlink_to("/etc")
+    repository.commit({})
+    Path(server.place.shared).mkdir(parents=True)
+    inner = Server(server.root, str(repository.path), subdirectory=subdirectory)
+    outcome = inner.checkout()
+    assert outcome.exit_code == Code.SUBDIRECTORY_MISSING, outcome.output
+    assert subdirectory in outcome.message
+
+
+@pytest.fixture
+def with_submodule(tmp_path: Path, repository: Repository) -> Repository:
+    """The repository has the submodule `lib`, which has the submodule `deep`, both by relative URLs."""
+    deep = Repository(tmp_path / "git" / "deep")
+    deep.commit({"deep.txt": "deep 1\n"})
+    lib = Repository(tmp_path / "git" / "lib")
+    lib.commit({"lib.txt": "lib 1\n"})
+    lib.git("submodule", "--quiet", "add", "../deep", "deep")
+    lib.commit({})
+    repository.git("submodule", "--quiet", "add", "../lib", "lib")
+    repository.git("submodule", "--quiet", "update", "--init", "--recursive")
+    repository.commit({})
+    return repository
+
+
+SUBMODULES = [".gitmodules", "REVISION", "app.txt", "lib/.gitmodules", "lib/deep/deep.txt", "lib/lib.txt"]
+
+
+def test_submodules_of_submodules_come_along(with_submodule: Repository, server: Server) -> None:
+    assert sorted(server.files()) == SUBMODULES
+    (server.tree / "lib" / "lib.txt").write_text("bad 1\n")
+    (server.tree / "lib" / "deep" / "stale").touch()
+    files = server.files()
+    assert sorted(files) == SUBMODULES
+    assert files["lib/lib.txt"] == "lib 1\n"
+
+
+def test_a_moved_submodule_commit_is_followed(tmp_path: Path, with_submodule: Repository, server: Server) -> None:
+    server.files()
+    lib = tmp_path / "git" / "lib"
+    (lib / "lib.txt").write_text("lib 2\n")
+    subprocess.run(["git", "-C", str(lib), "commit", "-qam", "2"], env={**os.environ, **GIT}, check=True)
+    with_submodule.git("submodule", "--quiet", "update", "--remote", "lib")
+    with_submodule.commit({})
+    assert server.files()["lib/lib.txt"] == "lib 2\n"
+
+
+def test_a_removed_submodule_leaves_nothing_and_may_come_back(with_submodule: Repository, server: Server) -> None:
+    before = with_submodule.git("rev-parse", "HEAD")
+    server.files()
+    with_submodule.git("rm", "--quiet", "-f", "lib")
+    removed = with_submodule.commit({})
+    assert sorted(server.files(removed)) == [".gitmodules", "REVISION", "app.txt"]
+    assert not (server.tree / "lib").exists()
+    replaced = with_submodule.commit({"lib/own.txt": "own\n"})
+    assert sorted(server.files(replaced)) == [".gitmodules", "REVISION", "app.txt", "lib/own.txt"]
+    assert not (server.tree / "lib" / ".git").exists()
+    assert sorted(server.files(before)) == SUBMODULES
+
+
+def test_a_submodule_that_is_out_of_reach_is_named(tmp_path: Path, with_submodule: Repository, server: Server) -> None:
+    (tmp_path / "git" / "lib").rename(tmp_path / "git" / "away")
+    outcome = server.checkout()
+    assert outcome.exit_code == Code.SUBMODULE_FAILED
+    assert outcome.message == "the submodule lib could not be checked out on the build server"
+
+
+def test_protocols_of_submodules_are_the_users_choice(with_submodule: Repository, server: Server) -> None:
+    server.build["env"] = {}
+    assert server.checkout().exit_code == Code.SUBMODULE_FAILED
+
+
+# Linked files and tools
+
+
+def test_a_linked_file_is_linked_and_its_content_counts(repository: Repository, server: Server) -> None:
+    repository.commit({"config/master.key": "tracked\n"})
+    server.build["linked_files"] = ("config/master.key",)
+    secret = Path(server.place.shared, "config", "master.key")
+    secret.parent.mkdir(parents=True)
+    secret.write_text("one")
+    first = server.found().linked_files
+    assert server.files()["config/master.key"] == "one"
+    assert (server.tree / "config" / "master.key").is_symlink()
+    secret.write_text("two")
+    assert server.found().linked_files != first
+    server.files()
+    assert secret.read_text() == "two"
+
+
+def test_a_missing_linked_file_is_named_with_its_path(repository: Repository, server: Server) -> None:
+    revision = server.found().revision
+    server.build["linked_files"] = ("config/master.key", ".env")
+    expected = f"{server.place.shared}/config/master.key, {server.place.shared}/.env"
+    for outcome in (server.fetch(), run(checkout(server.settings, server.place, revision))):
+        assert outcome.exit_code == Code.LINKED_FILE_MISSING
+        assert outcome.message == f"missing on the build server, and build.linked_files asks for it: {expected}"
+
+
+def test_a_tools_version_is_told_and_a_missing_tool_named(repository: Repository, server: Server) -> None:
+    server.build["recipe"] = "django"
+    server.build["env"] = {"PYTHON": sys.executable}
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert server.found().tools == {sys.executable: f"Python {version}"}
+    server.build["env"] = {"PYTHON": "python9"}
+    outcome = server.fetch()
+    assert outcome.exit_code == Code.TOOL_MISSING
+    assert outcome.message.startswith("python9 can't be run on the build server")
+
+
+# The user's commands
+
+
+def commands(server: Server, *dependencies_: str) -> Outcome:
+    server.build["dependencies"] = dependencies_
+    return run(dependencies(server.settings, server.place))
+
+
+def test_a_command_gets_environment_and_path_and_no_input(tmp_path: Path, server: Server) -> None:
+    server.files()
+    tool = tmp_path / "home" / "my bin" / "tool"
+    tool.parent.mkdir(parents=True)
+    tool.write_text('#!/bin/sh\necho "tool $WHO"; cat\n')
+    tool.chmod(0o755)
+    server.build.update(path=("~/my bin",), env={"WHO": "me $(id) 'x'"}, dependencies=("tool",))
+    outcome = run(dependencies(server.settings, server.place), HOME=str(tmp_path / "home"))
+    assert outcome.output == "$ tool\ntool me $(id) 'x'\n"
+
+
+def test_the_failing_command_is_told_by_number_and_exit_code(server: Server) -> None:
+    server.files()
+    outcome = commands(server, "true", "false | cat; echo not reached", "echo nor this")
+    assert outcome.exit_code == Code.COMMAND_FAILED
+    assert outcome.message == "dependencies: command 2 failed on the build server with exit code 1"
+    assert "reached\n" not in outcome.output.replace("echo not reached\n", "")
+    # A command cannot pass for one of our own failures.
+    assert commands(server, "echo problem >&3; exit 65").exit_code == Code.COMMAND_FAILED
+    assert commands(server, "if broken").exit_code == Code.COMMAND_FAILED
+
+
+def test_commands_do_not_disturb_each_other(server: Server) -> None:
+    server.files()
+    outcome = commands(server, "cd /; X=1; set +e; false; true", 'pwd; echo "${X-unset}"', "cat <<'END'\n$(id)\nEND")
+    assert outcome.output.splitlines()[2:4] == [str(server.tree), "unset"]
+    assert outcome.output.endswith("$(id)\n")
+
+
+def test_migrations_run_in_the_unpacked_release_with_shared_files(tmp_path: Path, server: Server) -> None:
+    release = tmp_path / f"unpacked {ODD}"
+    (release / "config").mkdir(parents=True)
+    (release / "config" / "database.yml").write_text("packed")
+    (release / "log").mkdir()
+    shared = Path(server.place.shared)
+    (shared / "config").mkdir(parents=True)
+    (shared / "config" / "database.yml").write_text("shared")
+    server.values.update(linked_files=("config/database.yml", ".env"), linked_dirs=("log", "public/uploads"))
+    server.build.update(
+        migrate=("cat config/database.yml; touch log/x public/uploads/y; pwd",), linked_files=("config/database.yml",)
+    )
+    for _ in range(2):
+        outcome = run(migrate(server.settings, server.place, str(release)))
+        assert outcome.exit_code == 0, outcome.output
+        assert outcome.output.endswith(f"shared{release}\n")
+    assert (shared / "log" / "x").exists()
+    assert (shared / "public" / "uploads" / "y").exists()
+    assert not (release / ".env").exists()
+    assert f"{shared}/.env is not there: not linked" in outcome.output
+
+
+def test_a_linked_file_below_a_linked_directory_is_not_deleted(tmp_path: Path, server: Server) -> None:
+    release, shared = tmp_path / "release", Path(server.place.shared)
+    release.mkdir()
+    (shared / "config").mkdir(parents=True)
+    (shared / "config" / "key").write_text("key")
+    server.values.update(linked_files=("config/key",), linked_dirs=("config",))
+    server.build.update(migrate=("cat config/key",))
+    assert run(migrate(server.settings, server.place, str(release))).output.endswith("key")
+    assert (shared / "config" / "key").read_text() == "key"
+
+
+def test_a_migration_without_its_release_is_refused(tmp_path: Path, server: Server) -> None:
+    server.build.update(migrate=("true",))
+    outcome = run(migrate(server.settings, server.place, str(tmp_path / "none")))
+    assert outcome.exit_code == Code.DIRECTORY_MISSING
+    assert str(tmp_path / "none") in outcome.message
+
+
+# Credentials
+
+
+class _Guarded(http.server.SimpleHTTPRequestHandler):
+    """Git's dumb protocol behind a user's name and password."""
+
+    def do_GET(self) -> None:
+        wanted = "Basic " + base64.b64encode(b"us er:p@ss'w").decode()
+        if self.headers.get("Authorization") != wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="git"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, with_submodule: Repository) -> Iterator[str]:
+    """host:port of a server that has the repositories under /git, for `us er` and `p@ss'w` only."""
+    for name in ("shop", "lib", "deep"):
+        bare = tmp_path / "http" / f"{name}"
+        subprocess.run(["git", "clone", "-q", "--bare", str(tmp_path / "git" / name), str(bare)], check=True)
+        subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
+
+    def handler(*arguments: Any) -> _Guarded:
+        return _Guarded(*arguments, directory=str(tmp_path / "http"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Callable[[], str]:
+    """A `git` first in PATH that notes every argument it is given."""
+    directory = tmp_path / "watched"
+    directory.mkdir()
+    real = subprocess.run(["sh", "-c", "command -v git"], capture_output=True, text=True, check=True).stdout.strip()
+    (directory / "git").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>"{directory}/argv"\nexec {real} "$@"\n')
+    (directory / "git").chmod(0o755)
+    return lambda: (directory / "argv").read_text()
+
+
+def test_credentials_open_the_repository_and_are_seen_nowhere(
+    tmp_path: Path, server: Server, guarded: str, watched: Callable[[], str]
+) -> None:
+    server.values["repository"] = f"http://us%20er:p%40ss%27w@{guarded}/shop"
+    server.build["path"] = (str(tmp_path / "watched"),)
+    fetching = server.fetch()
+    assert fetching.exit_code == 0, fetching.output
+    step = checkout(server.settings, server.place, fetched(fetching.results).revision)
+    checking_out = run(step)
+    assert checking_out.exit_code == 0, checking_out.output
+    assert (server.tree / "lib" / "deep" / "deep.txt").exists()
+    configs = "".join(path.read_text() for path in server.root.rglob("config") if path.is_file())
+    for seen in (fetching.output, checking_out.output, *fetching.results, watched(), configs):
+        assert "ss'w" not in seen
+        assert "ss%27w" not in seen
+    assert f"http://{guarded}/shop" in configs
+
+
+def test_a_wrong_password_asks_nobody_and_is_not_shown(server: Server, guarded: str) -> None:
+    server.values["repository"] = f"http://us%20er:wrong-one@{guarded}/shop"
+    outcome = server.fetch()
+    assert outcome.exit_code == Code.REPOSITORY_UNREACHABLE
+    assert outcome.message == f"the build server could not fetch from the repository http://{guarded}/shop"
+    assert "wrong-one" not in outcome.output
+
+
+# The recipe django's virtual environment
+
+
+def test_a_virtual_environment_works_where_it_is_moved_to(tmp_path: Path, server: Server) -> None:
+    """With pip's own console scripts as the application's, so that nothing is downloaded."""
+    server.files()
+    (server.tree / "requirements.txt").write_text("")
+    server.build["dependencies"] = RECIPES["django"].dependencies
+    server.build["recipe"] = "django"
+    outcome = run(dependencies(server.settings, server.place))
+    assert outcome.exit_code == 0, outcome.output
+    release = tmp_path / "var" / f"rel {ODD}"
+    release.parent.mkdir()
+    server.tree.rename(release)
+    current = tmp_path / "var" / "current"
+    current.symlink_to(release)
+    for pip in (release / "venv" / "bin" / "pip", current / "venv" / "bin" / "pip"):
+        said = subprocess.run([str(pip), "--version"], capture_output=True, text=True, check=True).stdout
+        assert str(release) in said
+    sourced = '. "$0"/venv/bin/activate; command -v pip; deactivate; command -v pip || true'
+    found = subprocess.run(["bash", "-c", sourced, str(current)], capture_output=True, text=True, check=True).stdout
+    assert found.splitlines()[0] == f"{release}/venv/bin/pip"
+    holding = subprocess.run(["grep", "-rlF", str(server.root), str(release / "venv")], capture_output=True, text=True)
+    assert holding.stdout == ""
+    assert list((release / "venv").rglob("*.pyc")) == []
+
+
+def test_a_virtual_environment_is_the_same_wherever_it_is_built(tmp_path: Path, repository: Repository) -> None:
+    repository.commit({"requirements.txt": ""})
+    trees = []
+    for root in (tmp_path / "one", tmp_path / f"two {ODD}"):
+        server = Server(root, str(repository.path), recipe="django", dependencies=RECIPES["django"].dependencies)
+        server.files()
+        outcome = run(dependencies(server.settings, server.place))
+        assert outcome.exit_code == 0, outcome.output
+        trees.append(str(server.tree / "venv"))
+    compared = subprocess.run(["diff", "-r", "--no-dereference", *trees], capture_output=True, text=True)
+    assert compared.stdout == ""

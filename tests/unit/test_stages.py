@@ -1,0 +1,203 @@
+"""What the stages compose, in memory; that bash accepts it, and what the sentences say."""
+
+import shlex
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploytool.errors import StepError
+from deploytool.recipes import RECIPES
+from deploytool.release import Revision
+from deploytool.stages import (
+    Code,
+    Place,
+    Step,
+    assets,
+    checkout,
+    dependencies,
+    explain,
+    fetch,
+    fetched,
+    git,
+    migrate,
+    shell,
+)
+
+REVISION = Revision("1234567890" * 4)
+SHELLCHECK = sysconfig.get_path("scripts") + "/shellcheck"
+ODD = 'it\'s $(id) "x" `id`'
+
+
+def settings(**changes: Any) -> Any:
+    build = {
+        "recipe": "none",
+        "env": {},
+        "path": (),
+        "dependencies": ("make deps",),
+        "assets": ("make assets",),
+        "migrate": ("make migrate",),
+        "linked_files": (),
+        "timeout_seconds": 1800,
+    }
+    build.update({name: changes.pop(name) for name in list(changes) if name in build})
+    values = {"repository": "/srv/git/shop", "linked_dirs": (), "linked_files": (), **changes}
+    return SimpleNamespace(build=SimpleNamespace(**build), **values)
+
+
+def place(**changes: str) -> Place:
+    return Place(**{"root": "/var/tmp/deploytool", "application": "shop", "environment": "production", **changes})
+
+
+def scripts() -> Iterator[Step]:
+    plain, odd_place = settings(), place(root="/var/" + ODD, subdirectory=ODD)
+    odd = settings(
+        repository="https://us%20er:p%27w@git.example.com/" + ODD,
+        env={"PLAIN": "1", "ODD": ODD},
+        path=("~/bin", "~", "/opt/" + ODD),
+        dependencies=(ODD, "one\ntwo"),
+        linked_files=(ODD,),
+        linked_dirs=(ODD,),
+    )
+    for wanted, where in ((plain, place()), (odd, odd_place)):
+        yield fetch(wanted, where, ODD)
+        yield checkout(wanted, where, REVISION)
+        for step in (dependencies(wanted, where), assets(wanted, where), migrate(wanted, where, where.unpacked(ODD))):
+            assert step is not None
+            yield step
+
+
+@pytest.mark.parametrize("step", list(scripts()), ids=lambda step: step.name)
+def test_bash_accepts_every_script(step: Step) -> None:
+    checked = subprocess.run(["bash", "-n"], input=step.script, text=True, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("step", list(scripts())[:5], ids=lambda step: step.name)
+def test_shellcheck_finds_nothing(step: Step) -> None:
+    # Variables are set in the head, some for one of several bodies; a quoted tilde is meant.
+    checked = subprocess.run(
+        [SHELLCHECK, "--shell=bash", "--severity=warning", "--exclude=SC2034,SC2154,SC2088", "-"],
+        input=step.script,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert checked.stdout == ""
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
+def test_bash_accepts_every_command_of_every_recipe(recipe: Any) -> None:
+    for command in (*recipe.dependencies, *recipe.assets, *recipe.migrate):
+        checked = subprocess.run(["bash", "-n"], input=command, text=True, capture_output=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
+def test_a_value_reaches_the_shell_as_it_is(value: str) -> None:
+    script = shell.script(shell.assignments({"d_x": value, "d_y": (value, "next")}))
+    assert shlex.split(script)[0] == "d_x=" + value
+    assert shlex.split(script)[1:] == ["d_y=(" + value, "next)"]
+
+
+def test_a_home_directory_is_the_build_servers_and_nothing_else_is_expanded() -> None:
+    assert shell.environment({}, ("~/.rbenv/shims", "~", "/opt/$X")) == (
+        """export PATH="$HOME"/.rbenv/shims:"$HOME":'/opt/$X'"${PATH:+:$PATH}\""""
+    )
+
+
+def test_a_variable_with_an_impossible_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="A;id"):
+        shell.environment({"A;id": "x"})
+
+
+def test_nothing_to_do_is_no_step() -> None:
+    idle = settings(dependencies=(), assets=(), migrate=())
+    assert dependencies(idle, place()) is None
+    assert assets(idle, place()) is None
+    assert migrate(idle, place(), "/x") is None
+
+
+def test_the_environment_of_a_recipe_gives_way_to_the_users() -> None:
+    step = assets(settings(recipe="django", env={"PIP_NO_INPUT": "0"}), place())
+    assert step is not None
+    assert "export PIP_NO_INPUT=0" in step.script
+    assert "export PIP_NO_COMPILE=1" in step.script
+
+
+def test_the_interpreter_that_the_user_names_is_the_one_whose_version_counts() -> None:
+    assert RECIPES["django"].programs({"PYTHON": "/opt/python3.12"}) == ("/opt/python3.12",)
+    assert RECIPES["django"].programs({}) == ("python3",)
+
+
+@pytest.mark.parametrize(
+    ("repository", "url", "username", "password"),
+    [
+        ("https://user:p%40ss@git.example.com:8443/a.git", "https://git.example.com:8443/a.git", "user", "p@ss"),
+        ("https://user:p@ss@git.example.com/a.git", "https://git.example.com/a.git", "user", "p@ss"),
+        ("https://token@git.example.com/a", "https://git.example.com/a", "token", None),
+        ("https://token:@git.example.com", "https://git.example.com", "token", ""),
+        ("ssh://git:pw@git.example.com:22/a", "ssh://git@git.example.com:22/a", None, None),
+        ("git@git.example.com:acme/shop.git", "git@git.example.com:acme/shop.git", None, None),
+        ("/srv/a@b/shop", "/srv/a@b/shop", None, None),
+        ("https://git.example.com/a@b", "https://git.example.com/a@b", None, None),
+    ],
+)
+def test_credentials_are_taken_out_of_a_url(repository: str, url: str, username: str, password: str) -> None:
+    found = git.remote(repository)
+    assert (found.url, found.username, found.password) == (url, username, password)
+    assert not found.password or found.password not in repr(found)
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_exit_code_of_ours_has_a_sentence_of_its_own(code: Code) -> None:
+    step = Step("fetch", "", 1800)
+    said = explain(step, code, ["problem\tthe/thing\t7"], log="/logs/x.log")
+    assert isinstance(said, StepError)
+    assert "the/thing" in said.message
+    assert said.hint
+    assert said.message != explain(step, 1, []).message
+
+
+def test_an_unknown_branch_is_named() -> None:
+    said = explain(Step("fetch", "", 1800), Code.UNKNOWN_REVISION, ["problem\t--upload-pack=x"])
+    assert said.message == "--upload-pack=x is no branch, tag or commit of the repository"
+
+
+def test_a_time_out_says_how_long_it_was() -> None:
+    said = explain(Step("assets", "", 5), 143, [], timed_out=True)
+    assert "took longer than 5 seconds" in said.message
+    assert "build.timeout_seconds" in (said.hint or "")
+
+
+def test_a_surprising_exit_code_is_reported_as_it_is() -> None:
+    assert explain(Step("assets", "", 5), 127, []).message == (
+        "the step assets failed on the build server with exit code 127"
+    )
+
+
+def test_an_empty_answer_of_fetch_is_an_error() -> None:
+    with pytest.raises(StepError, match="did not say its revision"):
+        fetched([])
+
+
+def test_the_answer_of_fetch_is_read() -> None:
+    found = fetched(
+        [
+            "revision\t" + REVISION,
+            "kind\ttags",
+            "committed_at\t1700000000",
+            "subject\tA\ttab",
+            "linked_file\tabc\tconfig/a b",
+            "tool\tpython3\tPython 3.11.7",
+        ]
+    )
+    assert found.revision == REVISION
+    assert (found.kind, found.committed_at, found.subject) == ("tags", 1700000000, "A\ttab")
+    assert [(file.name, file.sha256) for file in found.linked_files] == [("config/a b", "abc")]
+    assert found.tools == {"python3": "Python 3.11.7"}
