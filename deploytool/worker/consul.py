@@ -1,0 +1,262 @@
+"""Consul over HTTP: the catalog, the key-value store and the event.
+
+Four calls; an empty answer where one is needed is an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import socket
+import ssl
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from .failure import Failure
+
+CALL_SECONDS = 10.0
+#: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
+PATIENCE_SECONDS = 10.0
+
+
+class Entry(NamedTuple):
+    """A key with its value and the number by which compare-and-set knows whether it has changed."""
+
+    key: str
+    value: str
+    modified: int
+
+
+class Unreachable(Exception):
+    """No agent, or no leader: trying again may help."""
+
+
+class Consul:
+    """One Consul agent as the build server sees it. Defaults come from its CONSUL_* environment, as for the CLI."""
+
+    def __init__(self, address: Optional[str], token_file: Optional[str]) -> None:
+        given = address or os.environ.get("CONSUL_HTTP_ADDR") or "http://127.0.0.1:8500"
+        if "://" not in given:
+            secure = os.environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
+            given = ("https://" if secure else "http://") + given
+        self.address = given
+        self._url = urlsplit(given)
+        self._token = self._read_token(token_file)
+
+    def _read_token(self, token_file: Optional[str]) -> Optional[str]:
+        path = token_file or os.environ.get("CONSUL_HTTP_TOKEN_FILE")
+        if not path:
+            return os.environ.get("CONSUL_HTTP_TOKEN") or None
+        try:
+            with open(os.path.expanduser(path)) as file:
+                return file.read().strip()
+        except OSError as error:
+            raise Failure(
+                "consul",
+                "the Consul token file {} on the build server can't be read: {}".format(path, error.strerror),
+                hint="mend consul.token_file, or the file's rights",
+            ) from error
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self._url.scheme == "unix":
+            return _UnixConnection(self._url.path, timeout)
+        host = self._url.hostname or "127.0.0.1"
+        if self._url.scheme == "https":
+            context = ssl.create_default_context(
+                cafile=os.environ.get("CONSUL_CACERT") or None, capath=os.environ.get("CONSUL_CAPATH") or None
+            )
+            if os.environ.get("CONSUL_CLIENT_CERT"):
+                context.load_cert_chain(os.environ["CONSUL_CLIENT_CERT"], os.environ.get("CONSUL_CLIENT_KEY"))
+            if os.environ.get("CONSUL_HTTP_SSL_VERIFY", "").lower() in ("0", "false"):
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            return http.client.HTTPSConnection(host, self._url.port or 8501, timeout=timeout, context=context)
+        return http.client.HTTPConnection(host, self._url.port or 8500, timeout=timeout)
+
+    def _call(
+        self, method: str, path: str, query: Dict[str, str], body: Optional[bytes], timeout: float
+    ) -> Tuple[int, bytes, Dict[str, str]]:
+        target = quote(path) + ("?" + urlencode(query) if query else "")
+        headers = {"X-Consul-Token": self._token} if self._token else {}
+        connection = self._connection(timeout)
+        try:
+            connection.request(method, target, body=body, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read(), {key.lower(): value for key, value in response.getheaders()}
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable("Consul at {} does not answer: {}".format(self.address, error)) from error
+        finally:
+            connection.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: Optional[Dict[str, str]] = None,
+        body: Optional[bytes] = None,
+        *,
+        right: str,
+        timeout: float = CALL_SECONDS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Tuple[Any, int]:
+        """The decoded answer (None for 404) and the index of a blocking query.
+
+        Unreachable agents and missing leaders are retried for `patience` seconds: an agent that is not there at all is
+        refused at once. `right` names what the token needs, for the sentence of a refusal.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                status, content, headers = self._call(method, path, query or {}, body, timeout)
+                if status < 500:
+                    break
+                trouble = "Consul at {} answered {}: {}".format(
+                    self.address, status, content.decode("utf-8", "replace").strip()
+                )
+            except Unreachable as error:
+                trouble = str(error)
+            if time.monotonic() >= deadline:
+                raise Failure(
+                    "consul",
+                    trouble,
+                    hint="is the Consul agent of the build server running, and has the cluster a leader? see "
+                    "consul.address, and `consul members` there",
+                )
+            time.sleep(0.3)
+        if status == 403:
+            raise Failure(
+                "consul",
+                "Consul refused {} {}: the token lacks a right".format(method, path),
+                hint="it needs {}".format(right),
+            )
+        if status == 404:
+            return None, _index(headers)
+        if status >= 400:
+            raise Failure(
+                "consul",
+                "Consul answered {} to {} {}: {}".format(status, method, path, content.decode("utf-8", "replace")),
+            )
+        try:
+            return json.loads(content.decode()), _index(headers)
+        except ValueError as error:
+            raise Failure(
+                "consul",
+                "what answers at {} is no Consul agent: its answer to {} is not JSON".format(self.address, path),
+                hint="mend consul.address",
+            ) from error
+
+    def get(self, key: str) -> Optional[Entry]:
+        answer, _ = self.call("GET", "/v1/kv/" + key, {"consistent": ""}, right='key_prefix "deploytool/" read')
+        return _entry(answer[0]) if answer else None
+
+    def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]:
+        """All entries below `prefix`, and the index for the next call.
+
+        With an index, the call waits until something below the prefix changes, `wait_seconds` at most.
+        """
+        query = {"recurse": ""}
+        if index:
+            query.update(index=str(index), wait="{}ms".format(int(wait_seconds * 1000)))
+        answer, now = self.call(
+            "GET",
+            "/v1/kv/" + prefix,
+            query,
+            right='key_prefix "deploytool/" read',
+            timeout=CALL_SECONDS + wait_seconds * 1.1,
+        )
+        return [_entry(item) for item in answer or []], now
+
+    def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool:
+        """Write; with `expected_index` only if the key has not changed since (0: only if it does not exist)."""
+        query = {} if expected_index is None else {"cas": str(expected_index)}
+        answer, _ = self.call("PUT", "/v1/kv/" + key, query, value.encode(), right='key_prefix "deploytool/" write')
+        return bool(answer)
+
+    def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
+        query = {} if expected_index is None else {"cas": str(expected_index)}
+        answer, _ = self.call("DELETE", "/v1/kv/" + key, query, right='key_prefix "deploytool/" write')
+        return bool(answer)
+
+    def fire(self, name: str, payload: str) -> str:
+        """Fire the event; returns its id. Never repeated by itself: the reports say who heard."""
+        answer, _ = self.call(
+            "PUT", "/v1/event/fire/" + name, body=payload.encode(), right='event "deploy_" write', patience=0
+        )
+        return str(answer["ID"])
+
+    def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+        """The hosts that match a role's `hosts`: those whose serfHealth passes, and those that are down. In order."""
+        chosen = self._matching(selector)
+        health, _ = self.call("GET", "/v1/health/state/any", {"filter": 'CheckID == "serfHealth"'}, right="node read")
+        if not health:
+            raise Failure(
+                "consul",
+                "Consul knows no host at all, or the token may not see any: the health of all nodes came back empty",
+                hint='the token needs node_prefix "" read and service_prefix "" read',
+            )
+        passing = {check["Node"] for check in health if check["Status"] == "passing"}
+        return sorted(host for host in chosen if host in passing), sorted(
+            host for host in chosen if host not in passing
+        )
+
+    def _matching(self, selector: Dict[str, Any]) -> List[str]:
+        if selector.get("nodes"):
+            wanted = list(selector["nodes"])
+            known, _ = self.call("GET", "/v1/catalog/nodes", right="node read")
+            names = {node["Node"] for node in known or []}
+            unknown = [name for name in wanted if name not in names]
+            if unknown:
+                raise Failure(
+                    "consul",
+                    "Consul does not know the host{} {}".format("s" if len(unknown) > 1 else "", ", ".join(unknown)),
+                    hint="it knows {}".format(", ".join(sorted(names)) or "none (or the token lacks node read)"),
+                )
+            return wanted
+        if selector.get("service"):
+            answer, _ = self.call("GET", "/v1/catalog/service/" + selector["service"], right="service read, node read")
+            return sorted({item["Node"] for item in answer or []})
+        known, _ = self.call("GET", "/v1/catalog/nodes", right="node read")
+        meta = selector["node_meta"].items()
+        return sorted(
+            node["Node"]
+            for node in known or []
+            if all((node.get("Meta") or {}).get(key) == value for key, value in meta)
+        )
+
+    def check(self) -> str:
+        """Try what a deploy needs; returns what was found in words."""
+        leader, _ = self.call("GET", "/v1/status/leader", right="nothing", patience=0)
+        if not leader:
+            raise Failure("consul", "the Consul cluster of {} has no leader".format(self.address))
+        probe = "deploytool/check/{}-{}".format(socket.gethostname(), os.getpid())
+        if not self.put(probe, "check") or self.get(probe) is None:
+            raise Failure("consul", "a key written to Consul can't be read back")
+        self.delete(probe)
+        nodes, _ = self.call("GET", "/v1/catalog/nodes", right='node_prefix "" read')
+        return "agent at {}, leader {}, {} nodes, keys can be written".format(self.address, leader, len(nodes or []))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _entry(item: Dict[str, Any]) -> Entry:
+    value = base64.b64decode(item["Value"] or b"").decode("utf-8", "replace")
+    return Entry(item["Key"], value, int(item["ModifyIndex"]))
+
+
+def _index(headers: Dict[str, str]) -> int:
+    try:
+        return max(int(headers.get("x-consul-index", "0")), 0)
+    except ValueError:
+        return 0

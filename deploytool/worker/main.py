@@ -1,0 +1,399 @@
+"""The worker's line to the operator: requests in, answers out, each a line of JSON; when it is cut, all that runs ends.
+
+A request is `{"id": 7, "do": "run", …}`; its answers are `{"id": 7, "event": …}` any number of times, then
+`{"id": 7, "ok": …}` or `{"id": 7, "error": …}`. `{"beat": …}` says that the operator lives. Requests run side by
+side, each in a thread of its own; the operator decides what waits for what.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Callable, Dict, List, Optional
+
+from . import archive, locks, steps
+from .announcement import Announcement, watch_reports
+from .consul import Consul
+from .failure import Failure
+from .masking import Masking
+from .processes import Groups, started_at
+from .store import open_store
+
+#: An operator whose heartbeat stops for this long counts as gone, even if the connection seems to stand.
+OPERATOR_GONE_SECONDS = 90.0
+
+Tell = Callable[[Dict[str, Any]], None]
+
+
+def now_text() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class Worker:
+    """One operator's worker: what it holds and what is under way."""
+
+    def __init__(self, read: Any, write: Any) -> None:
+        self._read = read
+        self._write = write
+        self._write_guard = threading.Lock()
+        self._heard = time.monotonic()
+        self._masking = Masking()
+        self._locks: Dict[str, locks.Lock] = {}
+        self._groups = Groups(self._note_groups)
+        self._log: Optional[steps.Log] = None
+        self._consul_client: Optional[Consul] = None
+        self._store_client: Any = None
+        self._store_guard = threading.Lock()
+        self._announcement: Optional[Announcement] = None
+        self._watch_ended = threading.Event()
+        self._hello: Dict[str, Any] = {}
+        self._root = ""
+        self._ending = threading.Lock()
+
+    # --- the line
+
+    def send(self, message: Dict[str, Any]) -> None:
+        data = (json.dumps(self._masking.value(message), ensure_ascii=True) + "\n").encode()
+        with self._write_guard:
+            try:
+                self._write.write(data)
+                self._write.flush()
+            except (OSError, ValueError):
+                # Nobody listens any more; the reader of stdin sees the same and ends the worker.
+                pass
+
+    def serve(self) -> None:
+        """Answer requests until the operator's line ends, then end everything."""
+        threading.Thread(target=self._mind_the_operator, daemon=True).start()
+        for line in self._read:
+            self._heard = time.monotonic()
+            message = json.loads(line.decode())
+            if "do" in message:
+                threading.Thread(target=self._answer, args=(message,), daemon=True).start()
+        self.end("the operator's connection ended")
+
+    def _mind_the_operator(self) -> None:
+        while True:
+            time.sleep(1)
+            silent = time.monotonic() - self._heard
+            if self._announcement is not None:
+                self._announcement.tick(silent)
+            if silent > OPERATOR_GONE_SECONDS:
+                self.end("the operator was not heard for {} s".format(int(silent)))
+
+    def _answer(self, message: Dict[str, Any]) -> None:
+        number = message.pop("id")
+        do = message.pop("do")
+        try:
+            action = self._actions()[do]
+            result = action(lambda event: self.send({"id": number, "event": event}), **message)
+            self.send({"id": number, "ok": result if result is not None else {}})
+        except Failure as failure:
+            self.send({"id": number, "error": failure.as_json()})
+        except Exception as error:
+            self.send(
+                {
+                    "id": number,
+                    "error": {
+                        "kind": "bug",
+                        "message": "the worker failed in `{}`: {}: {}".format(do, type(error).__name__, error),
+                        "tail": traceback.format_exc().splitlines()[-12:],
+                        "hint": "this is a bug in deploytool; please report it with the lines above",
+                    },
+                }
+            )
+
+    def end(self, why: str) -> None:
+        """End the steps, take back what was announced, let go of the locks, and leave. Comes back to nobody."""
+        if not self._ending.acquire(blocking=False):
+            # Another thread is at it, and ends the process.
+            threading.Event().wait()
+        try:
+            if self._log is not None:
+                self._log.write("*** " + why)
+                self._log.flush()
+            self._groups.cancel(why)
+            self._watch_ended.set()
+            if self._announcement is not None:
+                self._announcement.abort()
+        except Exception:
+            traceback.print_exc()
+        finally:
+            for lock in self._locks.values():
+                lock.release()
+            os._exit(0)
+
+    def _actions(self) -> Dict[str, Callable[..., Optional[Dict[str, Any]]]]:
+        return {
+            "hello": self.hello,
+            "lock": self.lock,
+            "release_lock": self.release_lock,
+            "lock_holder": self.lock_holder,
+            "break_lock": self.break_lock,
+            "run": self.run,
+            "name_log": self.name_log,
+            "cancel": self.cancel,
+            "publish_archive": self.publish_archive,
+            "unpack_release": self.unpack_release,
+            "remove_unpacked": self.remove_unpacked,
+            "store_get": self.store_get,
+            "store_exists": self.store_exists,
+            "store_put": self.store_put,
+            "store_list": self.store_list,
+            "check_store": self.check_store,
+            "check_consul": self.check_consul,
+            "hosts": self.hosts,
+            "announce": self.announce,
+            "watch": self.watch,
+            "end_watch": self.end_watch,
+            "go": self.go,
+            "abort": self.abort,
+        }
+
+    # --- who speaks, and where
+
+    def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
+        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose."""
+        self._hello = given
+        self._masking = Masking(given["secrets"])
+        root = os.path.abspath(os.path.expanduser(given["root"]))
+        self._root = os.path.join(root, given["application"])
+        try:
+            os.makedirs(self._root, exist_ok=True)
+        except OSError as error:
+            raise Failure(
+                "step",
+                "the work area {} can't be made on the build server: {}".format(self._root, error.strerror),
+                hint="mend build.root, or the rights there",
+            ) from error
+        return {
+            "root": root,
+            "python": "{}.{}.{}".format(*sys.version_info[:3]),
+            "executable": sys.executable,
+            "host": socket.gethostname(),
+            "user": getpass.getuser(),
+            "pid": os.getpid(),
+            "time": time.time(),
+        }
+
+    @property
+    def _consul(self) -> Consul:
+        if self._consul_client is None:
+            settings = self._hello["consul"]
+            self._consul_client = Consul(settings.get("address"), settings.get("token_file"))
+        return self._consul_client
+
+    @property
+    def _store(self) -> Any:
+        with self._store_guard:
+            if self._store_client is None:
+                python_directory = os.path.join(os.path.dirname(self._root), ".worker")
+                self._store_client = open_store(self._hello["store"], python_directory, self._groups)
+            return self._store_client
+
+    @property
+    def _prefix(self) -> str:
+        return "deploytool/{application}/{environment}".format(**self._hello)
+
+    # --- locks
+
+    def _lock_path(self, name: str) -> str:
+        return os.path.join(self._root, "locks", name)
+
+    def lock(self, tell: Tell, name: str, wait: bool) -> None:
+        """Take a lock. With `wait`, tell who holds it, about every 5 s, until it is free."""
+        holder = {
+            "operator": self._hello["operator"],
+            "purpose": self._hello["purpose"],
+            "since": now_text(),
+            "pid": os.getpid(),
+            "started": started_at(os.getpid()),
+        }
+        told = [0.0]
+
+        def waiting(current: Dict[str, Any]) -> bool:
+            if time.monotonic() - told[0] >= 5:
+                told[0] = time.monotonic()
+                tell({"waiting": locks.sentence(current)})
+            self._groups.refuse_if_cancelled("waiting for the {} lock".format(name))
+            return True
+
+        self._locks[name] = locks.acquire(self._lock_path(name), holder, waiting=waiting if wait else None)
+
+    def release_lock(self, tell: Tell, name: str) -> None:
+        lock = self._locks.pop(name, None)
+        if lock is not None:
+            lock.release()
+
+    def lock_holder(self, tell: Tell, name: str) -> Dict[str, Any]:
+        holder = locks.read_holder(self._lock_path(name))
+        return {"holder": holder, "sentence": locks.sentence(holder) if holder else None}
+
+    def break_lock(self, tell: Tell, name: str) -> Dict[str, Any]:
+        holder = locks.break_lock(self._lock_path(name))
+        return {"ended": locks.sentence(holder) if holder else None}
+
+    def _note_groups(self, running: List[List[Any]]) -> None:
+        for lock in list(self._locks.values()):
+            lock.note_groups(running)
+
+    # --- steps
+
+    def _current_log(self) -> steps.Log:
+        if self._log is None:
+            name = "{}-{}-{}".format(
+                time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), self._hello["environment"], os.getpid()
+            )
+            self._log = steps.Log(os.path.join(self._root, "logs"), name, self._masking)
+        return self._log
+
+    def name_log(self, tell: Tell, name: str) -> Dict[str, Any]:
+        log = self._current_log()
+        log.rename(name)
+        return {"log": log.path}
+
+    def run(self, tell: Tell, step: str, script: str, timeout_seconds: float) -> Dict[str, Any]:
+        self._groups.refuse_if_cancelled("starting the step {}".format(step))
+        try:
+            return steps.run_step(
+                step,
+                script,
+                timeout_seconds=timeout_seconds,
+                log=self._current_log(),
+                groups=self._groups,
+                progress=lambda line: tell({"line": line}),
+            )
+        except OSError as error:
+            raise Failure(
+                "step",
+                "the step {} can't go on on the build server: {}".format(step, error),
+                hint="is its disk full? see build.root",
+            ) from error
+
+    def cancel(self, tell: Tell) -> None:
+        """End what runs now. Steps that are waited for answer `interrupted`."""
+        self._groups.cancel("by the operator")
+
+    # --- the store
+
+    def publish_archive(
+        self, tell: Tell, directory: str, exclude: List[str], compression: str, epoch: int, key: str
+    ) -> Dict[str, Any]:
+        """Pack the tree and upload it under a new key, in one pass."""
+        begin = time.monotonic()
+        store = self._store
+        if not os.path.isdir(directory):
+            raise Failure("step", "the tree to pack, {}, is not there".format(directory))
+        stream = archive.PackedStream(
+            directory, exclude=exclude, epoch=epoch, compression=compression, groups=self._groups
+        )
+        try:
+            store.upload(key, stream)
+            if stream.size_bytes == 0:
+                raise Failure("step", "packing {} gave nothing".format(directory))
+        finally:
+            stream.stop()
+        return {
+            "checksum": stream.checksum,
+            "size_bytes": stream.size_bytes,
+            "unpacked_bytes": stream.unpacked_bytes,
+            "seconds": round(time.monotonic() - begin, 3),
+        }
+
+    def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> Dict[str, Any]:
+        """Unpack an archive of the store on the build server, below `unpacked/`."""
+        directory = os.path.join(self._root, "unpacked", name)
+        os.makedirs(os.path.dirname(directory), exist_ok=True)
+        with self._store.open(key) as stream:
+            archive.unpack(stream, directory, compression, checksum, self._groups)
+        return {"directory": directory}
+
+    def remove_unpacked(self, tell: Tell, name: str) -> None:
+        import shutil
+
+        shutil.rmtree(os.path.join(self._root, "unpacked", name), ignore_errors=True)
+
+    def store_get(self, tell: Tell, key: str) -> Dict[str, Any]:
+        content = self._store.get(key)
+        return {"content": None if content is None else content.decode("utf-8", "replace")}
+
+    def store_exists(self, tell: Tell, key: str) -> Dict[str, Any]:
+        return {"exists": self._store.exists(key)}
+
+    def store_put(self, tell: Tell, entries: List[List[str]]) -> Dict[str, Any]:
+        """Write each [key, content] in this order; names that exist already are given back, untouched."""
+        return {"existed": [key for key, content in entries if not self._store.put_new(key, content.encode())]}
+
+    def store_list(self, tell: Tell, prefix: str) -> Dict[str, Any]:
+        return {"keys": self._store.list(prefix)}
+
+    def check_store(self, tell: Tell) -> Dict[str, Any]:
+        return {"found": self._store.check()}
+
+    # --- Consul
+
+    def check_consul(self, tell: Tell) -> Dict[str, Any]:
+        return {"found": self._consul.check()}
+
+    def hosts(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
+        """For each role its hosts, those that are down, and the value of `wanted`."""
+        answer = {}
+        for role, selector in roles.items():
+            up, down = self._consul.hosts(selector)
+            wanted = self._consul.get("{}/wanted/{}".format(self._prefix, role))
+            exceptions, _ = self._consul.list("{}/wanted/{}/".format(self._prefix, role))
+            answer[role] = {
+                "up": up,
+                "down": down,
+                "wanted": wanted.value if wanted else None,
+                "exceptions": {entry.key.rpartition("/")[2]: entry.value for entry in exceptions},
+            }
+        return {"roles": answer, "time": time.time()}
+
+    def announce(self, tell: Tell, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool, wait: bool) -> None:
+        self._groups.refuse_if_cancelled("announcing the deployment")
+        self._announcement = Announcement(self._consul, self._prefix, deployment, roles, only_hosts)
+        self._announcement.announce(wait=wait)
+
+    def watch(self, tell: Tell, deployment: str) -> None:
+        """Tell the hosts' reports until `end_watch`."""
+        self._watch_ended.clear()
+        watch_reports(self._consul, self._prefix, deployment, lambda news: tell({"reports": news}), self._watch_ended)
+
+    def end_watch(self, tell: Tell) -> None:
+        self._watch_ended.set()
+
+    def go(self, tell: Tell, value: str) -> None:
+        assert self._announcement is not None
+        self._announcement.go(value)
+
+    def abort(self, tell: Tell) -> None:
+        if self._announcement is not None:
+            self._announcement.abort()
+
+
+def main() -> None:
+    # The line keeps its own descriptors; whatever else prints must not get into it.
+    line_in = os.fdopen(os.dup(0), "rb")
+    line_out = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    worker = Worker(line_in, line_out)
+
+    def ended(number: int, frame: Any) -> None:
+        # In a thread: the handler may have interrupted whatever holds the locks that `end` needs.
+        threading.Thread(
+            target=worker.end, args=("the worker was ended by signal {}, as `fab ENV unlock` does".format(number),)
+        ).start()
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, ended)
+    worker.serve()

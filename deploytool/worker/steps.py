@@ -1,0 +1,166 @@
+"""Runs one step of a build: a script under `bash -euo pipefail`, its whole output in the log, its end on the screen."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import fcntl
+import os
+import selectors
+import subprocess
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional
+
+from .failure import Failure
+from .masking import Masking
+from .processes import Groups, end_group
+
+TAIL_LINES = 20
+#: A line longer than this is shown and masked in pieces; it bounds the worker's memory.
+LINE_BYTES = 64 * 1024
+#: Lines travel to the operator's screen at most this often: 50 MB of output must not cross the wire.
+PROGRESS_SECONDS = 0.2
+#: A daemon that a step left behind may hold its output open; once the step has ended, it is waited for this long.
+LINGER_SECONDS = 1.0
+
+
+class Log:
+    """The log of one run of deploytool, `logs/<release>.log` once the release has a name. All of it is masked."""
+
+    def __init__(self, directory: str, name: str, masking: Masking) -> None:
+        os.makedirs(directory, exist_ok=True)
+        self._directory = directory
+        self._masking = masking
+        self.path = os.path.join(directory, name + ".log")
+        self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+
+    def rename(self, name: str) -> None:
+        path = os.path.join(self._directory, name + ".log")
+        os.rename(self.path, path)
+        self.path = path
+
+    def write(self, line: str) -> str:
+        """Append one line; returns it as it was written, masked."""
+        masked = self._masking.text(line)
+        self._file.write(masked.encode("utf-8", "replace") + b"\n")
+        return masked
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class Lines:
+    """Bytes in, whole lines out; half a character or half a line waits for the rest."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes, final: bool = False) -> List[str]:
+        # Progress bars draw over themselves with a carriage return: each drawing is a line.
+        text = self._rest + self._decoder.decode(data, final).replace("\r\n", "\n").replace("\r", "\n")
+        *lines, self._rest = text.split("\n")
+        if final or len(self._rest) > LINE_BYTES:
+            if self._rest:
+                lines.append(self._rest)
+            self._rest = ""
+        return lines
+
+
+def _above_ten(descriptor: int) -> int:
+    """The same file under a number that can't collide with the step's own 3."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
+
+
+def run_step(
+    name: str,
+    script: str,
+    *,
+    timeout_seconds: float,
+    log: Log,
+    groups: Groups,
+    progress: Callable[[str], None],
+) -> Dict[str, Any]:
+    """Run the script and wait for it.
+
+    Returns exit_code (128 + the signal's number for one that was killed), results (what the script wrote to file
+    descriptor 3, in lines), tail (the last lines of output), timed_out, seconds and the log's path. Raises Cancelled if
+    the operator interrupted, Failure if bash or the disk is missing.
+    """
+    begin = time.monotonic()
+    log.write("==> {} {}".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), name))
+    # The script goes in through a file of no name: on a command line every user of the machine could read it.
+    source = _above_ten(os.memfd_create("deploytool-" + name))
+    with os.fdopen(os.dup(source), "wb") as file:
+        file.write(script.encode())
+    result_read, write_end = os.pipe()
+    result_write = _above_ten(write_end)
+    try:
+        launcher = 'exec 3>&"$1"; exec bash -euo pipefail "/dev/fd/$2"'
+        process = groups.start(
+            ["bash", "-c", launcher, "bash", str(result_write), str(source)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(result_write, source),
+        )
+    except FileNotFoundError:
+        os.close(result_read)
+        raise Failure("step", "bash is not installed on the build server", hint="install bash there") from None
+    finally:
+        os.close(result_write)
+        os.close(source)
+    tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
+    results = b""
+    timed_out = False
+    shown = 0.0
+    lines = Lines()
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+    ended: Optional[float] = None
+    with selectors.DefaultSelector() as selector:
+        for descriptor in (output, result_read):
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(timeout=0.1):
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fd)
+                elif key.fd == result_read:
+                    results += data
+                else:
+                    for line in lines.feed(data):
+                        tail.append(log.write(line))
+            now = time.monotonic()
+            if tail and now - shown >= PROGRESS_SECONDS:
+                shown = now
+                log.flush()
+                progress(tail[-1])
+            if ended is None and process.poll() is not None:
+                ended = now
+            if ended is not None and now - ended > LINGER_SECONDS:
+                break
+            if ended is None and not timed_out and now - begin > timeout_seconds:
+                timed_out = True
+                end_group(process.pid)
+    for line in lines.feed(b"", final=True):
+        tail.append(log.write(line))
+    exit_code = process.wait()
+    groups.finished(process)
+    process.stdout.close()
+    os.close(result_read)
+    if exit_code < 0:
+        exit_code = 128 - exit_code
+    log.write("<== {} ended with exit status {}".format(name, exit_code))
+    log.flush()
+    groups.refuse_if_cancelled("running the step {}".format(name))
+    return {
+        "exit_code": exit_code,
+        "results": results.decode("utf-8", "replace").splitlines(),
+        "tail": list(tail),
+        "timed_out": timed_out,
+        "seconds": round(time.monotonic() - begin, 3),
+        "log": log.path,
+    }

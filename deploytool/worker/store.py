@@ -1,0 +1,379 @@
+"""The store: archives, manifests and records, in S3 or in a directory. Nothing in it is ever overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import time
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
+from urllib.parse import unquote, urlsplit
+
+from .failure import Failure
+from .processes import Groups
+
+#: boto3 gets these to decide that a server does not answer; the retries are botocore's own.
+CONNECT_SECONDS = 10
+READ_SECONDS = 60
+ATTEMPTS = 3
+PART_BYTES = 16 << 20
+UPLOAD_THREADS = 4
+
+
+class DirectoryStore:
+    """A store in a directory of the build server, `file:///dir`."""
+
+    def __init__(self, url: str) -> None:
+        self._root = unquote(urlsplit(url).path)
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._root, *key.split("/"))
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Failure(
+                "store",
+                "{} in the store {} failed: {}".format(doing, self._root, error.strerror or error),
+                hint="free some space there" if error.errno == errno.ENOSPC else "look at the directory's rights",
+            ) from error
+
+    def get(self, key: str) -> Optional[bytes]:
+        """The object's content, None if there is none."""
+        with self._faults("reading {}".format(key)):
+            try:
+                with open(self._path(key), "rb") as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+    def exists(self, key: str) -> bool:
+        return os.path.exists(self._path(key))
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Write the object unless there is one of that name; False if there is."""
+        with self._faults("writing {}".format(key)), self._beside(key) as (file, path):
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            return self._appear(path, key)
+
+    @contextlib.contextmanager
+    def _beside(self, key: str) -> Iterator[Tuple[IO[bytes], str]]:
+        directory = os.path.dirname(self._path(key))
+        os.makedirs(directory, exist_ok=True)
+        descriptor, path = tempfile.mkstemp(prefix=".part-", dir=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                yield file, path
+        finally:
+            os.unlink(path)
+
+    def _appear(self, path: str, key: str) -> bool:
+        try:
+            os.link(path, self._path(key))
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, key: str, stream: IO[bytes]) -> None:
+        """Write what the stream gives under a new name; it appears only when it is whole."""
+        with self._faults("writing {}".format(key)), self._beside(key) as (file, path):
+            shutil.copyfileobj(stream, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+            if not self._appear(path, key):
+                raise _exists(key)
+
+    @contextlib.contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        """The object as a stream."""
+        with self._faults("reading {}".format(key)), open(self._path(key), "rb") as file:
+            yield file
+
+    def list(self, prefix: str) -> List[str]:
+        """Keys that begin with `prefix` (a whole directory, ending with a slash), in order."""
+        top = self._path(prefix.rstrip("/"))
+        found = []
+        with self._faults("listing {}".format(prefix)):
+            for directory, _, files in os.walk(top):
+                for name in files:
+                    if not name.startswith(".part-"):
+                        path = os.path.join(directory, name)
+                        found.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
+        return sorted(found)
+
+    def check(self) -> str:
+        """Try what a deploy needs; returns what was found in words."""
+        with self._faults("writing"):
+            os.makedirs(self._root, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._root) as file:
+                file.write(b"deploytool")
+            free = shutil.disk_usage(self._root).free
+        return "directory {}, {} MB free".format(self._root, free >> 20)
+
+
+class S3Store:
+    """A store in a bucket, `s3://bucket/prefix`, of S3 or of any server that speaks its protocol."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        endpoint_url: Optional[str],
+        region: Optional[str],
+        credentials: Optional[Dict[str, str]],
+        python_directory: str,
+        groups: Groups,
+    ) -> None:
+        parts = urlsplit(url)
+        self._bucket = parts.netloc
+        self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._where = endpoint_url or "Amazon S3"
+        import_boto3(python_directory, groups)
+        import boto3
+        from botocore.config import Config
+
+        options: Dict[str, Any] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
+            "signature_version": "s3v4",
+        }
+        if endpoint_url:
+            options["s3"] = {"addressing_style": "path"}
+        try:
+            # Servers other than Amazon's do not know the checksums that newer boto3 sends unasked.
+            config = Config(request_checksum_calculation="when_required", **options)
+        except TypeError:
+            config = Config(**options)
+        keys = {}
+        if credentials:
+            keys = {
+                "aws_access_key_id": credentials["access_key"],
+                "aws_secret_access_key": credentials["secret_key"],
+                "aws_session_token": credentials.get("token"),
+            }
+        with self._faults("preparing"):
+            self._client = boto3.session.Session().client(
+                "s3", endpoint_url=endpoint_url, region_name=region, config=config, **keys
+            )
+
+    @contextlib.contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            EndpointConnectionError,
+            HTTPClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
+
+        place = "s3://{}".format(self._bucket)
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise Failure(
+                "store",
+                "{} in {} failed: the build server has no S3 credentials".format(doing, place),
+                hint="give it an instance role or ~/.aws/credentials, or set `store.credentials: operator`",
+            ) from error
+        except ClientError as error:
+            raise self._refused(doing, place, error) from error
+        except (EndpointConnectionError, HTTPClientError) as error:
+            raise Failure(
+                "store",
+                "{} in {} failed: {} can't be reached from the build server: {}".format(
+                    doing, place, self._where, error
+                ),
+                hint="check store.endpoint_url, store.region and the network of the build server",
+            ) from error
+        except Boto3Error as error:
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, ClientError):
+                raise self._refused(doing, place, cause) from error
+            raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
+        except (BotoCoreError, ValueError) as error:
+            raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
+
+    def _refused(self, doing: str, place: str, error: Any) -> Failure:
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code == "NoSuchBucket":
+            return Failure(
+                "store",
+                "the bucket {} does not exist at {}".format(self._bucket, self._where),
+                hint="create it, or mend store.url",
+            )
+        if status in (401, 403) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return Failure(
+                "store",
+                "{} in {} was refused: {} ({})".format(
+                    doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
+                ),
+                hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket and "
+                "s3:AbortMultipartUpload on the bucket",
+            )
+        return Failure("store", "{} in {} failed: {}".format(doing, place, error))
+
+    def get(self, key: str) -> Optional[bytes]:
+        from botocore.exceptions import ClientError
+
+        with self._faults("reading {}".format(key)):
+            try:
+                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+                return bytes(body.read())
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+    def exists(self, key: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        with self._faults("looking for {}".format(key)):
+            try:
+                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+                return True
+            except ClientError as error:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    return False
+                raise
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        from botocore.exceptions import ClientError, ParamValidationError
+
+        where = {"Bucket": self._bucket, "Key": self._prefix + key}
+        with self._faults("writing {}".format(key)):
+            try:
+                self._client.put_object(Body=content, IfNoneMatch="*", **where)
+                return True
+            except ParamValidationError:
+                # boto3 before 1.35 has no conditional put.
+                pass
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code")
+                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                    return False
+                if code != "NotImplemented":
+                    raise
+        if self.exists(key):
+            return False
+        with self._faults("writing {}".format(key)):
+            self._client.put_object(Body=content, **where)
+        return True
+
+    def upload(self, key: str, stream: IO[bytes]) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        if self.exists(key):
+            raise _exists(key)
+        config = TransferConfig(
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=UPLOAD_THREADS,
+            use_threads=True,
+        )
+        with self._faults("uploading {}".format(key)):
+            # On any exception of the stream boto3 aborts the multipart upload: nothing appears under the key.
+            self._client.upload_fileobj(stream, self._bucket, self._prefix + key, Config=config)
+
+    @contextlib.contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        with self._faults("reading {}".format(key)):
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            with contextlib.closing(body):
+                yield body
+
+    def list(self, prefix: str) -> List[str]:
+        found = []
+        with self._faults("listing {}".format(prefix)):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                found += [entry["Key"][len(self._prefix) :] for entry in page.get("Contents", [])]
+        return sorted(found)
+
+    def check(self) -> str:
+        probe = "check/{}-{}".format(int(time.time()), os.getpid())
+        where = {"Bucket": self._bucket, "Key": self._prefix + probe}
+        with self._faults("listing"):
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        with self._faults("writing {}".format(probe)):
+            self._client.put_object(Body=b"deploytool", **where)
+        try:
+            if self.get(probe) != b"deploytool":
+                raise Failure("store", "an object written to s3://{} can't be read back".format(self._bucket))
+        finally:
+            with self._faults("deleting {}".format(probe)):
+                self._client.delete_object(**where)
+        return "bucket {} at {}: list, put, get and delete work".format(self._bucket, self._where)
+
+
+def _exists(key: str) -> Failure:
+    return Failure("store", "{} is in the store already, and nothing in it is ever overwritten".format(key))
+
+
+def import_boto3(python_directory: str, groups: Groups) -> None:
+    """Make `import boto3` work: from this Python, or from a virtual environment of the worker's own, made once."""
+    try:
+        import boto3
+
+        return
+    except ImportError:
+        pass
+    version = "{}.{}".format(*sys.version_info[:2])
+    environment = os.path.join(python_directory, "python" + version)
+    packages = os.path.join(environment, "lib", "python" + version, "site-packages")
+    if not os.path.isdir(os.path.join(packages, "boto3")):
+        import subprocess
+
+        beside = "{}.{}".format(environment, os.getpid())
+        output = b""
+        for command in (
+            [sys.executable, "-m", "venv", beside],
+            [os.path.join(beside, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input", "boto3"],
+        ):
+            process = groups.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            output, _ = process.communicate()
+            groups.finished(process)
+            if process.returncode != 0:
+                shutil.rmtree(beside, ignore_errors=True)
+                raise Failure(
+                    "step",
+                    "the build server's {} has no boto3, and it can't be installed there: `{}` ended with exit "
+                    "status {}".format(sys.executable, " ".join(command[1:4]), process.returncode),
+                    tail=output.decode("utf-8", "replace").splitlines()[-20:],
+                    hint="install it there by hand (on Debian: `apt install python3-boto3`, or python3-venv and a "
+                    "reachable package index), or set build.server to a machine that has it",
+                )
+        try:
+            # pip's part is whole here, so the environment appears whole or not at all.
+            os.rename(beside, environment)
+        except OSError:
+            shutil.rmtree(beside, ignore_errors=True)
+    sys.path.append(packages)
+    import boto3  # noqa: F401
+
+
+def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups) -> "Any":
+    """The store that the settings name: url, endpoint_url, region, credentials (or None: the build server's own)."""
+    if settings["url"].startswith("file:"):
+        return DirectoryStore(settings["url"])
+    return S3Store(
+        settings["url"],
+        endpoint_url=settings.get("endpoint_url"),
+        region=settings.get("region"),
+        credentials=settings.get("credentials"),
+        python_directory=python_directory,
+        groups=groups,
+    )

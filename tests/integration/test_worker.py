@@ -1,0 +1,442 @@
+"""The worker for real: as a process of its own, with bash, tar, gzip and a directory as the store."""
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from deploytool.build_server import start_worker
+from deploytool.errors import Interrupted, LockedError, StepError, StoreError
+from deploytool.worker_client import WorkerClient
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., WorkerClient]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts workers on this machine, and ends them."""
+    clients: list[WorkerClient] = []
+
+    def begin(**changes: Any) -> WorkerClient:
+        root = str(changes.pop("root", tmp_path / "root"))
+        build = SimpleNamespace(is_local=True, root=root, server="local", gateway=None, ssh_config=None)
+        channel, read = start_worker(build)  # type: ignore[arg-type]
+        client = WorkerClient(channel, read, "local")
+        clients.append(client)
+        hello = {
+            "root": root,
+            "application": "shop",
+            "environment": "test",
+            "store": {"url": f"file://{tmp_path}/store"},
+            "consul": {},
+            "secrets": [],
+            "operator": "me@laptop",
+            "purpose": "testing",
+            **changes,
+        }
+        client.ask("hello", **hello)
+        return client
+
+    yield begin
+    for client in clients:
+        client.close()
+
+
+def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[str, Any]:
+    return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+# --- steps
+
+
+def test_failure_inside_a_pipe_is_a_failure(start: Start) -> None:
+    assert run(start(), "false | cat\necho unreached")["exit_code"] == 1
+
+
+def test_script_reads_nothing_from_the_operators_line(start: Start) -> None:
+    assert run(start(), "cat; echo end")["tail"] == ["end"]
+
+
+def test_results_come_back_apart_from_the_output(start: Start) -> None:
+    answer = run(start(), "echo shown; echo result >&3; echo shown too >&2")
+    assert (answer["results"], answer["tail"]) == (["result"], ["shown", "shown too"])
+
+
+def test_step_that_takes_too_long_is_ended_with_all_its_children(start: Start, tmp_path: Path) -> None:
+    answer = run(start(), f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=1)
+    assert answer["timed_out"]
+    wait_until(lambda: not is_running(int((tmp_path / "pid").read_text())))
+
+
+def test_daemon_that_keeps_the_output_open_does_not_keep_the_step(start: Start, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    answer = run(start(), f"sleep 60 & echo $! > {tmp_path}/pid; echo done")
+    assert (answer["exit_code"], answer["tail"]) == (0, ["done"])
+    assert time.monotonic() - begin < 30
+    psutil.Process(int((tmp_path / "pid").read_text())).kill()
+
+
+def test_fifty_megabytes_of_output_stay_in_the_log(start: Start) -> None:
+    worker = start()
+    received = 0
+
+    def told(event: dict[str, Any]) -> None:
+        nonlocal received
+        received += len(json.dumps(event))
+
+    answer = worker.ask(
+        "run",
+        step="try",
+        script="seq -f %049.0f 1 1000000",
+        timeout_seconds=120,
+        told=told,
+    )
+    assert answer["exit_code"] == 0
+    assert os.path.getsize(answer["log"]) > 50_000_000
+    assert received < 100_000
+    assert len(answer["tail"]) == 20
+
+
+def test_one_line_of_fifty_megabytes_does_not_fill_the_memory(start: Start) -> None:
+    answer = run(start(), "head -c 50000000 /dev/zero | tr '\\0' x")
+    assert answer["exit_code"] == 0
+    assert max(len(line) for line in answer["tail"]) < 300_000
+
+
+def test_secrets_are_masked_in_log_output_and_answers(start: Start) -> None:
+    worker = start(secrets=["hunter2"])
+    answer = run(worker, "echo the password is hunter2; echo hunter2 >&3")
+    assert "hunter2" not in json.dumps(answer)
+    assert "hunter2" not in Path(answer["log"]).read_text()
+    assert answer["tail"] == ["the password is ***"]
+
+
+def test_script_stands_on_no_command_line(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    asked = worker.start(
+        "run", step="try", script=f": canary-7731\necho $$ > {tmp_path}/pid\nsleep 5", timeout_seconds=30
+    )
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not any("canary-7731" in line for line in lines if "pytest" not in line)
+    worker.ask("cancel")
+    with pytest.raises(Interrupted):
+        for _ in asked.events():
+            pass
+
+
+def test_log_belongs_to_its_user_alone(start: Start) -> None:
+    answer = run(start(), "true")
+    assert os.stat(answer["log"]).st_mode & 0o077 == 0
+
+
+# --- the operator goes away
+
+
+def test_cancelling_ends_the_steps_process_group(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    asked = worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    worker.ask("cancel")
+    with pytest.raises(Interrupted):
+        for _ in asked.events():
+            pass
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_cut_line_ends_the_step_and_frees_the_lock(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("lock", name="test", wait=False)
+    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    worker.close()
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    start().ask("lock", name="test", wait=False)
+
+
+def test_step_that_ignores_sigterm_is_killed(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while true; do sleep 1; done"
+    worker.start("run", step="try", script=script, timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    worker.close()
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+# --- locks
+
+
+def test_second_taker_of_a_lock_learns_who_holds_it(start: Start) -> None:
+    start(purpose="deploy main to test").ask("lock", name="test", wait=False)
+    with pytest.raises(LockedError, match=r"test is locked by me@laptop since .* for: deploy main to test"):
+        start().ask("lock", name="test", wait=False)
+
+
+def test_waiting_for_a_lock_names_the_holder_and_ends_when_it_is_free(start: Start) -> None:
+    holder, waiter = start(), start()
+    holder.ask("lock", name="workspace", wait=False)
+    told: list[dict[str, Any]] = []
+    taken = threading.Thread(target=lambda: waiter.ask("lock", name="workspace", wait=True, told=told.append))
+    taken.start()
+    wait_until(lambda: len(told) > 0)
+    holder.ask("release_lock", name="workspace")
+    taken.join(10)
+    assert not taken.is_alive()
+    assert "me@laptop" in told[0]["waiting"]
+
+
+def test_killed_worker_leaves_no_lock_and_the_next_holder_ends_its_steps(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("lock", name="test", wait=False)
+    worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    step = int((tmp_path / "pid").read_text())
+    holder = json.loads((tmp_path / "root/shop/locks/test").read_text())
+    psutil.Process(holder["pid"]).kill()
+    wait_until(lambda: not is_running(holder["pid"]))
+    assert is_running(step)
+    start().ask("lock", name="test", wait=False)
+    assert not is_running(step)
+
+
+def test_unlock_ends_the_holder_and_what_it_runs(start: Start, tmp_path: Path) -> None:
+    worker = start(purpose="a build that hangs")
+    worker.ask("lock", name="test", wait=False)
+    worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    other = start()
+    assert "a build that hangs" in other.ask("lock_holder", name="test")["sentence"]
+    assert "a build that hangs" in other.ask("break_lock", name="test")["ended"]
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    other.ask("lock", name="test", wait=False)
+
+
+def test_lock_that_nobody_holds_has_no_holder(start: Start) -> None:
+    worker = start()
+    worker.ask("lock", name="test", wait=False)
+    worker.ask("release_lock", name="test")
+    assert worker.ask("lock_holder", name="test")["holder"] is None
+
+
+# --- packing
+
+
+def tree(directory: Path) -> Path:
+    for name, content in {
+        "app/tmp/kept": "deep",
+        "app/spec/kept": "deep",
+        "tmp/cache": "top",
+        "spec/a": "top",
+        "log/x.log": "top",
+        ".git/config": "git",
+        "vendor/lib/.git": "git",
+        "a b/$(id)'\"": "strange",
+        "README": "hello",
+    }.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (directory / "link").symlink_to("README")
+    (directory / "run").write_text("#!/bin/sh\n")
+    (directory / "run").chmod(0o755)
+    return directory
+
+
+def publish(worker: WorkerClient, directory: Path, key: str, **changes: Any) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"exclude": ["tmp", "spec", "log"], "compression": "gzip", "epoch": 1_700_000_000}
+    return worker.ask("publish_archive", directory=str(directory), key=key, **{**parameters, **changes})
+
+
+def names(archive: Path) -> set[str]:
+    with tarfile.open(archive) as opened:
+        return {member.name.removeprefix("./") for member in opened if not member.isdir()}
+
+
+def test_excludes_are_anchored_at_the_root_and_git_is_never_packed(start: Start, tmp_path: Path) -> None:
+    publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    assert names(tmp_path / "store/a.tar.gz") == {
+        "app/tmp/kept", "app/spec/kept", "a b/$(id)'\"", "README", "link", "run",
+    }  # fmt: skip
+
+
+def test_equal_trees_give_equal_bytes_whenever_and_wherever_they_were_made(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    one = tree(tmp_path / "one")
+    time.sleep(1.1)
+    two = tree(tmp_path / "elsewhere" / "two")
+    for path in (two / "README", two / "run"):
+        os.utime(path, (0, 0))
+    first, second = publish(worker, one, "1.tar.gz"), publish(worker, two, "2.tar.gz")
+    assert first["checksum"] == second["checksum"]
+    assert (tmp_path / "store/1.tar.gz").read_bytes() == (tmp_path / "store/2.tar.gz").read_bytes()
+
+
+def test_checksum_and_sizes_are_those_of_what_is_in_the_store(start: Start, tmp_path: Path) -> None:
+    import hashlib
+
+    answer = publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    content = (tmp_path / "store/a.tar.gz").read_bytes()
+    assert answer["checksum"] == hashlib.sha256(content).hexdigest()
+    assert answer["size_bytes"] == len(content)
+    assert answer["unpacked_bytes"] == len(gzip.decompress(content))
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_every_compression_unpacks_to_the_same_tree(start: Start, tmp_path: Path, compression: str) -> None:
+    worker = start()
+    answer = publish(worker, tree(tmp_path / "tree"), "a", compression=compression)
+    found = worker.ask("unpack_release", key="a", compression=compression, checksum=answer["checksum"], name="r")
+    unpacked = Path(found["directory"])
+    assert (unpacked / "app/tmp/kept").read_text() == "deep"
+    assert os.readlink(unpacked / "link") == "README"
+    assert (unpacked / "run").stat().st_mode & 0o777 == 0o755
+
+
+def test_changed_archive_is_not_used(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    answer = publish(worker, tree(tmp_path / "tree"), "a.tar.gz")
+    path = tmp_path / "store/a.tar.gz"
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(StepError, match="is not the one that was built"):
+        worker.ask("unpack_release", key="a.tar.gz", compression="gzip", checksum=answer["checksum"], name="r")
+    assert not (tmp_path / "root/shop/unpacked/r").exists()
+
+
+def fake_program(directory: Path, name: str, text: str) -> str:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text("#!/bin/sh\n" + text)
+    (directory / name).chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+def test_tar_that_dies_half_way_publishes_nothing(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.run(["which", "tar"], capture_output=True, text=True, check=True).stdout.strip()
+    path = fake_program(tmp_path / "bin", "tar", f'"{real}" "$@" | head -c 5000\nkill -9 $$\n')
+    monkeypatch.setenv("PATH", path)
+    with pytest.raises(StepError, match="packing failed: tar was ended by signal 9"):
+        publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_tar_that_reports_trouble_publishes_nothing(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.run(["which", "tar"], capture_output=True, text=True, check=True).stdout.strip()
+    text = f'"{real}" "$@"\necho "README: file changed as we read it" >&2\nexit 1\n'
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "tar", text))
+    with pytest.raises(StepError, match="tar ended with exit status 1") as raised:
+        publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    assert "README: file changed as we read it" in raised.value.tail
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_compressor_that_dies_publishes_nothing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "gzip", "head -c 10\nexit 3\n"))
+    with pytest.raises(StepError, match="gzip ended with exit status 3"):
+        publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_cancelling_a_pack_publishes_nothing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "gzip", f"touch {tmp_path}/begun\nsleep 60\n"))
+    worker = start()
+    asked = worker.start(
+        "publish_archive", directory=str(tree(tmp_path / "tree")), exclude=[], compression="gzip", epoch=0, key="a"
+    )
+    wait_until(lambda: (tmp_path / "begun").exists())
+    worker.ask("cancel")
+    with pytest.raises(Interrupted):
+        for _ in asked.events():
+            pass
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+# --- the store
+
+
+def test_nothing_in_the_store_is_ever_overwritten(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    assert worker.ask("store_put", entries=[["a/b", "one"]])["existed"] == []
+    assert worker.ask("store_put", entries=[["a/b", "two"]])["existed"] == ["a/b"]
+    assert worker.ask("store_get", key="a/b")["content"] == "one"
+    with pytest.raises(StoreError, match="nothing in it is ever overwritten"):
+        publish(worker, tree(tmp_path / "tree"), "a/b")
+
+
+def test_missing_object_is_none(start: Start) -> None:
+    assert start().ask("store_get", key="not/there")["content"] is None
+
+
+def test_store_that_can_not_be_written_has_a_sentence(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the directory should be")
+    with pytest.raises(StoreError, match=r"writing a in the store .* failed: "):
+        start().ask("store_put", entries=[["a", "x"]])
+
+
+# --- starting
+
+
+def test_strange_characters_in_the_root_are_only_characters(start: Start, tmp_path: Path) -> None:
+    root = tmp_path / "a b'\"$(touch pwned)"
+    assert run(start(root=root), "echo fine")["tail"] == ["fine"]
+    assert (root / "shop/logs").is_dir()
+    assert not Path("pwned").exists()
+
+
+def test_root_that_can_not_be_made_has_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    build = SimpleNamespace(is_local=True, root=str(tmp_path / "file/root"), server="local")
+    with pytest.raises(StepError, match=r"work area .* can.t be made"):
+        start_worker(build)  # type: ignore[arg-type]
+
+
+def test_server_without_a_fitting_python_has_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    (bare / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(bare))
+    monkeypatch.setattr(sys, "executable", "")
+    build = SimpleNamespace(is_local=True, root=str(tmp_path / "root"), server="local")
+    with pytest.raises(StepError, match=r"has no Python 3\.8 or newer"):
+        start_worker(build)  # type: ignore[arg-type]
+
+
+def test_damaged_worker_on_the_server_is_replaced(start: Start, tmp_path: Path) -> None:
+    start().close()
+    (shipped,) = (tmp_path / "root/.worker").glob("*.pyz")
+    shipped.write_bytes(b"damaged")
+    assert run(start(), "echo fine")["tail"] == ["fine"]
+
+
+def test_worker_archive_is_the_same_every_time() -> None:
+    from deploytool.build_server import worker_archive
+
+    assert worker_archive() == worker_archive()
+    assert io.BytesIO(worker_archive()).read(2) == b"PK"
