@@ -1,0 +1,60 @@
+# make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
+# make check       all that CI does
+# make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
+#
+# Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE ?= var/playground
+PYTEST_ARGS ?=
+
+.PHONY: help venv parts test lint check playground playground-down playground-status clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# The stamp is newer than pyproject.toml, or the environment is made up to date.
+$(VENV)/.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+venv: $(VENV)/.stamp
+
+parts: venv
+	$(BIN)/python -m deploytool.playground parts
+
+test: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker
+	@set -e; for script in templates/host/*.sh; do \
+	  test -e "$$script" || continue; \
+	  echo "shellcheck $$script"; $(BIN)/shellcheck --shell=sh "$$script"; \
+	  if command -v dash >/dev/null; then dash -n "$$script"; fi; \
+	done
+
+check: lint parts test
+
+playground: venv
+	@$(BIN)/python -m deploytool.playground up --state $(STATE)
+
+playground-down: venv
+	@$(BIN)/python -m deploytool.playground down --state $(STATE)
+
+playground-status: venv
+	@$(BIN)/python -m deploytool.playground status --state $(STATE)
+
+clean:
+	@if test -x $(BIN)/python; then $(BIN)/python -m deploytool.playground down --state $(STATE); fi
+	rm -rf $(VENV) .tools var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis config/playground.yml
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

