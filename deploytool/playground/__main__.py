@@ -23,6 +23,15 @@ from deploytool.playground.playground import (
 DEFAULT_STATE = CHECKOUT / "var" / "playground"
 
 
+
+def fab_command() -> str:
+    """What to type for `fab`: as it is if PATH has it, else the one beside this Python."""
+    beside = Path(sys.executable).parent / "fab"
+    if shutil.which("fab") or not beside.exists():
+        return "fab"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -50,7 +59,7 @@ def up(state: Path, project: Path) -> None:
     print()
     print("Written: config/playground.yml. Next:")
     print()
-    print("    fab playground deploy")
+    print(f"    {fab_command()} playground deploy")
     for line in _curl_lines(playground, SHOP):
         print(f"    {line}")
     print("    make playground-down")
@@ -129,7 +138,7 @@ def config(state: Path, name: str, repository: Path, roles: Sequence[str], write
     write.write_text(text, encoding="utf-8")
     print(f"Written: {write}. Next:")
     print()
-    print("    fab playground deploy")
+    print(f"    {fab_command()} playground deploy")
     for line in _curl_lines(playground, application):
         print(f"    {line}")
 

@@ -104,6 +104,8 @@ def run_step(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=(result_write, source),
+            # Debian's bash reads ~/.bashrc when it seems to be the first shell under sshd; ours is not the first.
+            env={**os.environ, "SHLVL": "2"},
         )
     except FileNotFoundError:
         os.close(result_read)

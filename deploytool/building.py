@@ -1,0 +1,216 @@
+"""From a branch, tag or SHA to a release in the store: lock → revision → reuse or (checkout → … → pack and publish).
+
+Each stage takes what the one before made. Nothing here migrates or announces anything, and nothing appears in the store
+before what it points to.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import deploytool
+from deploytool import stages
+from deploytool.errors import StepError, UsageError
+from deploytool.manifest import render_manifest
+from deploytool.release import (
+    NO_DEPLOYMENT,
+    Release,
+    ReleaseId,
+    Revision,
+    archive_key,
+    build_key,
+    build_record_key,
+    built_manifest_key,
+    is_release_id,
+    record_key,
+)
+from deploytool.session import Session
+from deploytool.stages import Fetched
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+#: a `manifest.yml.j2` here, in the user's own project, is used in place of ours
+TEMPLATES = "templates"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A release in the store, and whether it was there already."""
+
+    release: Release
+    reused: bool
+
+
+def rehearse_manifests(every: "Mapping[str, Settings]") -> None:
+    """Render every manifest with made-up facts, so that a mistake in a hook or a template shows at once.
+
+    Raises SettingsError.
+    """
+    settings = next(iter(every.values()))
+    made_up = Release(
+        id=ReleaseId("20000101T000000Z-0000000"),
+        application=settings.application,
+        revision=Revision("0" * 40),
+        branch=settings.branch,
+        built_at="2000-01-01T00:00:00Z",
+        built_by="nobody",
+        build_key="0" * 64,
+        compression=settings.build.compression,
+        checksum="0" * 64,
+        size_bytes=1,
+        unpacked_bytes=1,
+    )
+    render_all(every, made_up)
+
+
+def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[str, str]]:
+    """Every environment's and role's manifest of a release, with its key in the store. Each is checked."""
+    entries = []
+    for environment, settings in every.items():
+        for role in settings.roles:
+            text = render_manifest(settings, role, release, NO_DEPLOYMENT, settings.directory / TEMPLATES)
+            entries.append((built_manifest_key(release.id, environment, role), text))
+    return entries
+
+
+def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]:
+    """What decides the bytes of a release. Commands that migrate, and where and how fast it is built, do not."""
+    build = settings.build
+    return {
+        "deploytool": deploytool.__version__,
+        "application": settings.application,
+        "revision": fetched.revision,
+        "subdirectory": settings.subdirectory,
+        "recipe": build.recipe,
+        "env": dict(build.env),
+        "path": list(build.path),
+        "dependencies": list(build.dependencies),
+        "assets": list(build.assets),
+        "exclude": list(build.exclude),
+        "compression": build.compression,
+        "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
+        "tools": dict(fetched.tools),
+    }
+
+
+def obtain_release(session: Session, reference: str) -> Built:
+    """The release of that branch, tag or SHA: from the store if equal inputs were built already, else a new one."""
+    with session.lock("workspace", wait=True):
+        fetched = stages.fetched(session.run(stages.fetch(session.settings, session.place, reference)))
+        session.console.note(f"{reference} is {fetched.revision[:10]} {fetched.subject}")
+        key = build_key(build_inputs(session.settings, fetched))
+        release = find_built(session, key)
+        if release is not None:
+            session.console.note(f"reusing release {release.id}: equal inputs, built at {release.built_at}")
+            return Built(release, reused=True)
+        return Built(build_release(session, reference, fetched, key), reused=False)
+
+
+def find_built(session: Session, key: str) -> Release | None:
+    """The release that was built from these inputs, if the store has it whole."""
+    content = session.worker.ask("store_get", key=build_record_key(key))["content"]
+    if content is None:
+        return None
+    try:
+        release = read_release(session, ReleaseId(str(json.loads(content)["release"])))
+    except (ValueError, KeyError, TypeError, UsageError):
+        return None
+    return release if session.worker.ask("store_exists", key=release.archive_key)["exists"] else None
+
+
+def build_release(session: Session, reference: str, fetched: Fetched, key: str) -> Release:
+    """Check out, install, build, pack and publish. The workspace's lock is held."""
+    settings, place = session.settings, session.place
+    release_id = new_release_id(session, fetched.revision)
+    session.worker.ask("name_log", name=release_id)
+    session.run(stages.checkout(settings, place, fetched.revision))
+    for step in (stages.dependencies(settings, place), stages.assets(settings, place)):
+        if step is not None:
+            session.run(step)
+    with session.console.step("publish"):
+        packed = session.worker.ask(
+            "publish_archive",
+            directory=place.work_tree,
+            exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
+            compression=settings.build.compression,
+            epoch=fetched.committed_at,
+            key=archive_key(release_id, settings.application, settings.build.compression),
+        )
+        release = Release(
+            id=release_id,
+            application=settings.application,
+            revision=fetched.revision,
+            branch=reference,
+            built_at=f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+            built_by=session.operator,
+            build_key=key,
+            compression=settings.build.compression,
+            checksum=packed["checksum"],
+            size_bytes=packed["size_bytes"],
+            unpacked_bytes=packed["unpacked_bytes"],
+        )
+        session.worker.ask(
+            "store_put",
+            entries=[
+                (record_key(release.id), release_record(release)),
+                *render_all(session.every, release),
+                (build_record_key(key), json.dumps({"release": release.id}) + "\n"),
+            ],
+        )
+    session.console.note(
+        f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
+    )
+    return release
+
+
+def new_release_id(session: Session, revision: Revision) -> ReleaseId:
+    """An id that the store does not have yet: build time by the build server's clock, and the short revision."""
+    moment = session.now()
+    for later in range(10):
+        candidate = release_id_at(moment + timedelta(seconds=later), revision)
+        key = archive_key(candidate, session.settings.application, session.settings.build.compression)
+        if not session.worker.ask("store_exists", key=key)["exists"]:
+            return candidate
+    raise StepError(
+        f"the store has releases of {revision[:7]} for every one of the next seconds",
+        hint="is the build server's clock right?",
+    )
+
+
+def release_id_at(moment: datetime, revision: Revision) -> ReleaseId:
+    return ReleaseId(f"{moment:%Y%m%dT%H%M%SZ}-{revision[:7]}")
+
+
+def literal_pattern(path: str) -> str:
+    """A shell pattern that matches this path and nothing else."""
+    return re.sub(r"([*?\[\]\\])", r"\\\1", path)
+
+
+def release_record(release: Release) -> str:
+    """`release.json`."""
+    return json.dumps(asdict(release), indent=2, sort_keys=True) + "\n"
+
+
+def read_release(session: Session, release_id: str) -> Release:
+    """The release of that id, from its record in the store. Raises UsageError if the id is malformed or unknown."""
+    if not is_release_id(release_id):
+        raise UsageError(
+            f"{release_id!r} is no release id",
+            hint="one looks like 20261123T061500Z-1a2b3c4; see the output of `build`",
+        )
+    content = session.worker.ask("store_get", key=record_key(ReleaseId(release_id)))["content"]
+    if content is None:
+        raise UsageError(f"the store {session.settings.store.url} has no release {release_id}")
+    try:
+        release = Release(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the record of release {release_id} in the store is damaged: {error}") from error
+    if release.application != session.settings.application:
+        raise UsageError(
+            f"release {release_id} is of the application {release.application}, not of {session.settings.application}"
+        )
+    return release

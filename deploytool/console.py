@@ -1,0 +1,221 @@
+"""What the operator sees: progress on stderr, results on stdout; a live table on a terminal, plain lines elsewhere.
+
+It shows, and decides nothing. Text that comes from hosts or repositories is neutralised before it is shown.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from deploytool.errors import DeployError
+from deploytool.fleet import Fleet, HostResult, Report, Verdict, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    from deploytool.deployment import Outcome
+
+#: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
+HEARTBEAT_SECONDS = 15.0
+REFRESH_SECONDS = 0.2
+
+_COLOURS: Mapping[Verdict, str] = {
+    Verdict.VERIFIED: "green",
+    Verdict.FAILED: "red",
+    Verdict.SILENT: "yellow",
+    Verdict.ABORTED: "yellow",
+    Verdict.SUPERSEDED: "magenta",
+}
+
+
+class Console:
+    """One command's screen."""
+
+    def __init__(self, *, as_json: bool, progress: TextIO | None = None, results: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._progress = progress or sys.stderr
+        self._results = results or sys.stdout
+        self._begin = time.monotonic()
+        self._live = self._progress.isatty()
+        self._guard = threading.Lock()
+        #: what is under way now, for the sentence of an interruption
+        self.doing = "starting"
+        self._rich_console: RichConsole | None = None
+
+    @property
+    def _rich(self) -> "RichConsole":
+        if self._rich_console is None:
+            from rich.console import Console as RichConsole
+
+            self._rich_console = RichConsole(file=self._progress, highlight=False)
+        return self._rich_console
+
+    def note(self, text: str) -> None:
+        """One line of progress."""
+        elapsed = int(time.monotonic() - self._begin)
+        with self._guard:
+            line = f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {printable(text)}"
+            if self._live:
+                self._rich.print(line, markup=False, soft_wrap=True)
+            else:
+                print(line, file=self._progress, flush=True)
+
+    @contextmanager
+    def step(self, name: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+        """Show a step while it runs. Gives a function that takes the step's last line of output."""
+        self.doing = name
+        begin = time.monotonic()
+        last = [""]
+        if not quiet and not self._live:
+            self.note(f"{name} …")
+        with self._status(lambda: _still(name, begin, last[0])):
+            yield lambda line: last.__setitem__(0, printable(line))
+        if not quiet:
+            self.note(f"{name}: done in {time.monotonic() - begin:.1f} s")
+
+    @contextmanager
+    def fleet(self, fleet: Fleet, phase: str) -> Iterator[None]:
+        """Show the hosts while they are waited for."""
+        self.doing = f"waiting for the hosts ({phase})"
+        begin = time.monotonic()
+        with self._status(lambda: _still(_waiting(fleet, phase), begin, ""), lambda: self._table(fleet.results())):
+            yield
+
+    @contextmanager
+    def _status(self, text: Callable[[], str], table: "Callable[[], Table] | None" = None) -> Iterator[None]:
+        ended = threading.Event()
+        if self._live:
+            from rich.console import Group
+            from rich.live import Live
+            from rich.spinner import Spinner
+            from rich.text import Text
+
+            spinner = Spinner("dots")
+
+            def picture() -> Group:
+                spinner.update(text=Text(text(), overflow="ellipsis", no_wrap=True))
+                return Group(*([table()] if table else []), spinner)
+
+            with Live(get_renderable=picture, console=self._rich, refresh_per_second=8, transient=True):
+                yield
+            return
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT_SECONDS):
+                self.note(text())
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def report(self, report: Report, seconds: float, *, expected: bool) -> None:
+        """A host said something. On a terminal the table shows it."""
+        if not self._live or not expected:
+            unexpected = "" if expected else " (not an expected host)"
+            reason = f": {report.reason}" if report.reason else ""
+            self.note(f"{report.host} ({report.role}) {report.state.value} after {seconds:.1f} s{unexpected}{reason}")
+
+    def _table(self, results: tuple[HostResult, ...], *, rows: int | None = None) -> "Table":
+        """The hosts, worst first, folded when there are more than lines."""
+        from rich.table import Table
+        from rich.text import Text
+
+        order = list(Verdict)
+        shown = sorted(results, key=lambda result: order.index(result.verdict))
+        room = rows if rows is not None else max(self._rich.height - 6, 3)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("role", "host", "verdict", "state", "seconds", "why"):
+            table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
+        for result in shown[:room]:
+            verdict = result.verdict.value if result.verdict is not Verdict.SILENT or rows is not None else "…"
+            table.add_row(
+                Text(result.role),
+                Text(result.host),
+                Text(verdict, style=_COLOURS[result.verdict]),
+                Text(result.state.value if result.state else "-"),
+                Text(f"{result.seconds:.1f}" if result.seconds is not None else "-"),
+                Text(result.reason if rows is not None else ""),
+            )
+        if len(shown) > room:
+            table.add_row(Text(f"and {len(shown) - room} more"), "", "", "", "", "")
+        return table
+
+    def summary(self, outcome: "Outcome", environment: str, role_hosts: tuple[HostResult, ...]) -> None:
+        """The end of a deployment, for people: the table, then each bad host with the end of its log and what to do."""
+        from rich.console import Console as RichConsole
+
+        rich = RichConsole(file=self._results, highlight=False, soft_wrap=False)
+        if role_hosts:
+            rich.print(self._table(role_hosts, rows=len(role_hosts)))
+        for result in role_hosts:
+            if result.verdict is not Verdict.VERIFIED and result.log:
+                rich.print(f"\n{result.host} ({result.role}) {result.verdict.value}, the end of its log:", markup=False)
+                for line in result.log:
+                    rich.print(f"  | {line}", markup=False, soft_wrap=True)
+        for role, host in outcome.down:
+            rich.print(f"{host} ({role}) was down and was not waited for", markup=False)
+        for result in outcome.unexpected:
+            state = result.state.value if result.state else result.verdict.value
+            rich.print(f"{result.host} ({result.role}) was not expected, and reported {state}", markup=False)
+        for line in conclusion(outcome, environment):
+            rich.print(line, markup=False, soft_wrap=True)
+
+    def print(self, text: str) -> None:
+        """A result, for people."""
+        print(printable_lines(text), file=self._results, flush=True)
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """The result as the one JSON document."""
+        print(json.dumps(content, indent=2), file=self._results, flush=True)
+
+
+def printable_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def conclusion(outcome: "Outcome", environment: str) -> list[str]:
+    """The last lines: how it ended, and the very command that comes next."""
+    bad = [result for result in outcome.hosts if result.verdict is not Verdict.VERIFIED]
+    total = len(outcome.hosts)
+    if outcome.unverified:
+        return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
+    if not bad and outcome.exit_code == 0:
+        seconds = sum(outcome.phases.values())
+        return [
+            f"{outcome.release} is verified on all {total} hosts of {environment} "
+            f"({outcome.deployment}, {seconds:.1f} s)"
+        ]
+    if not outcome.hosts:
+        return []
+    lines = [
+        f"{outcome.release} is NOT verified on {len(bad)} of {total} hosts of {environment} ({outcome.deployment})"
+    ]
+    switched = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
+    if switched or outcome.exit_code == 8:
+        nodes = ",".join(dict.fromkeys(result.host for result in bad))
+        lines.append(f"try them again: fab {environment} deploy --release {outcome.release} --nodes {nodes}")
+    return lines
+
+
+def _still(name: str, begin: float, last: str) -> str:
+    return f"{name} ({time.monotonic() - begin:.0f} s)" + (f": {last}" if last else "")
+
+
+def _waiting(fleet: Fleet, phase: str) -> str:
+    waiting = fleet.waiting_for(fetched=phase == "fetch")
+    names = ", ".join(host for _, host in waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
+    return (
+        f"{phase}: {len(fleet.expected) - len(waiting)} of {len(fleet.expected)} hosts; waiting for {names or 'nobody'}"
+    )
+
+
+def error_text(error: DeployError) -> str:
+    """The error for the screen."""
+    return printable_lines(str(error))

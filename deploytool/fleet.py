@@ -1,0 +1,169 @@
+"""What the hosts have said, and the verdict on each. Pure: reports in, verdicts out; no clock, no Consul."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+#: Everything that could move the cursor or forge a line on the operator's screen.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+class State(StrEnum):
+    """What a host reports of itself, in the order in which it gets there."""
+
+    FETCHED = "fetched"
+    ACTIVATED = "activated"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+
+
+class Verdict(StrEnum):
+    """How a host ended, worst first."""
+
+    FAILED = "failed"
+    SILENT = "silent"
+    SUPERSEDED = "superseded"
+    ABORTED = "aborted"
+    VERIFIED = "verified"
+
+
+#: Which final report counts when a host has made several: a later one of these overrides an earlier.
+_FINAL: Mapping[State, tuple[int, Verdict]] = {
+    State.ABORTED: (1, Verdict.ABORTED),
+    State.SUPERSEDED: (1, Verdict.SUPERSEDED),
+    State.FAILED: (2, Verdict.FAILED),
+    State.VERIFIED: (2, Verdict.VERIFIED),
+}
+
+_PROGRESS = (State.FETCHED, State.ACTIVATED)
+
+
+def printable(text: str) -> str:
+    """The text without what moves a cursor or forges a line; for whatever comes from a host or a repository."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(4))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report of one host."""
+
+    role: str
+    host: str
+    state: State
+    reason: str = ""
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostResult:
+    """Where one host is: its verdict so far, the last state it reached, and why it is not further."""
+
+    role: str
+    host: str
+    verdict: Verdict
+    #: the furthest state that it reported; None if it never said a word
+    state: State | None
+    #: from the announcement to the host's last report
+    seconds: float | None
+    reason: str
+    log: tuple[str, ...]
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {
+            "role": self.role,
+            "host": self.host,
+            "verdict": self.verdict.value,
+            "state": self.state.value if self.state else None,
+            "seconds": self.seconds,
+            "reason": self.reason,
+            "log": list(self.log),
+        }
+
+
+def read_report(role: str, host: str, state: str, value: str) -> Report | None:
+    """A report as it stands in Consul; None for a state that we do not know.
+
+    The value is JSON with `reason` and `log`; what can't be read as such is kept as the log, since any host may write
+    anything there.
+    """
+    try:
+        known = State(state)
+    except ValueError:
+        return None
+    try:
+        content = json.loads(value)
+        reason, log = str(content.get("reason") or ""), str(content.get("log") or "")
+    except (ValueError, AttributeError):
+        reason, log = "", value
+    lines = tuple(printable(line) for line in log.splitlines()[-20:])
+    return Report(role, printable(host), known, printable(" ".join(reason.split())), lines)
+
+
+class Fleet:
+    """The expected hosts of a deployment and what each has said."""
+
+    def __init__(self, expected: Mapping[str, Iterable[str]]) -> None:
+        self.expected: tuple[tuple[str, str], ...] = tuple(
+            (role, host) for role, hosts in expected.items() for host in hosts
+        )
+        self._reports: dict[tuple[str, str], list[tuple[Report, float]]] = {}
+
+    def hear(self, report: Report, seconds: float) -> bool:
+        """Take in one report, `seconds` after the announcement; False if the host was not expected."""
+        self._reports.setdefault((report.role, report.host), []).append((report, seconds))
+        return (report.role, report.host) in self.expected
+
+    def result(self, role: str, host: str) -> HostResult:
+        best: tuple[int, Verdict, Report] | None = None
+        state: State | None = None
+        last: float | None = None
+        for report, seconds in self._reports.get((role, host), ()):
+            last = seconds
+            final = _FINAL.get(report.state)
+            if final is None:
+                if state is None or _PROGRESS.index(report.state) > _PROGRESS.index(state):
+                    state = report.state
+            elif best is None or final[0] >= best[0]:
+                best = (*final, report)
+        if best is None:
+            return HostResult(role, host, Verdict.SILENT, state, last, _still(state), ())
+        if best[1] is Verdict.VERIFIED:
+            state = State.VERIFIED
+        return HostResult(role, host, best[1], state, last, best[2].reason, best[2].log)
+
+    def results(self) -> tuple[HostResult, ...]:
+        """The expected hosts, in their order."""
+        return tuple(self.result(role, host) for role, host in self.expected)
+
+    def unexpected(self) -> tuple[HostResult, ...]:
+        """Hosts that reported without being expected; they do not count for the verdict."""
+        known = set(self.expected)
+        return tuple(self.result(*key) for key in sorted(self._reports) if key not in known)
+
+    def waiting_for(self, *, fetched: bool) -> tuple[tuple[str, str], ...]:
+        """Expected hosts without a final report, and, if `fetched`, without the report that they hold the archive."""
+        return tuple(
+            (result.role, result.host)
+            for result in self.results()
+            if result.verdict is Verdict.SILENT and not (fetched and result.state is not None)
+        )
+
+    def bad(self) -> tuple[HostResult, ...]:
+        """Expected hosts that are not verified, worst first."""
+        order = list(Verdict)
+        found = [result for result in self.results() if result.verdict is not Verdict.VERIFIED]
+        return tuple(sorted(found, key=lambda result: order.index(result.verdict)))
+
+
+def _still(state: State | None) -> str:
+    match state:
+        case None:
+            return "not a word: is its consul watch running, and can it read the store?"
+        case State.FETCHED:
+            return "it fetched the archive and said nothing more"
+        case _:
+            return f"it reported {state.value} and said nothing more"

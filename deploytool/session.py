@@ -1,0 +1,149 @@
+"""One command's session with the build server: the settings, the worker, and where things lie there."""
+
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from deploytool.build_server import start_worker
+from deploytool.console import Console
+from deploytool.errors import StoreError
+from deploytool.stages import Place, Step, explain
+from deploytool.worker_client import Answer, Worker, WorkerClient
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A worker on the build server, for one command in one environment."""
+
+    settings: "Settings"
+    #: every environment's settings; manifests are rendered for all of them
+    every: "Mapping[str, Settings]"
+    worker: Worker
+    console: Console
+    place: Place
+    operator: str
+    #: the build server's clock less ours, in seconds
+    clock_offset_seconds: float
+
+    def now(self) -> datetime:
+        """The build server's time, in UTC: ids are made by one clock."""
+        return datetime.now(UTC) + timedelta(seconds=self.clock_offset_seconds)
+
+    def run(self, step: Step, *, quiet: bool = False) -> tuple[str, ...]:
+        """Run the step on the build server and return its result lines. Raises StepError with the end of its output."""
+        with self.console.step(step.name, quiet=quiet) as progress:
+            answer = self.worker.ask(
+                "run",
+                step=step.name,
+                script=step.script,
+                timeout_seconds=step.timeout_seconds,
+                told=lambda event: progress(event["line"]),
+            )
+            if answer["exit_code"] != 0:
+                raise explain(
+                    step,
+                    answer["exit_code"],
+                    answer["results"],
+                    tail=answer["tail"],
+                    log=answer["log"],
+                    timed_out=answer["timed_out"],
+                )
+        return tuple(answer["results"])
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool) -> Iterator[None]:
+        """Hold a lock of the build server. With `wait`, wait until it is free and show for whom; else LockedError."""
+
+        def told(event: Answer) -> None:
+            self.console.note(f"waiting for the {name} lock, held by {event['waiting']}")
+
+        self.worker.ask("lock", name=name, wait=wait, told=told)
+        yield
+        # Not in a `finally`: on a failure the worker ends with the session, and must end its steps before it lets go.
+        self.worker.ask("release_lock", name=name)
+
+
+def operator_name(environ: Mapping[str, str]) -> str:
+    """Who runs this command: user@host, with the CI job's address where there is one."""
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    if environ.get("GITHUB_RUN_ID"):
+        job = "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(
+            {"GITHUB_SERVER_URL": "", "GITHUB_REPOSITORY": "", **environ}
+        )
+        return f"{who} ({job})"
+    return f"{who} ({environ['CI_JOB_URL']})" if environ.get("CI_JOB_URL") else who
+
+
+def store_request(settings: "Settings") -> Mapping[str, Any]:
+    """The store as the worker needs it, with the operator's credentials where the settings say so."""
+    store = settings.store
+    credentials = None
+    if store.credentials == "operator" and store.url.startswith("s3:"):
+        import boto3
+
+        found = boto3.session.Session().get_credentials()
+        if found is None:
+            raise StoreError(
+                "store.credentials is `operator`, and this machine has no S3 credentials",
+                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use `store.credentials: build_server`",
+            )
+        frozen = found.get_frozen_credentials()
+        credentials = {"access_key": frozen.access_key, "secret_key": frozen.secret_key, "token": frozen.token}
+    return {
+        "url": store.url,
+        "endpoint_url": store.endpoint_url,
+        "region": store.region,
+        "credentials": credentials,
+    }
+
+
+@contextmanager
+def open_session(
+    settings: "Settings",
+    every: "Mapping[str, Settings]",
+    *,
+    purpose: str,
+    console: Console,
+    fabric_config: Any = None,
+) -> Iterator[Session]:
+    """Connect and start the worker; whatever happens, its line is ended, and with it all that runs there."""
+    store = store_request(settings)
+    secrets = list(settings.secrets)
+    if store["credentials"]:
+        secrets += [store["credentials"]["secret_key"], store["credentials"]["token"] or ""]
+    operator = operator_name(os.environ)
+    with console.step("connect", quiet=True):
+        channel, read = start_worker(settings.build, fabric_config)
+        client = WorkerClient(channel, read, settings.build.server)
+    try:
+        hello = client.ask(
+            "hello",
+            root=settings.build.root,
+            application=settings.application,
+            environment=settings.environment,
+            store=store,
+            consul={"address": settings.consul.address, "token_file": settings.consul.token_file},
+            secrets=secrets,
+            operator=operator,
+            purpose=purpose,
+        )
+        yield Session(
+            settings=settings,
+            every=every,
+            worker=client,
+            console=console,
+            place=Place(hello["root"], settings.application, settings.environment, settings.subdirectory),
+            operator=operator,
+            clock_offset_seconds=hello["time"] - time.time(),
+        )
+    finally:
+        client.close()

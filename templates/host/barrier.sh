@@ -1,0 +1,89 @@
+# shellcheck shell=sh disable=SC2154
+# All hosts hold the archive before any host switches: wait for the operator's `go`.
+
+# obey VALUE: succeeds on a `go` that names this host or all; leaves on `abort`.
+obey() {
+  case $1 in
+    abort) leave aborted "the operator has aborted this deployment" ;;
+    "go all") return 0 ;;
+    "go "*) case " ${1#go } " in *" $node "*) return 0 ;; esac ;;
+  esac
+  return 1
+}
+
+# is_news VALUE: whether it shows that the operator lives. Beats only count upwards, as a stale server may repeat old ones.
+is_news() {
+  case $1 in
+    "wait "*[!0-9]* | "wait " | '') return 1 ;;
+    "wait "*)
+      [ "${1#wait }" -gt "$beat" ] || return 1
+      beat=${1#wait }
+      ;;
+    *)
+      [ "$1" != "$said" ] || return 1
+      said=$1
+      ;;
+  esac
+}
+
+# last_word: the key once more, from Consul's leader. Succeeds on `go`; sets unheard to why the host may leave, empty if
+# the operator has spoken meanwhile.
+last_word() {
+  unheard="nothing was heard from the operator for $silence_seconds s"
+  if ! kv_list "$go_key"; then
+    unheard="$unheard; Consul can't be asked: $kv_problem"
+    return 1
+  fi
+  if ! kv_pick "$go_key"; then
+    unheard="$unheard; there is no key $go_key, or this host's token may not read it (key_prefix read)"
+    return 1
+  fi
+  obey "$kv_value" && return 0
+  if is_news "$kv_value"; then
+    unheard=
+  fi
+  return 1
+}
+
+barrier() {
+  go_key=$consul_prefix/deployments/$deployment/$role/go
+  beat=-1
+  said=
+  # Not all hosts in step: each has its own pause, of 0.40 to 0.59 s.
+  pause=0.$((40 + $$ % 20))
+  read_clock
+  heard=$clock
+  asked=$clock
+  while :; do
+    if kv_list "$go_key" -stale && kv_pick "$go_key"; then
+      obey "$kv_value" && return
+      if is_news "$kv_value"; then
+        read_clock
+        heard=$clock
+      fi
+    fi
+    read_clock
+    if [ $((clock - heard)) -ge "$silence_seconds" ]; then
+      last_word && return
+      [ -z "$unheard" ] || leave aborted "$unheard"
+      heard=$clock
+    fi
+    if [ $((clock - asked)) -ge 2 ]; then
+      asked=$clock
+      if kv_list "$consul_prefix/wanted/$role" -stale; then
+        pick_wanted
+        if [ -n "$wanted_deployment" ] && [ "$wanted_deployment" != "$deployment" ]; then
+          wanted_now=$wanted_deployment
+          last_word && return
+          if is_before "$deployment" "$wanted_now"; then
+            leave superseded "deployment $wanted_now is wanted by now"
+          fi
+          leave aborted "the operator has taken this deployment back; $wanted_now is wanted"
+        fi
+      fi
+      # With stretcher gone nothing would unpack, nor undo.
+      read_process "$PPID" || leave failed "stretcher has ended"
+    fi
+    sleep "$pause"
+  done
+}

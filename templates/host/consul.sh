@@ -1,0 +1,154 @@
+# shellcheck shell=sh disable=SC2016,SC2034,SC2154
+# The bus: keys and values, and this host's name on it. Nothing else here knows that it is Consul.
+
+kv_command() {
+  timeout -k 1 15 consul kv "$@"
+}
+
+# kv_list PREFIX [-stale]: sets kv_lines to "key:value" lines of all keys that begin with PREFIX. Fails, with kv_problem,
+# if Consul can't be asked. `-recurse`, as a plain `kv get` ends alike for "no such key" and for "no answer".
+kv_list() {
+  if kv_lines=$(kv_command get -recurse ${2:+"$2"} "$1" 2>&1); then
+    return 0
+  fi
+  kv_problem=$(printf '%s\n' "$kv_lines" | tail -n 1)
+  kv_lines=
+  return 1
+}
+
+# kv_pick KEY: sets kv_value from kv_lines; fails if the key isn't there.
+kv_pick() {
+  kv_value=$newline$kv_lines$newline
+  case $kv_value in
+    *"$newline$1:"*)
+      kv_value=${kv_value#*"$newline$1:"}
+      kv_value=${kv_value%%"$newline"*}
+      ;;
+    *)
+      kv_value=
+      return 1
+      ;;
+  esac
+}
+
+# kv_put KEY VALUE. Fails, with kv_problem, if Consul refuses or can't be asked. The value goes by stdin: a command line
+# has its limits, and readers.
+kv_put() {
+  if kv_problem=$(printf '%s' "$2" | kv_command put "$1" - 2>&1); then
+    return 0
+  fi
+  kv_problem=$(printf '%s\n' "$kv_problem" | tail -n 1)
+  return 1
+}
+
+# Consul's commands know no way to print the agent's own name: its HTTP interface does. Secrets go by the environment or
+# by stdin, never on a command line.
+agent_self() {
+  agent=${CONSUL_HTTP_ADDR:-127.0.0.1:8500}
+  token=${CONSUL_HTTP_TOKEN-}
+  if [ -n "${CONSUL_HTTP_TOKEN_FILE-}" ]; then
+    token=$(cat "$CONSUL_HTTP_TOKEN_FILE") || return 1
+  fi
+  case $agent in
+    unix://* | https://*) ;;
+    http://*) agent=${agent#http://} ;;
+    *) case ${CONSUL_HTTP_SSL-} in 1 | t | T | true | TRUE | True) agent=https://$agent ;; esac ;;
+  esac
+  agent=${agent%/}
+  case $agent in
+    unix://* | https://*) ;;
+    *)
+      if command -v bash >/dev/null 2>&1; then
+        agent_self_by_bash
+        return
+      fi
+      agent=http://$agent
+      ;;
+  esac
+  if command -v curl >/dev/null 2>&1; then
+    agent_self_by_curl
+  elif command -v wget >/dev/null 2>&1; then
+    agent_self_by_wget
+  else
+    return 1
+  fi
+}
+
+agent_self_by_bash() {
+  agent_end=$(printf '\r')$newline
+  agent_headers=${token:+"X-Consul-Token: $token$agent_end"}
+  if [ -n "${CONSUL_HTTP_AUTH-}" ]; then
+    agent_basic=$(printf '%s' "$CONSUL_HTTP_AUTH" | base64 | tr -d '\n')
+    agent_headers="${agent_headers}Authorization: Basic $agent_basic$agent_end"
+  fi
+  agent_port=${agent##*:}
+  agent_host=${agent%:*}
+  agent_host=${agent_host#\[}
+  DEPLOYTOOL_HEADERS=$agent_headers timeout 10 bash -c '
+    exec 3<>"/dev/tcp/$0/$1" || exit 1
+    printf "GET /v1/agent/self HTTP/1.0\r\nHost: %s\r\n%s\r\n" "$0" "$DEPLOYTOOL_HEADERS" >&3
+    cat <&3
+  ' "${agent_host%\]}" "$agent_port" 2>&1
+}
+
+# option NAME VALUE: one line of curl's configuration file, if there is a value.
+option() {
+  if [ -n "$2" ]; then
+    printf '%s = "%s"\n' "$1" "$(printf '%s' "$2" | sed -e 's/\\/\\\\/g' -e 's/"/\\"/g')"
+  fi
+}
+
+agent_self_by_curl() {
+  {
+    case $agent in
+      unix://*)
+        option unix-socket "${agent#unix://}"
+        option url http://localhost/v1/agent/self
+        ;;
+      *) option url "$agent/v1/agent/self" ;;
+    esac
+    option header "${token:+X-Consul-Token: $token}"
+    option user "${CONSUL_HTTP_AUTH-}"
+    option cacert "${CONSUL_CACERT-}"
+    option capath "${CONSUL_CAPATH-}"
+    option cert "${CONSUL_CLIENT_CERT-}"
+    option key "${CONSUL_CLIENT_KEY-}"
+    case ${CONSUL_HTTP_SSL_VERIFY-} in 0 | f | F | false | FALSE | False) echo insecure ;; esac
+  } | curl -q -sS --globoff --noproxy '*' --max-time 10 -K - 2>&1
+}
+
+agent_self_by_wget() {
+  case $agent in unix://*) return 1 ;; esac
+  # wget reads its options from nothing but a file.
+  agent_options=$(umask 077 && mktemp) || return 1
+  printf '%s\n' "${token:+header = X-Consul-Token: $token}" "${CONSUL_CACERT:+ca_certificate = $CONSUL_CACERT}" \
+    >"$agent_options"
+  WGETRC=$agent_options wget -q -T 10 -O - "$agent/v1/agent/self" 2>&1
+  rm -f -- "$agent_options"
+}
+
+# Sets node: this host's name on the bus; not `hostname`, from which it may differ.
+find_node() {
+  node=${DEPLOYTOOL_NODE-}
+  [ -z "$node" ] || return 0
+  read_clock
+  node_deadline=$((clock + report_seconds))
+  while :; do
+    node_answer=$(agent_self)
+    case $node_answer in
+      *'"NodeName"'*)
+        node=${node_answer#*\"NodeName\"}
+        node=${node#*\"}
+        node=${node%%\"*}
+        return 0
+        ;;
+      # Asking again gives a missing right to nobody.
+      *"Permission denied"*) break ;;
+    esac
+    read_clock
+    [ "$clock" -lt "$node_deadline" ] || break
+    sleep 1
+  done
+  node_problem="the Consul agent at ${CONSUL_HTTP_ADDR:-127.0.0.1:8500} does not tell this host's name; is it up, may the token read agents (agent read), is there one of bash, curl and wget? Or set DEPLOYTOOL_NODE to the name"
+  return 1
+}

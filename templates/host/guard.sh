@@ -1,0 +1,63 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Is this deployment for this host, now? Events are replayed, reordered and late, so the manifest in hand proves nothing.
+
+# Sets wanted_deployment to the one that the operator wants here, empty if there is none; from kv_lines of `wanted`.
+pick_wanted() {
+  kv_pick "$consul_prefix/wanted/$role/$node" || kv_pick "$consul_prefix/wanted/$role" || :
+  wanted_deployment=${kv_value%% *}
+}
+
+# list_patiently PREFIX: Consul may be restarting.
+list_patiently() {
+  read_clock
+  list_deadline=$((clock + report_seconds))
+  until kv_list "$1"; do
+    read_clock
+    [ "$clock" -lt "$list_deadline" ] || return 1
+    sleep 1
+  done
+}
+
+# Sets verdict to go, replay, not-meant, superseded, aborted or failed, and sentence. Changes nothing.
+judge() {
+  verdict=failed
+  # Manifests that are rendered at build time name no deployment; they are there to be read.
+  case $deployment in
+    00000000T*)
+      verdict=not-meant sentence="this manifest is for reading only, no deployment made it"
+      return
+      ;;
+  esac
+  if ! check_owner; then
+    sentence=$owner_problem
+    return
+  fi
+  read_last
+  if [ -n "$last_deployment" ] && ! is_before "$last_deployment" "$deployment"; then
+    verdict=replay sentence="this host has already switched for $state; nothing to do"
+    return
+  fi
+  if ! find_node; then
+    sentence=$node_problem
+    return
+  fi
+  if ! list_patiently "$consul_prefix/wanted/$role"; then
+    sentence="Consul can't be asked for $consul_prefix/wanted/$role: $kv_problem"
+    return
+  fi
+  pick_wanted
+  if [ -z "$wanted_deployment" ]; then
+    # Consul answers a token without the right as if there were no key.
+    sentence="Consul has no $consul_prefix/wanted/$role; may this host's token read it (key_prefix read)?"
+  elif is_before "$deployment" "$wanted_deployment"; then
+    verdict=superseded sentence="deployment $wanted_deployment is wanted by now"
+  elif [ "$wanted_deployment" != "$deployment" ]; then
+    verdict=not-meant sentence="$wanted_deployment is wanted on $node, and this deployment is not meant for it"
+  elif ! list_patiently "$consul_prefix/deployments/$deployment/$role/go"; then
+    sentence="Consul can't be asked for $consul_prefix/deployments/$deployment/$role/go: $kv_problem"
+  elif kv_pick "$consul_prefix/deployments/$deployment/$role/go" && [ "$kv_value" = abort ]; then
+    verdict=aborted sentence="the operator has aborted this deployment"
+  else
+    verdict=go sentence="$deployment is wanted on $node"
+  fi
+}

@@ -1,0 +1,32 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Runs the commands of the user's: with a time limit, no input, and their output in a file. stretcher waits for the end of
+# its pipe, so a daemon that a hook leaves behind must not have it.
+
+# open_log NAME: sets hook_log. A hook must run even if the disk is full.
+open_log() {
+  hook_log=$room/log/$1.log
+  rm -f -- "$hook_log" 2>/dev/null || :
+  if ! (printf '\n' >"$hook_log") 2>/dev/null; then
+    hook_log=/dev/null
+  fi
+}
+
+# run_hook LABEL COMMAND: runs COMMAND in hook_directory. Fails, with hook_problem. Prints the output's last lines.
+run_hook() {
+  open_log "$1"
+  read_clock
+  hook_began=$clock
+  (cd -- "$hook_directory" && exec timeout -k 5 "$hook_seconds" sh -c "$2") </dev/null >"$hook_log" 2>&1
+  hook_status=$?
+  if [ "$hook_log" != /dev/null ]; then
+    tail -n 20 "$hook_log" | clean_lines | sed 's/^/  | /'
+  fi
+  [ "$hook_status" -ne 0 ] || return 0
+  read_clock
+  if [ $((clock - hook_began)) -ge "$hook_seconds" ]; then
+    hook_problem="hook $1 was ended after $hook_seconds s (wait.hook_seconds)"
+  else
+    hook_problem="hook $1 failed with exit status $hook_status"
+  fi
+  return 1
+}

@@ -1,0 +1,49 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# What a host says: sentences for stretcher's log, the outcome of a phase, and texts made fit for a report.
+
+newline='
+'
+escape=$(printf '\033')
+
+say() {
+  printf 'deploytool: %s\n' "$1"
+}
+
+# note OUTCOME SENTENCE: a line that the failure hooks find again in the log that stretcher hands them. So the outcome
+# of a phase needs no disk, which may be full, and can't be taken from an earlier run.
+note() {
+  printf 'deploytool %s: %s: %s\n' "$deployment" "$1" "$(printf '%s' "$2" | tr '\n' ' ')"
+}
+
+# leave OUTCOME SENTENCE: ends the phase, and with it stretcher's run.
+leave() {
+  note "$1" "$2"
+  exit 1
+}
+
+# Reports are JSON, which must be UTF-8.
+valid_utf8() {
+  if command -v iconv >/dev/null 2>&1; then
+    iconv -c -f UTF-8 -t UTF-8 2>/dev/null || :
+  else
+    LC_ALL=C tr -d '\200-\377'
+  fi
+}
+
+# Filter: lines of at most 300 bytes without colours, control characters and broken letters.
+clean_lines() {
+  LC_ALL=C tr '\t' ' ' |
+    LC_ALL=C sed "s/$escape\\[[0-9;?]*[a-zA-Z]//g" |
+    LC_ALL=C tr -d '\000-\010\013-\037\177' |
+    LC_ALL=C cut -b 1-300 |
+    valid_utf8
+}
+
+# Filter: clean lines to the inside of one JSON string.
+json_text() {
+  sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | sed -e ':a' -e '$!{' -e 'N' -e 'ba' -e '}' -e 's/\n/\\n/g'
+}
+
+utc_time() {
+  date -u +%Y-%m-%dT%H:%M:%SZ
+}

@@ -1,0 +1,41 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# What a host tells the operator, over the bus.
+
+# put_patiently KEY VALUE: Consul may be restarting, so a report that it did not take is tried again.
+put_patiently() {
+  read_clock
+  put_deadline=$((clock + report_seconds))
+  until kv_put "$1" "$2"; do
+    read_clock
+    if [ "$clock" -ge "$put_deadline" ]; then
+      say "Consul did not take $1: $kv_problem. May this host's token write there (key_prefix write)?"
+      return 1
+    fi
+    sleep 1
+  done
+}
+
+# report STATE REASON LOG: says that this host has reached a state of this deployment.
+report() {
+  report_value=$(
+    printf '{"time": "%s", "reason": "%s", "log": "%s"}' "$(utc_time)" \
+      "$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)" "$(printf '%s' "$3" | json_text)"
+  )
+  put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/$1" "$report_value"
+}
+
+# tell_serving RELEASE VERIFIED: the host's last word, what `current` points to now. RELEASE is empty if it is gone.
+tell_serving() {
+  serving_kept=
+  for serving_release in $(complete_releases); do
+    serving_kept="$serving_kept${serving_kept:+, }\"$serving_release\""
+  done
+  serving_name=null
+  if [ -n "$1" ]; then
+    serving_name="\"$(printf '%s' "$1" | clean_lines | json_text)\""
+  fi
+  put_patiently "$consul_prefix/serving/$role/$node" "$(
+    printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s, "releases": [%s]}' \
+      "$serving_name" "$deployment" "$(utc_time)" "$2" "$serving_kept"
+  )"
+}

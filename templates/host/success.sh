@@ -1,0 +1,17 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Phase `success`: the release serves, and everything that follows may fail without harm.
+
+cd /
+# stretcher's log is on stdin: taken off, so that it never waits for us, and of no further use.
+cat >/dev/null
+exec </dev/null
+name_run
+if find_node; then
+  report verified "$release serves" '' || :
+  tell_serving "$release" true || :
+else
+  say "$node_problem"
+fi
+hook_directory=$release_path
+success_hooks run_hook || say "$hook_problem"
+drop_lock

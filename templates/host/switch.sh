@@ -1,0 +1,150 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# `current`: pointing it to a release, and back.
+
+# point_current TARGET: at once, so that no request ever finds nothing.
+point_current() {
+  ln -sfT -- "$1" "$room/current.new" && mv -fT -- "$room/current.new" "$current_path"
+}
+
+# Sets current_target to where `current` points, `-` if there is none. Fails if it is no link.
+read_current() {
+  current_target=-
+  if [ -L "$current_path" ]; then
+    current_target=$(readlink "$current_path")
+  elif [ -e "$current_path" ]; then
+    current_problem="$current_path is a directory or a file, not a link to a release; move it away"
+    return 1
+  fi
+}
+
+# directory_of TARGET: prints the directory that a target of `current` means.
+directory_of() {
+  case $1 in
+    /*) printf '%s\n' "$1" ;;
+    *) printf '%s\n' "$deploy_to/$1" ;;
+  esac
+}
+
+# What proves the release that serves, as its own deployment said it: kept, because an undo has to restart and prove that
+# release, not the new one. A file per text, so that nothing needs quoting.
+keep_kit() {
+  rm -rf -- "$room/kit.new"
+  mkdir -- "$room/kit.new" &&
+    printf '%s' "releases/$release" >"$room/kit.new/target" &&
+    printf '%s' "$verify_pid_file" >"$room/kit.new/pid_file" &&
+    printf '%s' "$verify_url" >"$room/kit.new/url" &&
+    printf '%s' "$verify_expect" >"$room/kit.new/expect" &&
+    printf '%s' "$verify_command" >"$room/kit.new/command" &&
+    kit_count=1000 &&
+    restart_commands keep_restart &&
+    rm -rf -- "$room/kit" &&
+    mv -T -- "$room/kit.new" "$room/kit"
+}
+
+keep_restart() {
+  kit_count=$((kit_count + 1))
+  printf '%s' "$2" >"$room/kit.new/restart.$kit_count"
+}
+
+# read_kit NAME: sets kit_text. The dot keeps trailing line breaks.
+read_kit() {
+  kit_text=$(cat -- "$room/kit/$1" && printf .) || return 1
+  kit_text=${kit_text%.}
+}
+
+# take_kit TARGET: sets the proof to the kept one of that release. Without one, as after another tool's release: our own
+# proof as far as it says nothing about our release.
+take_kit() {
+  if read_kit target 2>/dev/null && [ "$kit_text" = "$1" ]; then
+    read_kit pid_file && verify_pid_file=$kit_text
+    read_kit url && verify_url=$kit_text
+    read_kit expect && verify_expect=$kit_text
+    read_kit command && verify_command=$kit_text
+    return 0
+  fi
+  verify_expect=
+  return 1
+}
+
+# Restarts by the kept commands of the release that `current` points to again; by our own if there are none.
+restart_kept() {
+  if [ "$kit_kept" = no ]; then
+    restart_commands run_restart
+    return
+  fi
+  for kit_file in "$room"/kit/restart.*; do
+    [ -f "$kit_file" ] || continue
+    read_kit "${kit_file##*/}" && run_restart "restart of the previous release" "$kit_text" || return 1
+  done
+}
+
+run_restart() {
+  restarted=yes
+  run_hook "$1" "$2"
+}
+
+# undo_switch: for the switch that read_switch found. Sets undone, a sentence, and serving_now and proven for the host's
+# last word. Leaves the record in place if `current` could not be put back, for the next run or the boot unit.
+undo_switch() {
+  proven=false
+  serving_now=$switch_release
+  if ! read_current; then
+    undone="not undone: $current_problem"
+    return
+  fi
+  if [ "$current_target" != "releases/$switch_release" ] && [ "$current_target" != "$switch_previous" ]; then
+    serving_now=${current_target##*/}
+    undone="not undone: somebody has pointed $current_path to $current_target meanwhile"
+    finish_switch failed
+    return
+  fi
+  if [ "$switch_previous" = - ]; then
+    if ! rm -f -- "$current_path"; then
+      undone="not undone: $current_path can't be removed"
+      return
+    fi
+    serving_now=
+    undone="it was the first deployment here: $current_path is removed"
+    finish_switch failed
+    return
+  fi
+  verify_path=$(directory_of "$switch_previous")
+  if [ ! -d "$verify_path" ]; then
+    undone="not undone: the previous release $verify_path is gone"
+    finish_switch failed
+    return
+  fi
+  if ! point_current "$switch_previous"; then
+    undone="not undone: $current_path can't be put back to $switch_previous"
+    return
+  fi
+  serving_now=${switch_previous##*/}
+  kit_kept=yes
+  take_kit "$switch_previous" || kit_kept=no
+  hook_directory=$verify_path
+  restarted=no
+  take_stamp
+  if ! restart_kept; then
+    undone="put back to $serving_now, but its restart failed: $hook_problem"
+  else
+    # Where nothing restarts, the old processes have simply stayed.
+    [ "$restarted" = yes ] || stamp=0
+    if verify_release; then
+      proven=true
+      undone="put back to $serving_now, which is proven to serve again"
+    else
+      undone="put back to $serving_now, which is NOT proven to serve: $doubt"
+    fi
+  fi
+  finish_switch failed
+}
+
+# finish_switch OUTCOME: the switch under way is over. On a full disk the record itself becomes the last word: it begins
+# with the same id.
+finish_switch() {
+  if write_state last "$switch_deployment $1 $switch_release"; then
+    rm -f -- "$room/switch"
+  else
+    mv -f -- "$room/switch" "$room/last"
+  fi
+}

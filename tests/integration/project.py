@@ -1,0 +1,192 @@
+"""A user's project in a folder of its own, with a repository, deployed to the playground by the real `fab`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploytool.playground import Application, Playground, PlaygroundRole
+
+TINY = Application("tiny", (PlaygroundRole("web", ("app1", "app2", "app3")), PlaygroundRole("batch", ("app3",))))
+
+FABFILE = "from deploytool.tasks import namespace\n"
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a `fab` command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+    def verdicts(self) -> dict[str, str]:
+        """host/role → verdict"""
+        return {f"{host['host']}/{host['role']}": host["verdict"] for host in self.json["hosts"]}
+
+
+class Repository:
+    """A git repository that a test writes to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.name", "Tester")
+        self.git("config", "user.email", "tester@localhost")
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(self.directory), *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, files: Mapping[str, str], message: str = "a change") -> str:
+        """Write the files and commit; returns the revision."""
+        for name, content in files.items():
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
+
+class Project:
+    """A folder with `fabfile.py` and `config/`, for an application of the playground."""
+
+    def __init__(
+        self, playground: Playground, directory: Path, application: Application = TINY, repository: Path | None = None
+    ) -> None:
+        self.playground = playground
+        self.application = application
+        self.directory = directory / "project"
+        (self.directory / "config").mkdir(parents=True)
+        (self.directory / "fabfile.py").write_text(FABFILE)
+        (self.directory / "config/deploy.yml").write_text("")
+        self.repository = Repository(repository or directory / "repository")
+        self.revision = self.repository.commit({"README": "hello\n"}, "first")
+        settings = playground.settings_for(application, self.repository.directory)
+        settings["wait"] = {"fetch_seconds": 30, "activate_seconds": 60, "hook_seconds": 10, "stable_seconds": 0}
+        settings["linked_files"] = []
+        self.settings: dict[str, Any] = settings
+        self.write()
+
+    def write(self, environment: str = "playground") -> None:
+        text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        (self.directory / "config" / f"{environment}.yml").write_text(text)
+
+    def change(self, change: Change) -> None:
+        """Change the settings by a function, and write them."""
+        change(self.settings)
+        self.write()
+
+    def role(self, name: str) -> dict[str, Any]:
+        role = self.settings["roles"][name]
+        assert isinstance(role, dict)
+        return role
+
+    def environment(self) -> dict[str, str]:
+        # The operator's machine has no S3 keys and no Consul: they must not come from there.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CONSUL_"))}
+        return {**kept, "COLUMNS": "200"}
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+        """`fab ARGUMENTS`, running."""
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / "fab"), *arguments],
+            cwd=self.directory,
+            env={**self.environment(), **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def fab(self, *arguments: str, env: Mapping[str, str] | None = None, timeout_seconds: float = 180) -> Result:
+        """`fab ARGUMENTS`, to its end. A traceback is a failure of the test, whatever the exit code."""
+        process = self.start(*arguments, env=env)
+        try:
+            out, err = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{out}\n{err}") from None
+        assert "Traceback" not in err, err
+        return Result(process.returncode, out, err)
+
+    def deploy(self, *arguments: str) -> Result:
+        """A deploy that must go well."""
+        result = self.fab("playground", "deploy", "--json", *arguments)
+        assert result.code == 0, f"{result.out}\n{result.err}"
+        return result
+
+    # what the world looks like
+
+    def current(self, host: str, role: str = "web") -> str | None:
+        """The release that `current` points to on a host; None if there is none."""
+        link = self.playground.deploy_to_outside(host, role, self.application.name) / "current"
+        return os.path.basename(os.readlink(link)) if link.is_symlink() else None
+
+    def served(self) -> dict[str, str | None]:
+        """host/role → release, as it is on the hosts' disks"""
+        return {
+            f"{host}/{role.name}": self.current(host, role.name)
+            for role in self.application.roles
+            for host in role.hosts
+        }
+
+    def file(self, host: str, path: str, role: str = "web") -> Path:
+        """A file below a host's deploy_to, as seen from outside."""
+        return self.playground.deploy_to_outside(host, role, self.application.name) / path
+
+    def consul_keys(self, below: str = "") -> dict[str, str]:
+        """Keys of this application and environment with their values, without the prefix."""
+        import base64
+        import urllib.error
+        import urllib.request
+
+        prefix = f"deploytool/{self.application.name}/playground/{below}"
+        url = f"{self.playground.consul_address()}/v1/kv/{prefix}?recurse"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                entries = json.load(answer)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code != 404:
+                raise
+            return {}
+        return {
+            entry["Key"].removeprefix(f"deploytool/{self.application.name}/playground/"): base64.b64decode(
+                entry["Value"] or ""
+            ).decode()
+            for entry in entries
+        }
+
+    def wanted(self) -> dict[str, str]:
+        return self.consul_keys("wanted")
+
+    def objects(self) -> set[str]:
+        """Keys in the store, without the prefix."""
+        client = self.playground.s3_client()
+        prefix = f"{self.application.name}/"
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.playground.bucket, Prefix=prefix)
+        found = {entry["Key"].removeprefix(prefix) for page in pages for entry in page.get("Contents", [])}
+        client.close()
+        return found

@@ -1,0 +1,204 @@
+"""What the worker says to the real Consul: events of the largest size, compare-and-set, and what is taken back."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploytool.deployment import EVENT_BYTES, EVENT_ENVELOPE_BYTES
+from deploytool.playground import Playground
+from deploytool.worker import announcement
+from deploytool.worker.announcement import Announcement, watch_reports
+from deploytool.worker.consul import Consul
+from deploytool.worker.failure import Failure
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def consul(playground: Playground) -> Consul:
+    return Consul(playground.consul_address(), None)
+
+
+@pytest.fixture
+def prefix(consul: Consul) -> Iterator[str]:
+    made = f"deploytool/test-{uuid.uuid4().hex[:8]}/env"
+    yield made
+    consul.call("DELETE", f"/v1/kv/{made}", {"recurse": ""}, right="key_prefix write")
+
+
+def announce(consul: Consul, prefix: str, deployment: str, *, only_hosts: bool = False, **changes: Any) -> Announcement:
+    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": ["a"], **changes}
+    made = Announcement(consul, prefix, deployment, [role], only_hosts)
+    made.announce(wait=True)
+    return made
+
+
+def value(consul: Consul, key: str) -> str | None:
+    entry = consul.get(key)
+    return entry.value if entry else None
+
+
+@pytest.mark.parametrize("name", ["deploy_s_w_p", "deploy_www_production", "deploy_" + "n" * 26, "deploy_" + "n" * 60])
+def test_event_holds_what_we_say_and_at_most_three_bytes_more(consul: Consul, name: str) -> None:
+    room = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
+    assert consul.fire(name, "x" * room)
+    with pytest.raises(Failure):
+        consul.fire(name, "x" * (room + 4))
+
+
+def test_announcing_writes_the_barrier_and_what_is_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "wait 0"
+
+
+def test_abort_puts_back_what_was_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").go("all")
+    second = announce(consul, prefix, "20260101T000002Zaaaa")
+    second.abort()
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/deployments/20260101T000002Zaaaa/web/go") == "abort"
+
+
+def test_abort_of_the_very_first_deployment_leaves_nothing_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+
+
+def test_abort_after_go_changes_nothing(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    made.go("all")
+    made.abort()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
+
+
+def test_abort_does_not_touch_what_somebody_else_has_announced_since(consul: Consul, prefix: str) -> None:
+    first = announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zbbbb")
+    first.abort()
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zbbbb s3://b/20260101T000002Zbbbb"
+
+
+def test_deployment_aborts_one_that_is_still_open(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zaaaa")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_older_deployment_can_not_be_announced_over_a_newer_one(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000002Zaaaa").go("all")
+    with pytest.raises(Failure, match="a newer deployment, 20260101T000002Zaaaa, has been announced"):
+        announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+
+
+def test_of_two_announced_at_once_one_wins_and_the_other_says_so(consul: Consul, prefix: str) -> None:
+    outcomes: list[str] = []
+    start = threading.Barrier(4)
+
+    def attempt(number: int) -> None:
+        start.wait()
+        try:
+            announce(consul, prefix, f"2026010{number}T000002Zaaaa")
+            outcomes.append(f"2026010{number}T000002Zaaaa")
+        except Failure:
+            outcomes.append("lost")
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [name for name in outcomes if name != "lost"]
+    assert won
+    wanted = value(consul, f"{prefix}/wanted/web")
+    assert wanted is not None
+    assert wanted.split(" ")[0] == max(won)
+
+
+def test_single_hosts_are_wanted_apart_and_a_whole_deployment_ends_that(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").go("all")
+    announce(consul, prefix, "20260101T000002Zaaaa", only_hosts=True).go("all")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/wanted/web/a") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+    whole = announce(consul, prefix, "20260101T000003Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web/a") is None
+    whole.abort()
+    assert value(consul, f"{prefix}/wanted/web/a") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+
+
+def test_role_whose_name_begins_alike_is_another_role(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa", role="web2")
+    announce(consul, prefix, "20260101T000002Zaaaa")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web2/go") == "wait 0"
+
+
+def test_barrier_counts_only_while_the_operator_is_heard(
+    consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcement, "TICK_SECONDS", 0.0)
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    made.tick(heard_seconds_ago=1)
+    made.tick(heard_seconds_ago=1)
+    assert value(consul, go) == "wait 2"
+    made.tick(heard_seconds_ago=31)
+    assert value(consul, go) == "wait 2"
+    made.go("all")
+    made.tick(heard_seconds_ago=1)
+    assert value(consul, go) == "go all"
+
+
+def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    news: list[dict[str, str]] = []
+    ended = threading.Event()
+    watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", news.extend, ended))
+    watching.start()
+    hosts = f"{prefix}/deployments/20260101T000001Zaaaa/web/hosts"
+    try:
+        for host, text in (("a", "one"), ("b", "two"), ("a", "three")):
+            consul.put(f"{hosts}/{host}/fetched", text)
+            deadline = time.monotonic() + 10
+            while not news or news[-1]["value"] != text:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        ended.set()
+        consul.put(f"{hosts}/z/fetched", "wakes the watch")
+        watching.join(20)
+    told = [(item["host"], item["value"]) for item in news if item["host"] != "z"]
+    assert told == [("a", "one"), ("b", "two"), ("a", "three")]
+
+
+def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:
+    # SeaweedFS answers 403 to whom it does not know, as Consul does.
+    with pytest.raises(Failure, match="Consul refused GET"):
+        Consul(playground.endpoint_url, None).hosts({"nodes": ["app1"]})
+
+
+def test_missing_token_file_has_a_sentence(playground: Playground) -> None:
+    with pytest.raises(Failure, match="token file /no/such/token on the build server can't be read"):
+        Consul(playground.consul_address(), "/no/such/token")
+
+
+def test_hosts_are_chosen_by_metadata_service_and_name(playground: Playground, consul: Consul) -> None:
+    assert consul.hosts({"node_meta": {"role": "web"}}) == (["app1", "app2", "app3"], [])
+    assert consul.hosts({"nodes": ["app3"]}) == (["app3"], [])
+    assert consul.hosts({"node_meta": {"role": "web", "nothing": "such"}}) == ([], [])
+    body = b'{"Name": "deploytool-test", "Port": 1}'
+    for path, data in (("register", body), ("deregister/deploytool-test", b"")):
+        url = f"{playground.consul_address('app2')}/v1/agent/service/{path}"
+        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=10).close()
+        if data:
+            deadline = time.monotonic() + 10
+            while consul.hosts({"service": "deploytool-test"}) != (["app2"], []):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)

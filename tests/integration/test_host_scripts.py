@@ -1,0 +1,1062 @@
+"""The host scripts, run for real: by the real stretcher, with the real tar and rsync, on manifests rendered by us.
+
+Most tests speak to a stand-in for the `consul` command (`tests/fixtures/consul`), which can be made to fail at will;
+the last ones to a real agent.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from deploytool.manifest import HostCommand, Phase, RoleManifest, check_manifest, manifest_url, render
+from deploytool.playground.parts import Parts, find_or_install
+from deploytool.release import DeploymentId, Release, ReleaseId, Revision
+
+pytestmark = pytest.mark.integration
+
+PREFIX = "deploytool/shop/production"
+OLD, NEW = "20261123T060000Z-aaaaaaa", "20261123T070000Z-bbbbbbb"
+FIRST, SECOND, THIRD = "20261123T060100Zaaaa", "20261123T070100Zbbbb", "20261123T080100Zcccc"
+
+#: Stops the app's process and starts another one from the release: what a real restart does, in three lines.
+RESTART = """kill "$(cat ../../shared/app.pid 2>/dev/null)" 2>/dev/null
+sleep 300 >/dev/null 2>&1 &
+echo $! >../../shared/app.pid"""
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    return find_or_install(print)
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run of stretcher left behind."""
+
+    log: str
+    exit_status: int
+    reports: dict[str, dict[str, str]]
+
+
+@dataclass(slots=True)
+class Host:
+    """A pretend app server with its own deploy_to, store and bus."""
+
+    home: Path
+    parts: Parts
+    deploy_to: Path
+    environment: dict[str, str]
+    changes: dict[str, Any] = field(default_factory=dict)
+    started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    tree: dict[str, str] = field(default_factory=lambda: {"app.py": "print('hello')\n", "config/app.yml": "a: 1\n"})
+
+    # the bus
+
+    def key(self, key: str) -> Path:
+        return Path(self.environment["FAKE_CONSUL"]) / f"{PREFIX}/{key}".replace("/", "%")
+
+    def put(self, key: str, value: str) -> None:
+        beside = self.home / "beside"
+        beside.write_text(value)
+        beside.rename(self.key(key))
+
+    def go(self, deployment: str, value: str) -> None:
+        self.put(f"deployments/{deployment}/web/go", value)
+
+    def want(self, deployment: str) -> None:
+        self.put("wanted/web", f"{deployment} file:///somewhere")
+
+    def mark(self, name: str) -> Path:
+        return Path(self.environment["FAKE_CONSUL"]) / name
+
+    def reports(self, deployment: str) -> dict[str, dict[str, str]]:
+        start = f"{PREFIX}/deployments/{deployment}/web/hosts/app1/".replace("/", "%")
+        kv = Path(self.environment["FAKE_CONSUL"])
+        return {p.name.removeprefix(start): json.loads(p.read_text()) for p in kv.iterdir() if p.name.startswith(start)}
+
+    # stretcher
+
+    def manifest(self, deployment: str, release: str) -> RoleManifest:
+        archive = self.home / "store" / release / "shop.tar.gz"
+        if not archive.exists():
+            archive.parent.mkdir(parents=True)
+            with tarfile.open(archive, "w:gz") as tar:
+                for name, content in {"REVISION": release[-7:], **self.tree}.items():
+                    info = tarfile.TarInfo(f"./{name}")
+                    info.size = len(content.encode())
+                    tar.addfile(info, io.BytesIO(content.encode()))
+        content = archive.read_bytes()
+        manifest = RoleManifest(
+            application="shop",
+            environment="production",
+            role="web",
+            release=Release(
+                id=ReleaseId(release),
+                application="shop",
+                revision=Revision(release[-7:] + "0" * 33),
+                branch="main",
+                built_at="2026-11-23T06:00:00Z",
+                built_by="test",
+                build_key="0" * 64,
+                compression="gzip",
+                checksum=hashlib.sha256(content).hexdigest(),
+                size_bytes=len(content),
+                unpacked_bytes=1000,
+            ),
+            deployment=DeploymentId(deployment),
+            src=manifest_url(f"file://{self.home}/store", f"{release}/shop.tar.gz"),
+            deploy_to=str(self.deploy_to),
+            keep_releases=2,
+            linked_dirs=(),
+            linked_files=(),
+            restart=(),
+            hooks={"pre": (), "post": (), "success": (), "failure": ()},
+            verify_pid_file="",
+            verify_url="",
+            verify_expect="",
+            verify_command="",
+            hook_seconds=4,
+            stable_seconds=1,
+        )
+        return replace(manifest, **self.changes)
+
+    def log_of(self, number: int) -> Path:
+        return self.home / f"{number}.log"
+
+    def start(self, deployment: str, release: str) -> "subprocess.Popen[bytes]":
+        text = render(self.manifest(deployment, release), None)
+        check_manifest(text)
+        path = self.home / f"{deployment}.yml"
+        path.write_text(text)
+        event = self.home / f"{deployment}.event"
+        event.write_text(manifest_url(f"file://{self.home}", path.name) + "\n")
+        # A file: a pipe that nobody reads yet would stop stretcher, which logs more than a pipe holds.
+        with event.open() as stdin, self.log_of(len(self.started)).open("w") as log:
+            process = subprocess.Popen(
+                [self.parts.stretcher],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.home,
+            )
+        self.started.append(process)
+        return process
+
+    def finish(self, process: "subprocess.Popen[bytes]", deployment: str) -> Run:
+        process.wait(60)
+        log = self.log_of(self.started.index(process)).read_text(errors="replace")
+        return Run(without_scripts(log), process.returncode, self.reports(deployment))
+
+    def run(self, deployment: str, release: str) -> Run:
+        return self.finish(self.start(deployment, release), deployment)
+
+    def deploy(self, deployment: str, release: str) -> Run:
+        """A whole deployment, as an operator without --wait announces it."""
+        self.go(deployment, "go all")
+        self.want(deployment)
+        return self.run(deployment, release)
+
+    # what came of it
+
+    @property
+    def current(self) -> str | None:
+        link = self.deploy_to / "current"
+        return os.readlink(link) if link.is_symlink() else None
+
+    @property
+    def last(self) -> str:
+        return (self.deploy_to / ".deploytool/last").read_text().strip()
+
+    @property
+    def app(self) -> int:
+        return int((self.deploy_to / "shared/app.pid").read_text())
+
+    def has_switch_record(self) -> bool:
+        return (self.deploy_to / ".deploytool/switch").exists()
+
+
+@pytest.fixture(params=["plain", 'it\'s $(id) "a b"'], ids=["plain", "nasty path"])
+def odd(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def host(tmp_path: Path, parts: Parts) -> Iterator[Host]:
+    made = make_host(tmp_path, parts, "www")
+    yield made
+    end_app(made)
+
+
+def make_host(home: Path, parts: Parts, name: str) -> Host:
+    (home / "kv").mkdir()
+    (home / "tmp").mkdir()
+    (home / "bin").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "fixtures/consul", home / "bin/consul")
+    (home / "bin/rsync").symlink_to(parts.rsync)
+    environment = {
+        "PATH": f"{home}/bin:{os.environ['PATH']}",
+        "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
+        "FAKE_CONSUL": str(home / "kv"),
+        "DEPLOYTOOL_NODE": "app1",
+        "DEPLOYTOOL_SILENCE_SECONDS": "3",
+        "DEPLOYTOOL_REPORT_SECONDS": "1",
+        "DEPLOYTOOL_LOCK_SECONDS": "2",
+    }
+    return Host(home, parts, home / name, environment)
+
+
+def without_scripts(log: str) -> str:
+    """stretcher's log without the texts of commands, which hold every word that a test may look for."""
+    log = re.sub(r"(?m)^.* Executing manifest .*$", "", log)
+    return re.sub(r"(?ms)^[^\n]*# deploytool \S+ [a-z]+ begin$.*?^# deploytool \S+ [a-z]+ end", "<script>", log)
+
+
+def end_app(host: Host) -> None:
+    for process in host.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    for file in host.home.glob("*/shared/*.pid"):
+        with suppress(ValueError, ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+def command(text: str, label: str = "roles.web.hooks.x[0]") -> tuple[HostCommand, ...]:
+    return (HostCommand(label, text),)
+
+
+def hooks(**given: str) -> dict[Phase, tuple[HostCommand, ...]]:
+    none: dict[Phase, tuple[HostCommand, ...]] = {"pre": (), "post": (), "success": (), "failure": ()}
+    phases: tuple[Phase, ...] = ("pre", "post", "success", "failure")
+    return none | {name: command(given[name], f"roles.web.hooks.{name}[0]") for name in phases if name in given}
+
+
+def until(what: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+# good runs
+
+
+def test_host_switches_and_reports_each_state(tmp_path: Path, parts: Parts, odd: str) -> None:
+    host = make_host(tmp_path, parts, odd)
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    try:
+        run = host.deploy(FIRST, OLD)
+        assert set(run.reports) == {"fetched", "activated", "verified"}, run.log
+        assert host.current == f"releases/{OLD}"
+        assert (host.deploy_to / "current/REVISION").read_text() == OLD[-7:]
+        assert os.readlink(f"/proc/{host.app}/cwd") == str(host.deploy_to / "releases" / OLD)
+        assert host.last == f"{FIRST} verified {OLD}"
+        serving = json.loads(host.key("serving/web/app1").read_text())
+        assert serving["release"] == OLD
+        assert serving["deployment"] == FIRST
+        assert serving["releases"] == [OLD]
+        assert serving["verified"] is True
+        assert (host.deploy_to / ".deploytool/owner").read_text() == "shop production web\n"
+        assert list((host.deploy_to / "incoming").iterdir()) == []
+        assert not (host.deploy_to / ".deploytool/lock").is_symlink()
+        assert not host.has_switch_record()
+    finally:
+        end_app(host)
+
+
+def test_second_release_replaces_the_processes_of_the_first(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    before = host.app
+    run = host.deploy(SECOND, NEW)
+    assert "verified" in run.reports
+    assert host.app != before
+    assert os.readlink(f"/proc/{host.app}/cwd") == str(host.deploy_to / "releases" / NEW)
+
+
+def test_release_that_is_there_already_is_used_again(host: Host) -> None:
+    host.deploy(FIRST, OLD)
+    host.deploy(SECOND, NEW)
+    inode = (host.deploy_to / "releases" / OLD).stat().st_ino
+    assert "verified" in host.deploy(THIRD, OLD).reports
+    assert (host.deploy_to / "releases" / OLD).stat().st_ino == inode
+    assert host.current == f"releases/{OLD}"
+
+
+def test_old_releases_go_and_failed_ones_go_first(host: Host) -> None:
+    releases = [f"2026112{n}T000000Z-{n}000000" for n in range(6)]
+    ids = [f"2026112{n}T000100Zaaaa" for n in range(6)]
+    for n in range(3):
+        host.deploy(DeploymentId(ids[n]), releases[n])
+    host.changes = {"hooks": hooks(post="false")}
+    host.deploy(ids[3], releases[3])
+    host.changes = {}
+    host.deploy(ids[4], releases[4])
+    left = sorted(path.name for path in (host.deploy_to / "releases").iterdir())
+    assert left == [releases[2], releases[4]]
+
+
+def test_foreign_directories_in_releases_stay(host: Host) -> None:
+    (host.deploy_to / "releases/20200101000000").mkdir(parents=True)
+    for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
+        host.deploy(deployment, release)
+    assert (host.deploy_to / "releases/20200101000000").is_dir()
+
+
+def test_shared_files_and_directories_take_the_place_of_tracked_ones(host: Host) -> None:
+    host.tree |= {"log/old.log": "x", "config/database.yml": "tracked"}
+    host.changes = {"linked_dirs": ("log", "tmp/it's pids"), "linked_files": ("config/database.yml",)}
+    (host.deploy_to / "shared/config").mkdir(parents=True)
+    (host.deploy_to / "shared/config/database.yml").write_text("shared")
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    current = host.deploy_to / "current"
+    assert (current / "config/database.yml").read_text() == "shared"
+    assert (current / "config/app.yml").exists()
+    assert os.readlink(current / "log") == str(host.deploy_to / "shared/log")
+    assert list((current / "log").iterdir()) == []
+    assert (current / "tmp/it's pids").is_dir()
+    # Once more, with the copy that is there: the links stay.
+    assert "verified" in host.deploy(SECOND, OLD).reports
+    assert (current / "config/database.yml").read_text() == "shared"
+
+
+def test_hooks_of_all_phases_run_with_the_right_directory_and_no_input(host: Host) -> None:
+    hook = 'printf "%s %s\\n" "$(pwd -P)" "$(cat | wc -c)" >>../places || echo "$PWD" >>/dev/null'
+    host.changes = {"hooks": hooks(pre=hook, post=f"cd ../..; {hook}", success=f"cd ../..; {hook}")}
+    host.deploy(FIRST, OLD)
+    assert (host.home / "places").read_text().splitlines() == [f"{host.deploy_to} 0"] * 3
+
+
+def test_hooks_inherit_no_open_files_but_the_three(host: Host) -> None:
+    host.changes = {"hooks": hooks(pre=f"ls -l /proc/self/fd >{host.home}/fds")}
+    host.deploy(FIRST, OLD)
+    lines = (host.home / "fds").read_text().splitlines()[1:]
+    # 3 is the directory that ls itself reads.
+    assert [line.split()[8] for line in lines] == ["0", "1", "2", "3"]
+    assert "/dev/null" in lines[0]
+
+
+def test_daemon_left_behind_by_a_restart_does_not_block_stretcher(host: Host) -> None:
+    host.changes = {"restart": command("echo started; sleep 60 & echo $! >../../shared/app.pid")}
+    began = time.monotonic()
+    run = host.deploy(FIRST, OLD)
+    assert "verified" in run.reports
+    assert time.monotonic() - began < 20
+    os.kill(host.app, 0)
+
+
+NASTY_HOOKS = [
+    'echo "status: ok"',
+    'printf "%s\\n" -H "X-A: 1" http://127.0.0.1/ # notify',
+    "[ -f /etc/hosts ] && echo yes",
+    "{ echo a; echo b; }",
+    "echo */5 is not an alias",
+    '"printf" first',
+    "echo `date +%Y | sed s/.*/x/`",
+    "if true; then\n  echo three\nfi",
+    'echo "a\tb"',
+    "echo yes",
+    "echo docker ps --format '{{.Names}}' '{{{' }}",
+    "echo 'ends with spaces'  \n\n",
+    "\n  echo begins with a line break",
+    "echo é 漢字 😀 \u2028 \x85 \ufeff | od -An -tx1",
+    "echo '\\' \"\\\\\" $(echo sub) ${HOME:+set}",
+    "echo '%s %d' '# deploytool x pre begin'",
+    "printf 'a\\n\\n# not a comment\\n'\n\t\n# a comment",
+    "yes | head -n 2",
+]
+
+
+def test_hooks_arrive_at_the_shell_exactly(host: Host) -> None:
+    wrapper = host.home / "bin/sh"
+    # The shell that stretcher and `timeout` find notes each text it is given.
+    wrapper.write_text(
+        '#!/bin/sh\nif [ "$1" = -c ]; then printf "%s\\0" "$2" >>"$FAKE_CONSUL/../texts"; fi\nexec /bin/sh "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    labelled = tuple(HostCommand(f"roles.web.hooks.post[{n}]", text) for n, text in enumerate(NASTY_HOOKS))
+    host.changes = {"hooks": hooks() | {"post": labelled}}
+    run = host.deploy(FIRST, OLD)
+    assert "verified" in run.reports, run.log
+    texts = (host.home / "texts").read_bytes().decode().split("\0")
+    assert [text for text in texts if text in NASTY_HOOKS] == NASTY_HOOKS
+
+
+# the guard
+
+
+def test_replayed_event_changes_nothing(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    app, kv = host.app, sorted(path.name for path in host.mark(".").iterdir())
+    times = {path.name: path.stat().st_mtime_ns for path in host.mark(".").iterdir() if path.name[0] != "."}
+    run = host.run(FIRST, OLD)
+    assert host.app == app
+    assert "replay" in run.log
+    assert sorted(path.name for path in host.mark(".").iterdir()) == kv
+    assert {p.name: p.stat().st_mtime_ns for p in host.mark(".").iterdir() if p.name[0] != "."} == times
+
+
+def test_replay_with_the_archive_gone_neither_undoes_nor_reports(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    app = host.app
+    process_manifest = host.home / f"{FIRST}.yml"
+    shutil.move(host.home / "store", host.home / "gone")
+    url = manifest_url(f"file://{host.home}", process_manifest.name)
+    done = subprocess.run(
+        [host.parts.stretcher], input=url, env=host.environment, capture_output=True, text=True, timeout=60
+    )
+    assert "replay" in done.stdout
+    assert host.app == app
+    assert host.current == f"releases/{OLD}"
+    assert set(host.reports(FIRST)) == {"fetched", "activated", "verified"}
+
+
+def test_old_event_after_a_newer_deployment_changes_nothing(host: Host) -> None:
+    host.deploy(SECOND, NEW)
+    host.go(FIRST, "go all")
+    run = host.run(FIRST, OLD)
+    assert host.current == f"releases/{NEW}"
+    assert run.reports == {}
+
+
+def test_deployment_that_is_no_longer_wanted_is_superseded(host: Host) -> None:
+    host.go(FIRST, "go all")
+    host.want(SECOND)
+    run = host.run(FIRST, OLD)
+    assert set(run.reports) == {"superseded"}
+    assert SECOND in run.reports["superseded"]["reason"]
+    assert host.current is None
+
+
+def test_host_that_is_not_meant_says_nothing(host: Host) -> None:
+    host.want(FIRST)
+    host.go(SECOND, "go all")
+    run = host.run(SECOND, NEW)
+    assert run.reports == {}
+    assert "not meant" in run.log
+    assert host.current is None
+
+
+def test_host_that_is_wanted_by_name_takes_part(host: Host) -> None:
+    host.want(FIRST)
+    host.put("wanted/web/app1", f"{SECOND} file:///x")
+    host.put("wanted/web/app10", f"{THIRD} file:///x")
+    host.go(SECOND, "go app1 app2")
+    assert "verified" in host.run(SECOND, NEW).reports
+
+
+def test_aborted_deployment_is_not_begun(host: Host) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "abort")
+    assert set(host.run(FIRST, OLD).reports) == {"aborted"}
+    assert host.current is None
+
+
+def test_silently_denied_read_names_the_missing_right(host: Host) -> None:
+    host.go(FIRST, "go all")
+    run = host.run(FIRST, OLD)
+    assert "key_prefix read" in run.reports["failed"]["reason"]
+
+
+def test_denied_report_names_the_missing_right(host: Host) -> None:
+    host.want(FIRST)
+    host.mark(".deny").touch()
+    run = host.run(FIRST, OLD)
+    assert "key_prefix write" in run.log
+    assert host.current is None
+
+
+def test_unreachable_consul_is_told_from_an_absent_key(host: Host) -> None:
+    host.mark(".down").touch()
+    run = host.run(FIRST, OLD)
+    assert "connection refused" in run.log
+    assert "key_prefix read" not in run.log
+    assert host.current is None
+
+
+def test_directory_of_another_role_is_refused(host: Host) -> None:
+    host.deploy(FIRST, OLD)
+    host.changes = {"application": "blog"}
+    host.put("../../blog/production/wanted/web", "x")
+    host.go(SECOND, "go all")
+    run = host.run(SECOND, NEW)
+    assert "belongs to 'shop production web'" in run.log
+    assert host.current == f"releases/{OLD}"
+
+
+def test_directory_in_the_place_of_current_is_refused_before_anything_changes(host: Host) -> None:
+    (host.deploy_to / "current").mkdir(parents=True)
+    run = host.deploy(FIRST, OLD)
+    assert "not a link" in run.reports["failed"]["reason"]
+    assert "fetched" not in run.reports
+    assert list((host.deploy_to / "releases").iterdir()) == []
+
+
+def test_disk_too_small_is_said_before_unpacking(host: Host) -> None:
+    release = host.manifest(FIRST, OLD).release
+    host.changes = {"release": replace(release, unpacked_bytes=1 << 50)}
+    run = host.deploy(FIRST, OLD)
+    assert "too small" in run.reports["failed"]["reason"]
+    assert list((host.deploy_to / "incoming").iterdir()) == []
+
+
+def test_missing_linked_file_is_said_before_anything_changes(host: Host) -> None:
+    host.changes = {"linked_files": (".env",)}
+    run = host.deploy(FIRST, OLD)
+    assert f"there is no {host.deploy_to}/shared/.env" in run.reports["failed"]["reason"]
+    assert set(run.reports) == {"failed"}
+
+
+def test_corrupted_archive_is_reported_by_a_host_whose_pre_never_ran(host: Host) -> None:
+    host.go(FIRST, "go all")
+    host.want(FIRST)
+    release = host.manifest(FIRST, OLD).release
+    host.changes = {"release": replace(release, checksum="0" * 64)}
+    run = host.run(FIRST, OLD)
+    assert set(run.reports) == {"failed"}
+    assert "checksum mismatch" in run.reports["failed"]["reason"].lower()
+
+
+# the barrier
+
+
+def test_nothing_is_unpacked_before_go(host: Host) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    for beat in range(1, 5):
+        time.sleep(1)
+        host.go(FIRST, f"wait {beat}")
+    assert process.poll() is None
+    assert not (host.deploy_to / "incoming" / FIRST).exists()
+    host.go(FIRST, "go app2")
+    time.sleep(1)
+    assert process.poll() is None
+    host.go(FIRST, "go app2 app1")
+    assert "verified" in host.finish(process, FIRST).reports
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "sentence"),
+    [("abort", "aborted", "the operator has aborted"), ("", "aborted", "nothing was heard from the operator for 3 s")],
+    ids=["abort", "vanished operator"],
+)
+def test_host_leaves_the_barrier_without_a_change(host: Host, word: str, state: str, sentence: str) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "wait 7")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    if word:
+        host.go(FIRST, word)
+    run = host.finish(process, FIRST)
+    assert set(run.reports) == {"fetched", state}
+    assert sentence in run.reports[state]["reason"]
+    assert host.current is None
+
+
+def test_newer_deployment_frees_the_host_at_the_barrier(host: Host) -> None:
+    host.environment["DEPLOYTOOL_SILENCE_SECONDS"] = "30"
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    host.want(SECOND)
+    assert set(host.finish(process, FIRST).reports) == {"fetched", "superseded"}
+
+
+def test_consul_restarting_at_the_barrier_is_borne(host: Host) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    host.mark(".down").touch()
+    time.sleep(1.5)
+    host.go(FIRST, "go all")
+    host.mark(".down").unlink()
+    assert "verified" in host.finish(process, FIRST).reports
+
+
+def test_beats_that_a_stale_server_repeats_keep_no_host_waiting(host: Host) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "wait 5")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    deadline = time.monotonic() + 15
+    beat = 4
+    while process.poll() is None and time.monotonic() < deadline:
+        host.go(FIRST, f"wait {beat}")
+        beat = 9 - beat
+        time.sleep(0.3)
+    assert "aborted" in host.finish(process, FIRST).reports
+
+
+def test_second_stretcher_waits_for_the_first_and_finds_nothing_to_do(host: Host) -> None:
+    host.environment["DEPLOYTOOL_LOCK_SECONDS"] = "30"
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    first = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    second = host.start(FIRST, OLD)
+    time.sleep(0.5)
+    host.go(FIRST, "go all")
+    assert "verified" in host.finish(first, FIRST).reports
+    run = host.finish(second, FIRST)
+    assert "replay" in run.log
+    assert set(run.reports) == {"fetched", "activated", "verified"}
+
+
+def test_failed_download_of_a_second_stretcher_does_not_undo_the_first_ones_switch(host: Host) -> None:
+    host.changes = {"hooks": hooks(post=f"while [ ! -e {host.home}/on ]; do sleep 0.1; done")}
+    host.go(FIRST, "go all")
+    host.want(FIRST)
+    first = host.start(FIRST, OLD)
+    until(host.has_switch_record)
+    shutil.move(host.home / "store", host.home / "gone")
+    second = subprocess.run(
+        [host.parts.stretcher],
+        input=manifest_url(f"file://{host.home}", f"{FIRST}.yml"),
+        env=host.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "another stretcher is at this deployment" in second.stdout
+    (host.home / "on").touch()
+    run = host.finish(first, FIRST)
+    assert set(run.reports) == {"fetched", "activated", "verified"}
+    assert host.current == f"releases/{OLD}"
+
+
+def test_lock_of_a_killed_stretcher_is_taken_over(host: Host) -> None:
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    process.kill()
+    process.wait()
+    assert (host.deploy_to / ".deploytool/lock").is_symlink()
+    assert "verified" in host.deploy(SECOND, NEW).reports
+
+
+# failure and undo
+
+
+def test_failed_post_hook_on_the_first_deployment_removes_current(host: Host) -> None:
+    host.changes = {"hooks": hooks(post="echo 'tail \"of\" \\ log' >&2; exit 7")}
+    run = host.deploy(FIRST, OLD)
+    assert host.current is None
+    report = run.reports["failed"]
+    assert "hook roles.web.hooks.post[0] failed with exit status 7" in report["reason"]
+    assert "first deployment" in report["reason"]
+    assert 'tail "of" \\ log' in report["log"]
+    assert "verified" not in run.reports
+
+
+def test_failed_post_hook_puts_the_old_release_back_and_proves_it(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    host.changes |= {"hooks": hooks(post="exit 3", failure=f"touch {host.home}/failure-hook")}
+    run = host.deploy(SECOND, NEW)
+    assert host.current == f"releases/{OLD}"
+    assert f"put back to {OLD}, which is proven to serve again" in run.reports["failed"]["reason"]
+    assert os.readlink(f"/proc/{host.app}/cwd") == str(host.deploy_to / "releases" / OLD)
+    assert host.last == f"{SECOND} failed {NEW}"
+    assert (host.home / "failure-hook").exists()
+    serving = json.loads(host.key("serving/web/app1").read_text())
+    assert (serving["release"], serving["verified"]) == (OLD, True)
+    # And its replay does nothing.
+    assert "replay" in host.run(SECOND, NEW).log
+
+
+def test_undo_restarts_and_proves_the_old_release_by_its_own_words(host: Host) -> None:
+    restart = 'echo "$(pwd) OLD" >>../../shared/said; ' + RESTART
+    host.changes = {"restart": command(restart), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    host.changes = {
+        "restart": command('echo "$(pwd) NEW" >>../../shared/said'),
+        "verify_command": "false",
+        "hook_seconds": 1,
+    }
+    run = host.deploy(SECOND, NEW)
+    said = (host.deploy_to / "shared/said").read_text().splitlines()
+    releases = host.deploy_to / "releases"
+    assert said == [f"{releases / OLD} OLD", f"{releases / NEW} NEW", f"{releases / OLD} OLD"]
+    assert "proven to serve again" in run.reports["failed"]["reason"]
+
+
+def test_restart_that_leaves_the_old_process_is_found_out(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    host.changes["restart"] = command("echo reloaded")
+    run = host.deploy(SECOND, NEW)
+    reason = run.reports["failed"]["reason"]
+    assert "still runs in" in reason
+    assert OLD in reason
+    assert host.current == f"releases/{OLD}"
+
+
+def test_process_that_starts_and_dies_is_no_proof(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    host.changes |= {"restart": command(RESTART.replace("sleep 300", "sleep 1")), "stable_seconds": 2}
+    run = host.deploy(SECOND, NEW)
+    assert "does not run" in run.reports["failed"]["reason"]
+    assert host.current == f"releases/{OLD}"
+    assert "proven to serve again" in run.reports["failed"]["reason"]
+
+
+def test_same_release_again_needs_new_processes(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    host.changes["restart"] = command("true")
+    run = host.deploy(SECOND, OLD)
+    assert "runs since before the switch" in run.reports["failed"]["reason"]
+
+
+MASTER = """kill "$(cat ../../shared/app.pid 2>/dev/null)" 2>/dev/null
+cat >../../shared/master <<'END'
+cd "$1"
+(cd "$2" && exec sleep 300) &
+trap 'kill $!' TERM
+wait
+END
+sh ../../shared/master {master} "$PWD" >/dev/null 2>&1 &
+echo $! >../../shared/app.pid
+"""
+
+
+def test_master_may_stay_outside_if_its_workers_are_new(host: Host) -> None:
+    host.changes = {"restart": command(MASTER.replace("{master}", "/")), "verify_pid_file": "../../shared/app.pid"}
+    assert "verified" in host.deploy(FIRST, OLD).reports
+
+
+def test_name_of_a_process_with_parentheses_and_spaces_is_read_right(host: Host) -> None:
+    program = host.home / "a) S (b c"
+    shutil.copy("/bin/sleep", program)
+    restart = RESTART.replace("sleep 300", f"'{program}' 300")
+    host.changes = {"restart": command(restart), "verify_pid_file": "../../shared/app.pid"}
+    assert "verified" in host.deploy(FIRST, OLD).reports
+
+
+def test_missing_pid_file_is_no_proof(host: Host) -> None:
+    host.changes = {"verify_pid_file": "tmp/app.pid", "hook_seconds": 1}
+    run = host.deploy(FIRST, OLD)
+    assert "there is no pid in" in run.reports["failed"]["reason"]
+    assert "cannot open" not in run.log
+
+
+def test_hook_that_hangs_is_ended_and_named(host: Host) -> None:
+    host.changes = {"hooks": hooks(pre="sleep 50"), "hook_seconds": 1}
+    run = host.deploy(FIRST, OLD)
+    assert "hook roles.web.hooks.pre[0] was ended after 1 s" in run.reports["failed"]["reason"]
+
+
+def test_reports_are_json_whatever_a_hook_prints(host: Host) -> None:
+    printed = r"printf '\033[31mred\033[0m \001\377\376 tab\there caf\303\251 \"q\" \\ %s\r\n' "
+    host.changes = {"hooks": hooks(pre=printed + '"$(head -c 100000 /dev/zero | tr \\\\0 x)"; exit 1')}
+    run = host.deploy(FIRST, OLD)
+    log = run.reports["failed"]["log"]
+    assert r"red  tab here café \"q\" \ xxx" in log
+    assert len(log) < 16_000
+    assert "begin" not in log
+
+
+def test_log_tail_holds_no_script(host: Host) -> None:
+    host.changes = {"hooks": hooks(post="echo said; exit 1")}
+    run = host.deploy(FIRST, OLD)
+    log = run.reports["failed"]["log"]
+    assert "| said" in log
+    for script_word in ("kv_list", "point_current", "printf", "Executing manifest"):
+        assert script_word not in log
+
+
+def test_switch_cut_off_by_a_reboot_is_finished_by_the_same_deployment(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    cut_off(host)
+    host.changes["hooks"] = hooks()
+    assert "verified" in host.run(SECOND, NEW).reports
+    assert host.current == f"releases/{NEW}"
+    assert not host.has_switch_record()
+
+
+def test_switch_cut_off_by_a_reboot_is_undone_if_the_archive_is_gone(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    cut_off(host)
+    release = host.manifest(SECOND, NEW).release
+    host.changes |= {"hooks": hooks(), "release": replace(release, checksum="0" * 64)}
+    run = host.run(SECOND, NEW)
+    assert f"put back to {OLD}, which is proven to serve again" in run.reports["failed"]["reason"]
+    assert host.current == f"releases/{OLD}"
+
+
+def test_deployment_after_a_cut_off_switch_goes_back_to_what_was_proven(host: Host) -> None:
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    cut_off(host)
+    third = "20261123T080000Z-ccccccc"
+    host.changes["hooks"] = hooks(post="exit 1")
+    run = host.deploy(THIRD, third)
+    assert host.current == f"releases/{OLD}"
+    assert f"put back to {OLD}" in run.reports["failed"]["reason"]
+
+
+def cut_off(host: Host) -> None:
+    """The host is rebooted between the switch and its proof: everything that runs is killed."""
+    host.changes["hooks"] = hooks(post=f"echo $$ >{host.home}/hook.pid; exec sleep 100")
+    host.changes["hook_seconds"] = 60
+    host.go(SECOND, "go all")
+    host.want(SECOND)
+    process = host.start(SECOND, NEW)
+    until((host.home / "hook.pid").exists)
+    until(lambda: (host.home / "hook.pid").read_text().strip())
+    process.kill()
+    hook = int((host.home / "hook.pid").read_text())
+    script = parent_of(parent_of(hook))
+    for pid in (script, hook):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(20)
+    os.kill(host.app, signal.SIGKILL)
+    host.changes["hook_seconds"] = 4
+    assert host.current == f"releases/{NEW}"
+    assert host.has_switch_record()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_full_disk_is_reported(tmp_path: Path, parts: Parts) -> None:
+    host = make_host(tmp_path, parts, "www")
+    host.deploy_to.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.deploy_to)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.fail("this test needs the right to mount a tmpfs")
+    try:
+        host.deploy(FIRST, OLD)
+        host.tree = {"big": "x" * 400_000}
+        run = host.deploy(SECOND, NEW)
+        assert set(run.reports) == {"fetched", "failed"}, run.log
+        assert "No space left" in run.reports["failed"]["log"]
+        assert host.current == f"releases/{OLD}"
+        assert not (host.deploy_to / "incoming" / SECOND).exists()
+    finally:
+        subprocess.run(["umount", str(host.deploy_to)], check=True)
+
+
+# url and command
+
+
+@pytest.fixture
+def site() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
+    """A web server that answers what it is told to."""
+    answers: dict[str, tuple[int, str]] = {}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.get(self.path, (404, "none"))
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/login")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(params=["curl", "wget", "bash"])
+def client(request: pytest.FixtureRequest, host: Host) -> str:
+    """Leaves the host only one program that can fetch a URL."""
+    name = str(request.param)
+    only_programs(host, *{"curl": ["curl"], "wget": ["wget"], "bash": ["bash"]}[name])
+    return name
+
+
+#: Besides sh: coreutils, tar, rsync, sed and grep.
+PLAIN_PROGRAMS = (
+    *("sh", "cat", "tr", "cut", "date", "tail", "head", "timeout", "mkdir", "rm", "mv", "ln", "readlink", "sleep"),
+    *("sync", "expr", "df", "stat", "id", "sort", "ls", "base64", "dirname", "basename", "wc", "touch", "od", "uname"),
+    *("printf", "mktemp", "sed", "grep", "tar", "gzip"),
+)
+
+
+def only_programs(host: Host, *more: str) -> None:
+    """The host has nothing in PATH but what the tool may count on, and `more`."""
+    for name in (*PLAIN_PROGRAMS, *more):
+        program = shutil.which(name)
+        assert program, f"{name} is missing on this machine"
+        link = host.home / "bin" / name
+        if not link.exists():
+            link.symlink_to(program)
+    host.environment["PATH"] = str(host.home / "bin")
+
+
+def test_host_needs_only_sh_tar_rsync_coreutils_sed_and_grep(host: Host) -> None:
+    only_programs(host)
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    run = host.deploy(FIRST, OLD)
+    assert "verified" in run.reports, run.log
+    assert "not found" not in run.log
+    host.changes |= {"hooks": hooks(post="printf 'caf\\303\\251\\n'; exit 1")}
+    run = host.deploy(SECOND, NEW)
+    assert "proven to serve again" in run.reports["failed"]["reason"], run.log
+    assert "not found" not in run.log
+
+
+@pytest.mark.usefixtures("client")
+def test_url_must_answer_with_the_expected_text(host: Host, site: tuple[str, dict[str, tuple[int, str]]]) -> None:
+    url, answers = site
+    answers["/health?a=[1]"] = (200, "all is well at bbbbbbb\n")
+    host.changes = {"verify_url": f"{url}/health?a=[1]", "verify_expect": "bbbbbbb"}
+    run = host.deploy(FIRST, NEW)
+    assert "verified" in run.reports, run.reports
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    ("answer", "doubt"),
+    [((500, "bbbbbbb"), "not 2xx"), ((302, "bbbbbbb"), "not 2xx"), ((200, "aaaaaaa"), "answers without 'bbbbbbb'")],
+    ids=["500", "302", "old revision"],
+)
+def test_url_that_answers_otherwise_is_no_proof(
+    host: Host, site: tuple[str, dict[str, tuple[int, str]]], answer: tuple[int, str], doubt: str
+) -> None:
+    url, answers = site
+    answers["/"] = answer
+    answers["/login"] = (200, "bbbbbbb")
+    host.changes = {"verify_url": f"{url}/", "verify_expect": "bbbbbbb", "hook_seconds": 1}
+    run = host.deploy(FIRST, NEW)
+    assert doubt in run.reports["failed"]["reason"]
+
+
+def test_command_that_fails_is_no_proof_and_says_why(host: Host) -> None:
+    host.changes = {"verify_command": "echo no luck; exit 4", "hook_seconds": 1}
+    run = host.deploy(FIRST, NEW)
+    assert "verify.command ends with exit status 4: no luck" in run.reports["failed"]["reason"]
+
+
+# other shells
+
+
+def test_everything_works_with_bash_as_sh(host: Host) -> None:
+    bash = shutil.which("bash")
+    assert bash
+    (host.home / "bin/sh").symlink_to(bash)
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    host.changes["hooks"] = hooks(post="exit 1")
+    assert "proven to serve again" in host.deploy(SECOND, NEW).reports["failed"]["reason"]
+
+
+# the real Consul
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def agent(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real agent whose node name differs from the machine's; its address."""
+    http, lan, wan, server = free_ports(4)
+    log = (tmp_path_factory.mktemp("consul") / "log").open("w")
+    arguments = ["agent", "-dev", "-node", "real-node", "-bind", "127.0.0.1", "-dns-port", "-1", "-grpc-port", "-1"]
+    ports = ["-http-port", http, "-serf-lan-port", lan, "-serf-wan-port", wan, "-server-port", server]
+    process = subprocess.Popen([parts.consul, *arguments, *map(str, ports)], stdout=log, stderr=log)
+    address = f"127.0.0.1:{http}"
+    try:
+
+        def leads() -> bool:
+            with suppress(OSError), urllib.request.urlopen(f"http://{address}/v1/status/leader") as answer:
+                return len(answer.read()) > 2
+            return False
+
+        until(leads, 30)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+@pytest.fixture
+def real_host(host: Host, parts: Parts, agent: str) -> Host:
+    (host.home / "bin/consul").unlink()
+    (host.home / "bin/consul").symlink_to(parts.consul)
+    del host.environment["DEPLOYTOOL_NODE"]
+    host.environment["CONSUL_HTTP_ADDR"] = agent
+    return host
+
+
+def consul(host: Host, *arguments: str) -> str:
+    run = [host.parts.consul, "kv", *arguments]
+    return subprocess.run(run, env=host.environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("program", ["bash", "curl", "wget"])
+def test_host_finds_its_name_and_its_go_in_a_real_consul(real_host: Host, program: str) -> None:
+    host = real_host
+    only_programs(host, program)
+    consul(host, "delete", "-recurse", PREFIX)
+    consul(host, "put", f"{PREFIX}/wanted/web", f"{FIRST} file:///x")
+    consul(host, "put", f"{PREFIX}/deployments/{FIRST}/web/go", "wait 0")
+    process = host.start(FIRST, OLD)
+    hosts = f"{PREFIX}/deployments/{FIRST}/web/hosts/real-node"
+    until(lambda: "fetched" in consul(host, "get", "-keys", f"{hosts}/"))
+    consul(host, "put", f"{PREFIX}/deployments/{FIRST}/web/go", "go real-node")
+    run = host.finish(process, FIRST)
+    assert json.loads(consul(host, "get", f"{hosts}/verified"))["reason"] == f"{OLD} serves", run.log
+    assert json.loads(consul(host, "get", f"{PREFIX}/serving/web/real-node"))["release"] == OLD
+
+
+def test_absent_wanted_and_unreachable_consul_differ_with_the_real_one(real_host: Host) -> None:
+    host = real_host
+    consul(host, "delete", "-recurse", PREFIX)
+    host.run(FIRST, OLD)
+    failed = f"{PREFIX}/deployments/{FIRST}/web/hosts/real-node/failed"
+    assert "key_prefix read" in json.loads(consul(host, "get", failed))["reason"]
+    host.environment["CONSUL_HTTP_ADDR"] = "127.0.0.1:1"
+    run = host.run(FIRST, OLD)
+    assert "DEPLOYTOOL_NODE" in run.log
+    host.environment["DEPLOYTOOL_NODE"] = "real-node"
+    assert "connection refused" in host.run(FIRST, OLD).log

@@ -1,0 +1,123 @@
+"""Reports in, verdicts out."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploytool.fleet import Fleet, Report, State, Verdict, printable, read_report
+
+
+def fleet_of(*hosts: str) -> Fleet:
+    return Fleet({"web": hosts})
+
+
+def hear(fleet: Fleet, host: str, *states: State) -> None:
+    for number, state in enumerate(states):
+        fleet.hear(Report("web", host, state, reason=f"because {state}"), float(number))
+
+
+def test_host_that_said_nothing_is_silent() -> None:
+    result = fleet_of("app1").result("web", "app1")
+    assert (result.verdict, result.state, result.seconds) == (Verdict.SILENT, None, None)
+    assert "not a word" in result.reason
+
+
+def test_host_that_only_fetched_is_silent_and_its_state_is_kept() -> None:
+    fleet = fleet_of("app1")
+    hear(fleet, "app1", State.FETCHED)
+    result = fleet.result("web", "app1")
+    assert (result.verdict, result.state) == (Verdict.SILENT, State.FETCHED)
+
+
+def test_verified_host_is_verified_whatever_came_before() -> None:
+    fleet = fleet_of("app1")
+    hear(fleet, "app1", State.FETCHED, State.ACTIVATED, State.VERIFIED)
+    result = fleet.result("web", "app1")
+    assert (result.verdict, result.state, result.seconds) == (Verdict.VERIFIED, State.VERIFIED, 2.0)
+
+
+@pytest.mark.parametrize("weak", [State.ABORTED, State.SUPERSEDED])
+@pytest.mark.parametrize("strong", [State.FAILED, State.VERIFIED])
+def test_failed_and_verified_beat_aborted_and_superseded_in_any_order(weak: State, strong: State) -> None:
+    for order in ((weak, strong), (strong, weak)):
+        fleet = fleet_of("app1")
+        hear(fleet, "app1", *order)
+        assert fleet.result("web", "app1").verdict.value == strong.value
+
+
+def test_failed_host_keeps_the_state_it_reached_and_says_why() -> None:
+    fleet = fleet_of("app1")
+    hear(fleet, "app1", State.FETCHED, State.FAILED)
+    result = fleet.result("web", "app1")
+    assert (result.verdict, result.state, result.reason) == (Verdict.FAILED, State.FETCHED, "because failed")
+
+
+def test_host_that_was_not_expected_counts_for_nothing() -> None:
+    fleet = fleet_of("app1")
+    assert not fleet.hear(Report("web", "app9", State.FAILED), 0.0)
+    hear(fleet, "app1", State.VERIFIED)
+    assert fleet.bad() == ()
+    assert [result.host for result in fleet.unexpected()] == ["app9"]
+
+
+def test_same_host_in_two_roles_is_two_results() -> None:
+    fleet = Fleet({"web": ["app1"], "batch": ["app1"]})
+    hear(fleet, "app1", State.VERIFIED)
+    assert [(result.role, result.verdict) for result in fleet.bad()] == [("batch", Verdict.SILENT)]
+
+
+def test_worst_hosts_come_first() -> None:
+    fleet = fleet_of("a", "b", "c", "d")
+    hear(fleet, "a", State.VERIFIED)
+    hear(fleet, "b", State.ABORTED)
+    hear(fleet, "d", State.FAILED)
+    assert [result.host for result in fleet.bad()] == ["d", "c", "b"]
+
+
+def test_waiting_for_the_archive_ends_with_the_first_report_of_each_host() -> None:
+    fleet = fleet_of("app1", "app2")
+    hear(fleet, "app1", State.FETCHED)
+    assert fleet.waiting_for(fetched=True) == (("web", "app2"),)
+    assert fleet.waiting_for(fetched=False) == (("web", "app1"), ("web", "app2"))
+    hear(fleet, "app2", State.FAILED)
+    assert fleet.waiting_for(fetched=True) == ()
+
+
+def test_unknown_state_is_no_report() -> None:
+    assert read_report("web", "app1", "exploded", "{}") is None
+
+
+def test_report_that_is_no_json_is_kept_as_the_log() -> None:
+    report = read_report("web", "app1", "failed", "boom\nbang")
+    assert report is not None
+    assert report.log == ("boom", "bang")
+
+
+def test_report_keeps_only_the_last_twenty_lines() -> None:
+    value = json.dumps({"reason": "x", "log": "\n".join(str(number) for number in range(50))})
+    report = read_report("web", "app1", "failed", value)
+    assert report is not None
+    assert report.log == tuple(str(number) for number in range(30, 50))
+
+
+@given(st.text(), st.text(), st.sampled_from([state.value for state in State]))
+def test_no_report_can_move_the_cursor_or_forge_a_line(host: str, value: str, state: str) -> None:
+    report = read_report("web", host, state, value)
+    assert report is not None
+    for text in (report.host, report.reason, *report.log):
+        assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_any_json_is_read_without_a_crash(value: object) -> None:
+    assert read_report("web", "app1", "failed", json.dumps(value)) is not None
+
+
+def test_escape_sequences_are_made_visible() -> None:
+    assert "\x1b" not in printable("\x1b[2Jgone")
