@@ -1,3 +1,4 @@
+# make demo        the main job on this machine, without servers or root; make demo-down stops what it started
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
 # make check       all that CI does
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STATE ?= var/playground
 PYTEST_ARGS ?=
 
-.PHONY: help venv parts test lint check playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test lint check playground playground-down playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,6 +26,20 @@ $(VENV)/.stamp: pyproject.toml
 	touch $@
 
 venv: $(VENV)/.stamp
+
+# Only what the tool itself needs.
+$(VENV)/.run-stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+demo: $(VENV)/.run-stamp
+	@$(BIN)/python examples/demo.py
+
+demo-down: $(VENV)/.run-stamp
+	@$(BIN)/python examples/demo.py down
 
 parts: venv
 	$(BIN)/python -m deploytool.playground parts

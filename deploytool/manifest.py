@@ -28,8 +28,10 @@ Phase = Literal["pre", "post", "success", "failure"]
 
 TEMPLATE_NAME = "manifest.yml.j2"
 
+#: Stands for the file of the bus in use: consul.sh, or directory.sh for pretend hosts.
+BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
-_ALWAYS = ("limits", "log", "process", "consul", "room", "report", "hooks")
+_ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
 PARTS: dict[Phase, tuple[str, ...]] = {
     "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "pre"),
     "post": (*_ALWAYS, "switch", "shared", "verify", "post"),
@@ -74,6 +76,8 @@ class RoleManifest:
     verify_command: str
     hook_seconds: int
     stable_seconds: int
+    #: the directory that takes Consul's place; empty if it is Consul
+    bus_directory: str
 
     @property
     def dest(self) -> str:
@@ -155,6 +159,7 @@ def role_manifest(settings: "Settings", role: str, release: Release, deployment:
         verify_command=rendered(f"{at}.verify.command", said.verify.command),
         hook_seconds=settings.wait.hook_seconds,
         stable_seconds=settings.wait.stable_seconds,
+        bus_directory=(settings.consul.address or "").partition("file://")[2],
     )
     if problems:
         raise SettingsError(problems)
@@ -244,7 +249,9 @@ def host_script(manifest: RoleManifest, phase: Phase) -> str:
     Comments stay behind: each command is logged twice by stretcher.
     """
     mark = f"# deploytool {manifest.deployment} {phase}"
-    parts = (_without_comments((_templates() / "host" / f"{part}.sh").read_text("utf-8")) for part in PARTS[phase])
+    bus = "directory" if manifest.bus_directory else "consul"
+    names = (bus if part == BUS else part for part in PARTS[phase])
+    parts = (_without_comments((_templates() / "host" / f"{name}.sh").read_text("utf-8")) for name in names)
     return "\n".join([f"{mark} begin", *_values(manifest), *_lists(manifest, phase), *parts, f"{mark} end"])
 
 
@@ -252,6 +259,7 @@ def _values(manifest: RoleManifest) -> Iterator[str]:
     values = {
         **manifest.names,
         "consul_prefix": consul_prefix(manifest.application, manifest.environment),
+        "bus_directory": manifest.bus_directory,
         "verify_pid_file": manifest.verify_pid_file,
         "verify_url": manifest.verify_url,
         "verify_expect": manifest.verify_expect,

@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from deploytool.worker_client import Answer, Worker, WorkerClient
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
+
+
+#: How the built-in receiver of pretend hosts is started: by this very Python, as only local build servers have them.
+RECEIVER = (sys.executable, "-m", "deploytool.receiver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,11 @@ def open_session(
             application=settings.application,
             environment=settings.environment,
             store=store,
-            consul={"address": settings.consul.address, "token_file": settings.consul.token_file},
+            consul={
+                "address": settings.consul.address,
+                "token_file": settings.consul.token_file,
+                "receiver": RECEIVER,
+            },
             secrets=secrets,
             operator=operator,
             purpose=purpose,

@@ -23,7 +23,6 @@ from deploytool.playground.playground import (
 DEFAULT_STATE = CHECKOUT / "var" / "playground"
 
 
-
 def fab_command() -> str:
     """What to type for `fab`: as it is if PATH has it, else the one beside this Python."""
     beside = Path(sys.executable).parent / "fab"

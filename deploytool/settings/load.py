@@ -42,6 +42,8 @@ Loc = tuple[str | int, ...]
 
 #: `${NAME}`, and `$${NAME}` for the literal text `${NAME}`. `$NAME`, `$(command)` and `${NAME:-x}` are left alone.
 _VARIABLE = re.compile(r"(?P<literal>\$?)\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+#: The one `${NAME}` that is not from the operator's environment, and no secret: the directory that holds `config/`.
+PROJECT = "DEPLOYTOOL_PROJECT"
 #: `${NAME:-x}` and its like: the shell's in a command, a misunderstanding elsewhere.
 _SHELL_EXPANSION = re.compile(r"(?<!\$)\$\{[^}]*\}?")
 
@@ -202,7 +204,7 @@ def _load_one(
     nothing = Map(SHARED, 1, {})
     tree = merge(shared.tree or nothing, own.tree or nothing)
 
-    reading = _Reading(environ, checking_only)
+    reading = _Reading(environ, checking_only, {PROJECT: str(directory.absolute())})
     said = reading.plain(tree, ())
     problems += reading.problems
     assert isinstance(said, dict)
@@ -234,6 +236,8 @@ class _Reading:
 
     environ: Mapping[str, str]
     checking_only: bool
+    #: names with values that are no secrets
+    own: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
 
@@ -266,6 +270,8 @@ class _Reading:
             name = match["name"]
             if match["literal"]:
                 return f"${{{name}}}"
+            if name in self.own:
+                return self.own[name]
             if on_hosts:
                 problem(
                     f"must not use ${{{name}}}: that is a secret from your environment, and this text ends up in the "

@@ -229,6 +229,14 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _consul_address(value: str) -> str:
+    if value.startswith("file:///"):
+        return f"file://{_absolute(value.removeprefix('file://'))}"
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must look like http://host:port, or file:///directory for pretend hosts on one machine.")
+    return _http_url(value)
+
+
 def _verify_url(value: str) -> str:
     _line(value)
     if not value.startswith(("http://", "https://", "{")):
@@ -339,7 +347,9 @@ class Store(Model):
 class Consul(Model):
     """Consul as the build server sees it; what is not given comes from its CONSUL_* environment."""
 
-    address: HttpUrl | None = Field(default=None, description="the address of Consul's HTTP interface")
+    address: Annotated[str, _form(_consul_address)] | None = Field(
+        default=None, description="the address of Consul's HTTP interface, or file:///directory for pretend hosts"
+    )
     token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
 
 

@@ -1,4 +1,4 @@
-"""One deployment as Consul holds it: the barrier `go`, the desired state `wanted`, the event, and the hosts' reports.
+"""One deployment as the bus holds it: the barrier `go`, the desired state `wanted`, the event, and the hosts' reports.
 
 Keys and their order are design §8. What is announced and not yet let go is taken back when the operator interrupts,
 goes away, or is no longer heard.
@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from .consul import Consul, Entry
+from .bus import Bus, Entry
 from .failure import Failure
 
 #: The barrier's counter grows this often, as long as the operator is heard: hosts leave when it stands still for 60 s.
@@ -26,10 +26,8 @@ LARGE = 100
 class Announcement:
     """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts."""
 
-    def __init__(
-        self, consul: Consul, prefix: str, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool
-    ) -> None:
-        self._consul = consul
+    def __init__(self, bus: Bus, prefix: str, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool) -> None:
+        self._bus = bus
         self._prefix = prefix
         self.deployment = deployment
         self._roles = roles
@@ -56,14 +54,14 @@ class Announcement:
                 for role in self._roles:
                     self._abort_open(role["role"])
                 for role in self._roles:
-                    self._consul.put(self._go_key(role["role"]), "wait 0" if wait else "go all")
+                    self._bus.put(self._go_key(role["role"]), "wait 0" if wait else "go all")
                 for role in self._roles:
                     for key in self._wanted_keys(role):
                         self._want(key, "{} {}".format(self.deployment, role["url"]))
                     if not self._only_hosts:
                         self._end_exceptions(role["role"])
                 for role in self._roles:
-                    self._consul.fire(role["event"], role["url"])
+                    self._bus.fire(role["event"], role["url"], role["hosts"])
             except BaseException:
                 self.abort()
                 raise
@@ -71,7 +69,7 @@ class Announcement:
                 self._waiting.clear()
 
     def _want(self, key: str, value: str) -> None:
-        current = self._consul.get(key)
+        current = self._bus.get(key)
         if current is not None and current.value.split(" ")[0] > self.deployment:
             raise Failure(
                 "consul",
@@ -79,7 +77,7 @@ class Announcement:
                 hint="somebody deploys from another build server; see `fab ENV status`",
             )
         self._previous[key] = current
-        if not self._consul.put(key, value, expected_index=current.modified if current else 0):
+        if not self._bus.put(key, value, expected_index=current.modified if current else 0):
             self._previous.pop(key)
             raise Failure(
                 "consul",
@@ -90,18 +88,18 @@ class Announcement:
 
     def _end_exceptions(self, role: str) -> None:
         """A whole deployment ends what `--nodes` had set for single hosts."""
-        for entry in self._consul.list("{}/wanted/{}/".format(self._prefix, role))[0]:
+        for entry in self._bus.list("{}/wanted/{}/".format(self._prefix, role))[0]:
             self._previous[entry.key] = entry
             self._written[entry.key] = None
-            self._consul.delete(entry.key, expected_index=entry.modified)
+            self._bus.delete(entry.key, expected_index=entry.modified)
 
     def _abort_open(self, role: str) -> None:
-        whole = self._consul.get("{}/wanted/{}".format(self._prefix, role))
-        single, _ = self._consul.list("{}/wanted/{}/".format(self._prefix, role))
+        whole = self._bus.get("{}/wanted/{}".format(self._prefix, role))
+        single, _ = self._bus.list("{}/wanted/{}/".format(self._prefix, role))
         for name in {entry.value.split(" ")[0] for entry in [*single, *([whole] if whole else [])]}:
-            go = self._consul.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
+            go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
             if go is not None and go.value.startswith("wait"):
-                self._consul.put(go.key, "abort", expected_index=go.modified)
+                self._bus.put(go.key, "abort", expected_index=go.modified)
 
     def tick(self, heard_seconds_ago: float) -> None:
         """Let the barrier's counter grow if it is time and the operator lives. Called about once a second."""
@@ -114,7 +112,7 @@ class Announcement:
             self._ticks += 1
             for role in sorted(self._waiting):
                 try:
-                    self._consul.put(self._go_key(role), "wait {}".format(self._ticks))
+                    self._bus.put(self._go_key(role), "wait {}".format(self._ticks))
                 except Failure:
                     # Consul may be restarting; the hosts bear four missed ticks.
                     self._ticked = time.monotonic() - TICK_SECONDS + 3
@@ -123,7 +121,7 @@ class Announcement:
         """Let the hosts go: `all`, or names with spaces between."""
         with self._guard:
             for role in self._roles:
-                self._consul.put(self._go_key(role["role"]), "go " + value)
+                self._bus.put(self._go_key(role["role"]), "go " + value)
             self._waiting.clear()
 
     def abort(self) -> None:
@@ -134,18 +132,18 @@ class Announcement:
             trouble: Optional[Failure] = None
             for role in sorted(self._waiting):
                 try:
-                    self._consul.put(self._go_key(role), "abort")
+                    self._bus.put(self._go_key(role), "abort")
                 except Failure as failure:
                     trouble = failure
             for key, previous in list(self._previous.items()):
                 try:
-                    current = self._consul.get(key)
+                    current = self._bus.get(key)
                     if (current.value if current else None) != self._written.get(key):
                         continue
                     if previous is not None:
-                        self._consul.put(key, previous.value, expected_index=current.modified if current else 0)
+                        self._bus.put(key, previous.value, expected_index=current.modified if current else 0)
                     elif current is not None:
-                        self._consul.delete(key, expected_index=current.modified)
+                        self._bus.delete(key, expected_index=current.modified)
                 except Failure as failure:
                     trouble = failure
             self._waiting.clear()
@@ -158,7 +156,7 @@ class Announcement:
 
 
 def watch_reports(
-    consul: Consul, prefix: str, deployment: str, report: Callable[[List[Dict[str, str]]], None], ended: threading.Event
+    bus: Bus, prefix: str, deployment: str, report: Callable[[List[Dict[str, str]]], None], ended: threading.Event
 ) -> None:
     """Send each new or changed report below the deployment's key, until `ended` is set.
 
@@ -169,7 +167,7 @@ def watch_reports(
     index = 0
     while not ended.is_set():
         try:
-            entries, now = consul.list(top, index=index, wait_seconds=10)
+            entries, now = bus.list(top, index=index, wait_seconds=10)
         except Failure as failure:
             report([{"trouble": failure.message}])
             ended.wait(1.0)

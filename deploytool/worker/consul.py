@@ -12,22 +12,15 @@ import os
 import socket
 import ssl
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from .bus import Entry
 from .failure import Failure
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
 PATIENCE_SECONDS = 10.0
-
-
-class Entry(NamedTuple):
-    """A key with its value and the number by which compare-and-set knows whether it has changed."""
-
-    key: str
-    value: str
-    modified: int
 
 
 class Unreachable(Exception):
@@ -180,8 +173,11 @@ class Consul:
         answer, _ = self.call("DELETE", "/v1/kv/" + key, query, right='key_prefix "deploytool/" write')
         return bool(answer)
 
-    def fire(self, name: str, payload: str) -> str:
-        """Fire the event; returns its id. Never repeated by itself: the reports say who heard."""
+    def fire(self, name: str, payload: str, hosts: List[str]) -> str:
+        """Fire the event; returns its id. Never repeated by itself: the reports say who heard.
+
+        `hosts` are those that are meant; Consul tells every host, and what isn't meant keeps quiet by itself.
+        """
         answer, _ = self.call(
             "PUT", "/v1/event/fire/" + name, body=payload.encode(), right='event "deploy_" write', patience=0
         )

@@ -20,7 +20,9 @@ from typing import Any, Callable, Dict, List, Optional
 
 from . import archive, locks, steps
 from .announcement import Announcement, watch_reports
+from .bus import Bus
 from .consul import Consul
+from .directory_bus import DirectoryBus
 from .failure import Failure
 from .masking import Masking
 from .processes import Groups, started_at
@@ -48,7 +50,7 @@ class Worker:
         self._locks: Dict[str, locks.Lock] = {}
         self._groups = Groups(self._note_groups)
         self._log: Optional[steps.Log] = None
-        self._consul_client: Optional[Consul] = None
+        self._bus_client: Optional[Bus] = None
         self._store_client: Any = None
         self._store_guard = threading.Lock()
         self._announcement: Optional[Announcement] = None
@@ -184,11 +186,15 @@ class Worker:
         }
 
     @property
-    def _consul(self) -> Consul:
-        if self._consul_client is None:
+    def _bus(self) -> Bus:
+        if self._bus_client is None:
             settings = self._hello["consul"]
-            self._consul_client = Consul(settings.get("address"), settings.get("token_file"))
-        return self._consul_client
+            address = settings.get("address")
+            if address is not None and address.startswith("file:"):
+                self._bus_client = DirectoryBus(address, settings["receiver"])
+            else:
+                self._bus_client = Consul(address, settings.get("token_file"))
+        return self._bus_client
 
     @property
     def _store(self) -> Any:
@@ -340,15 +346,15 @@ class Worker:
     # --- Consul
 
     def check_consul(self, tell: Tell) -> Dict[str, Any]:
-        return {"found": self._consul.check()}
+        return {"found": self._bus.check()}
 
     def hosts(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
         """For each role its hosts, those that are down, and the value of `wanted`."""
         answer = {}
         for role, selector in roles.items():
-            up, down = self._consul.hosts(selector)
-            wanted = self._consul.get("{}/wanted/{}".format(self._prefix, role))
-            exceptions, _ = self._consul.list("{}/wanted/{}/".format(self._prefix, role))
+            up, down = self._bus.hosts(selector)
+            wanted = self._bus.get("{}/wanted/{}".format(self._prefix, role))
+            exceptions, _ = self._bus.list("{}/wanted/{}/".format(self._prefix, role))
             answer[role] = {
                 "up": up,
                 "down": down,
@@ -359,13 +365,13 @@ class Worker:
 
     def announce(self, tell: Tell, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool, wait: bool) -> None:
         self._groups.refuse_if_cancelled("announcing the deployment")
-        self._announcement = Announcement(self._consul, self._prefix, deployment, roles, only_hosts)
+        self._announcement = Announcement(self._bus, self._prefix, deployment, roles, only_hosts)
         self._announcement.announce(wait=wait)
 
     def watch(self, tell: Tell, deployment: str) -> None:
         """Tell the hosts' reports until `end_watch`."""
         self._watch_ended.clear()
-        watch_reports(self._consul, self._prefix, deployment, lambda news: tell({"reports": news}), self._watch_ended)
+        watch_reports(self._bus, self._prefix, deployment, lambda news: tell({"reports": news}), self._watch_ended)
 
     def end_watch(self, tell: Tell) -> None:
         self._watch_ended.set()

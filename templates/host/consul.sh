@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2016,SC2034,SC2154
-# The bus: keys and values, and this host's name on it. Nothing else here knows that it is Consul.
+# The bus: keys and values, and this host's name on it. Nothing else here knows that it is Consul; directory.sh is the
+# other one.
 
 kv_command() {
   timeout -k 1 15 consul kv "$@"
@@ -14,21 +15,6 @@ kv_list() {
   kv_problem=$(printf '%s\n' "$kv_lines" | tail -n 1)
   kv_lines=
   return 1
-}
-
-# kv_pick KEY: sets kv_value from kv_lines; fails if the key isn't there.
-kv_pick() {
-  kv_value=$newline$kv_lines$newline
-  case $kv_value in
-    *"$newline$1:"*)
-      kv_value=${kv_value#*"$newline$1:"}
-      kv_value=${kv_value%%"$newline"*}
-      ;;
-    *)
-      kv_value=
-      return 1
-      ;;
-  esac
 }
 
 # kv_put KEY VALUE. Fails, with kv_problem, if Consul refuses or can't be asked. The value goes by stdin: a command line

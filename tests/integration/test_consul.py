@@ -47,9 +47,9 @@ def value(consul: Consul, key: str) -> str | None:
 @pytest.mark.parametrize("name", ["deploy_s_w_p", "deploy_www_production", "deploy_" + "n" * 26, "deploy_" + "n" * 60])
 def test_event_holds_what_we_say_and_at_most_three_bytes_more(consul: Consul, name: str) -> None:
     room = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
-    assert consul.fire(name, "x" * room)
+    assert consul.fire(name, "x" * room, [])
     with pytest.raises(Failure):
-        consul.fire(name, "x" * (room + 4))
+        consul.fire(name, "x" * (room + 4), [])
 
 
 def test_announcing_writes_the_barrier_and_what_is_wanted(consul: Consul, prefix: str) -> None:

@@ -135,6 +135,7 @@ class Host:
             verify_command="",
             hook_seconds=4,
             stable_seconds=1,
+            bus_directory="",
         )
         return replace(manifest, **self.changes)
 
@@ -238,7 +239,7 @@ def end_app(host: Host) -> None:
             process.wait()
     for file in host.home.glob("*/shared/*.pid"):
         with suppress(ValueError, ProcessLookupError):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            os.kill(int(file.read_text()), signal.SIGTERM)
 
 
 def command(text: str, label: str = "roles.web.hooks.x[0]") -> tuple[HostCommand, ...]:

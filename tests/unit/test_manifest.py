@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from deploytool.errors import SettingsError
 from deploytool.manifest import (
+    BUS,
     LONGEST_COMMAND_BYTES,
     PARTS,
     check_manifest,
@@ -69,6 +70,7 @@ def given_settings(**changes: Any) -> Any:
         "keep_releases": 5,
         "linked_dirs": (),
         "linked_files": (),
+        "consul": SimpleNamespace(address=None),
         "store": SimpleNamespace(url="s3://acme-deploys/shop"),
         "wait": SimpleNamespace(hook_seconds=120, stable_seconds=2),
     }
@@ -258,7 +260,7 @@ def test_minimal_manifest_is_taken() -> None:
         (minimal(commands={"post": [{"echo status": "ok"}]}), "commands.post[0] is not a text"),
         (minimal(commands={"post": ["a", True]}), "commands.post[1] is not a text; put it in quotes"),
         (minimal(commands={"post": ["x" * LONGEST_COMMAND_BYTES]}), f"Linux takes less than {LONGEST_COMMAND_BYTES}"),
-        (minimal(commands={"post": ["docker ps {{.Names}}"]}), "line 5 has {{"),
+        (minimal(commands={"post": ["docker ps {{.Names}}"]}), "line 4 has {{"),
         (minimal() + "dest: /srv/y\n", "dest stands there twice"),
     ],
 )
@@ -278,7 +280,8 @@ def test_octal_dest_mode_is_taken() -> None:
 def test_own_template_takes_the_place_of_ours(tmp_path: Path) -> None:
     (tmp_path / "manifest.yml.j2").write_text(
         "src: {{ src | yaml }}\nchecksum: {{ checksum | yaml }}\ndest: {{ dest | yaml }}\ndest_mode: 0750\n"
-        'commands:\n  pre:\n    - {{ "echo\\n" ~ role ~ " {{x}}" | yaml(6) }}\n    - {{ host_script("pre") | yaml(6) }}\n'
+        'commands:\n  pre:\n    - {{ ("echo\n" ~ role ~ " {{x}}") | yaml(6) }}\n'
+        '    - {{ host_script("pre") | yaml(6) }}\n'
     )
     text = render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, tmp_path)
     commands = yaml.safe_load(text)["commands"]["pre"]
@@ -320,7 +323,9 @@ def test_phase_is_read_by_plain_shells(phase: Any, shell: str) -> None:
 
 
 def test_every_host_script_belongs_to_a_phase() -> None:
-    assert {path.stem for path in HOST.glob("*.sh")} == {part for parts in PARTS.values() for part in parts}
+    buses = {"consul", "directory"}
+    used = {part for parts in PARTS.values() for part in parts} - {BUS}
+    assert {path.stem for path in HOST.glob("*.sh")} == used | buses
 
 
 def test_shellcheck_finds_nothing() -> None:

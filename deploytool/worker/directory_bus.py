@@ -1,0 +1,156 @@
+"""A directory in place of Consul, for pretend hosts on one machine: keys are files, and an event starts the receivers.
+
+The key `a/b` is the file `a/b.value`, so that `a/b/c` has room beside it. Hosts write theirs by themselves (see
+templates/host/directory.sh), so a file's identity is all that tells a change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+from urllib.parse import urlsplit
+
+from .bus import Entry
+from .failure import Failure
+
+#: What `deploy_to` of a pretend host begins with; the receiver puts the host's own directory in its place.
+PRETEND_HOST = "/pretend/host"
+LOOK_SECONDS = 0.05
+SUFFIX = ".value"
+
+
+class DirectoryBus:
+    """The same few calls as `Consul`. Pretend hosts are directories, by name, in `hosts/` beside the bus."""
+
+    def __init__(self, address: str, receiver: List[str]) -> None:
+        self.address = address
+        self._root = urlsplit(address).path
+        self._hosts = os.path.join(os.path.dirname(self._root), "hosts")
+        self._receiver = receiver
+        self._states: Dict[str, Tuple[Dict[str, int], int]] = {}
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._root, *key.split("/")) + SUFFIX
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            os.makedirs(self._root, exist_ok=True)
+            descriptor = os.open(os.path.join(self._root, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Failure(
+                "consul", "the directory {} can't be used as the bus: {}".format(self._root, error.strerror)
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def get(self, key: str) -> Optional[Entry]:
+        try:
+            with open(self._path(key), errors="replace") as file:
+                state = os.fstat(file.fileno())
+                return Entry(key, file.read().rstrip("\n"), _version(state))
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            entries = [entry for key in self._keys(prefix) for entry in [self.get(key)] if entry is not None]
+            known, now = self._states.get(prefix, ({}, 0))
+            versions = {entry.key: entry.modified for entry in entries}
+            if versions != known or now == 0:
+                now += 1
+                self._states[prefix] = (versions, now)
+            if now != index or time.monotonic() >= deadline:
+                return entries, now
+            time.sleep(LOOK_SECONDS)
+
+    def _keys(self, prefix: str) -> List[str]:
+        top = os.path.join(self._root, *prefix.split("/")[:-1])
+        found = []
+        for directory, _, files in os.walk(top):
+            for name in files:
+                if name.endswith(SUFFIX):
+                    key = os.path.relpath(os.path.join(directory, name), self._root)[: -len(SUFFIX)]
+                    if key.startswith(prefix):
+                        found.append(key)
+        return sorted(found)
+
+    def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool:
+        with self._alone():
+            if not self._is_expected(key, expected_index):
+                return False
+            path = self._path(key)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor, beside = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
+            with os.fdopen(descriptor, "w") as file:
+                file.write(value)
+            os.rename(beside, path)
+            return True
+
+    def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
+        with self._alone():
+            if not self._is_expected(key, expected_index):
+                return False
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+            return True
+
+    def _is_expected(self, key: str, expected_index: Optional[int]) -> bool:
+        if expected_index is None:
+            return True
+        current = self.get(key)
+        return (current.modified if current else 0) == expected_index
+
+    def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+        """Pretend hosts are up, and are named in the settings."""
+        if not selector.get("nodes"):
+            raise Failure(
+                "consul",
+                "pretend hosts have names and nothing else: {} chooses none".format(selector),
+                hint="with consul.address: file:///…, set roles.….hosts.nodes: [app1, app2]",
+            )
+        return sorted(selector["nodes"]), []
+
+    def fire(self, name: str, payload: str, hosts: List[str]) -> str:
+        """Start a receiver on each host. It outlives the worker, as a real host would."""
+        for host in hosts:
+            home = os.path.join(self._hosts, host)
+            try:
+                for directory in ("log", "tmp"):
+                    os.makedirs(os.path.join(home, directory), exist_ok=True)
+                with open(os.path.join(home, "log", name + ".log"), "ab") as log:
+                    process = subprocess.Popen(
+                        [*self._receiver, "--map", "{}={}".format(PRETEND_HOST, home)],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        cwd="/",
+                        env={**os.environ, "DEPLOYTOOL_NODE": host, "TMPDIR": os.path.join(home, "tmp")},
+                        start_new_session=True,
+                    )
+                assert process.stdin is not None
+                process.stdin.write(payload.encode() + b"\n")
+                process.stdin.close()
+            except OSError as error:
+                raise Failure(
+                    "consul", "the receiver of the pretend host {} did not start: {}".format(host, error)
+                ) from error
+        return name
+
+    def check(self) -> str:
+        with self._alone():
+            return "directory {}, pretend hosts in {}".format(self._root, self._hosts)
+
+
+def _version(state: os.stat_result) -> int:
+    """A number that changes whenever the file is replaced; never 0, which stands for no file."""
+    return hash((state.st_ino, state.st_mtime_ns, state.st_size)) or 1
