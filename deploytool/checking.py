@@ -43,6 +43,7 @@ def check_all(command: "Command") -> list[Check]:
             checks.append(Check("build server", True, f"{command.settings.build.server}: worker answers"))
             for name, attempt in (
                 ("programs", lambda: programs_found(session)),
+                ("linked files", lambda: linked_files_found(session)),
                 ("repository", lambda: repository_found(session)),
                 ("store", lambda: str(session.worker.ask("check_store")["found"])),
                 ("Consul", lambda: str(session.worker.ask("check_consul")["found"])),
@@ -78,7 +79,7 @@ def settings_found(command: "Command") -> str:
         for role, given in command.settings.roles.items()
         if not (given.verify.pid_file or given.verify.url or given.verify.command)
     ]
-    found = f"{len(command.every)} environments, roles {', '.join(command.settings.roles)}: manifests render"
+    found = f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
     if unproven:
         found += f"; {', '.join(unproven)} has no `verify`: its hosts prove only that `current` points to the release"
     return found
@@ -90,9 +91,15 @@ def programs_found(session: Session) -> str:
     return f"{', '.join(stages.values(results, 'found'))}; {free_mb} MB free in {session.place.root}"
 
 
+def linked_files_found(session: Session) -> str:
+    session.run(stages.linked_files(session.settings, session.place), quiet=True)
+    names = session.settings.build.linked_files
+    return f"{', '.join(names)} in {session.place.shared}" if names else "the build asks for none"
+
+
 def repository_found(session: Session) -> str:
     results = session.run(stages.reach(session.settings, session.place), quiet=True)
-    return f"it answers, with {stages.values(results, 'references')[0]} branches and tags"
+    return f"it answers; its branches and tags: {stages.values(results, 'references')[0]}"
 
 
 def events_found(session: Session) -> str:

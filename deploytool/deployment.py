@@ -6,6 +6,7 @@ Up to `go` nothing changes on any host, and a failure takes back what was announ
 themselves: all that can be done is to listen, and to tell what each of them says.
 """
 
+import contextlib
 import json
 import random
 import string
@@ -39,6 +40,9 @@ EVENT_BYTES = 512
 EVENT_ENVELOPE_BYTES = 99
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0
+#: How long an interrupted operator waits for the worker to put things in order.
+FAREWELL_SECONDS = 15.0
+RECORD_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +166,12 @@ def described(selector: Mapping[str, Any]) -> str:
 
 def new_deployment_id(moment: datetime, wanted: Sequence[str], characters: str) -> DeploymentId:
     """An id that is greater than every wanted one: hosts refuse what is not newer, even if a clock went back."""
-    known = [name[:16] for name in wanted if is_deployment_id(name)]
-    if known:
-        last = datetime.strptime(max(known), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        moment = max(moment, last + timedelta(seconds=1))
+    for name in wanted:
+        # What is no id, whoever wrote it, is nothing to be later than.
+        if is_deployment_id(name):
+            with contextlib.suppress(ValueError, OverflowError):
+                last = datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                moment = max(moment, last + timedelta(seconds=1))
     return DeploymentId(f"{moment:%Y%m%dT%H%M%SZ}{characters}")
 
 
@@ -257,14 +263,13 @@ def rollout(
         try:
             prepare_hosts(session, wishes, release, listening, outcome)
             worker.ask("go", value="all")
-        except (DeployError, KeyboardInterrupt):
-            worker.ask("abort")
+        except (DeployError, KeyboardInterrupt) as reason:
+            take_back(session, cancel=isinstance(reason, KeyboardInterrupt))
             with session.console.fleet(fleet, "abort"):
                 listening.for_seconds(LAST_WORDS_SECONDS)
             raise
     except KeyboardInterrupt:
-        worker.ask("cancel")
-        worker.ask("abort")
+        take_back(session, cancel=True)
         raise
     try:
         with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
@@ -277,6 +282,19 @@ def rollout(
         with session.console.fleet(fleet, "interrupted"):
             listening.for_seconds(LAST_WORDS_SECONDS)
     worker.start("end_watch")
+
+
+def take_back(session: Session, *, cancel: bool) -> None:
+    """Abort what was announced, and end what runs first if the operator interrupted.
+
+    Trouble on the way is noted: it must not hide why the deployment ended. The worker tries again as the session ends.
+    """
+    try:
+        if cancel:
+            session.worker.ask("cancel", limit_seconds=FAREWELL_SECONDS)
+        session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)
+    except DeployError as trouble:
+        session.console.note(str(trouble))
 
 
 def prepare_hosts(session: Session, wishes: Wishes, release: Release, listening: "Listening", outcome: Outcome) -> None:
@@ -372,12 +390,12 @@ def unpacked(session: Session, release: Release) -> Iterator[str | None]:
             key=release.archive_key,
             compression=release.compression,
             checksum=release.checksum,
-            name=f"{session.settings.environment}-{release.id}",
+            name=release.id,
         )["directory"]
     try:
         yield directory
     finally:
-        session.worker.start("remove_unpacked", name=f"{session.settings.environment}-{release.id}")
+        session.worker.ask("remove_unpacked", limit_seconds=FAREWELL_SECONDS)
 
 
 def run_migrations(session: Session, directory: str | None) -> None:
@@ -400,7 +418,8 @@ def record(session: Session, wishes: Wishes, deployment: DeploymentId, outcome: 
     }
     key = deployment_record_key(session.settings.environment, deployment)
     try:
-        session.worker.ask("store_put", entries=[(key, json.dumps(content, indent=2) + "\n")])
+        entries = [(key, json.dumps(content, indent=2) + "\n")]
+        session.worker.ask("store_put", entries=entries, limit_seconds=RECORD_SECONDS)
     except DeployError as error:
         session.console.note(f"the deployment's record could not be written: {error.message}")
 
@@ -411,9 +430,12 @@ def live_release(session: Session) -> str | None:
     for name in sorted(set(wanted), reverse=True):
         key = deployment_record_key(session.settings.environment, DeploymentId(name))
         content = session.worker.ask("store_get", key=key)["content"]
-        if content is not None:
-            found = json.loads(content).get("release")
-            return str(found) if found else None
+        try:
+            found = json.loads(content or "{}")["release"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(found, str):
+            return found
     return None
 
 

@@ -3,6 +3,7 @@
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from deploytool.errors import (
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0
+#: The worker answers each beat. After this long without a word it counts as gone, whatever the connection looks like.
+SILENT_SECONDS = 60.0
 
 ERRORS: Mapping[str, type[DeployError]] = {
     error.kind: error
@@ -33,8 +36,13 @@ Listener = Callable[[Answer], None]
 class Worker(Protocol):
     """What the story of a deployment needs of a worker."""
 
-    def ask(self, do: str, *, told: Listener | None = None, **parameters: Any) -> Answer:
-        """Ask, wait, return the answer; `told` hears what is told meanwhile. Raises DeployError."""
+    def ask(
+        self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
+    ) -> Answer:
+        """Ask, wait, return the answer; `told` hears what is told meanwhile. Raises DeployError.
+
+        `limit_seconds` is for whoever is about to leave: no answer in that time is ConnectionFailed.
+        """
 
     def start(self, do: str, **parameters: Any) -> "Asked":
         """Ask without waiting."""
@@ -61,11 +69,15 @@ class Asked:
             return message
         raise ERRORS.get(error["kind"], DeployError)(error["message"], tail=error["tail"], hint=error["hint"])
 
-    def events(self) -> Iterator[Answer]:
+    def events(self, limit_seconds: float | None = None) -> Iterator[Answer]:
+        """What is told, until the answer is there: then `answer` holds it."""
+        begin = time.monotonic()
         while True:
             # A time-out, so that Ctrl-C gets through on every platform.
             message = self.next(0.5)
             if message is None:
+                if limit_seconds is not None and time.monotonic() - begin > limit_seconds:
+                    raise ConnectionFailed(f"the worker on {self._where} did not answer within {limit_seconds:g} s")
                 continue
             if "ok" in message:
                 self.answer: Answer = message["ok"]
@@ -84,6 +96,7 @@ class WorkerClient:
         self._number = 0
         self._guard = threading.Lock()
         self._cut: Answer | None = None
+        self._heard = time.monotonic()
         self._closing = threading.Event()
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
@@ -101,9 +114,11 @@ class WorkerClient:
         self._send({"id": number, "do": do, **parameters})
         return asked
 
-    def ask(self, do: str, *, told: Listener | None = None, **parameters: Any) -> Answer:
+    def ask(
+        self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
+    ) -> Answer:
         asked = self.start(do, **parameters)
-        for event in asked.events():
+        for event in asked.events(limit_seconds):
             if told is not None:
                 told(event)
         return asked.answer
@@ -125,12 +140,16 @@ class WorkerClient:
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
             self._send({"beat": True})
+            silent = time.monotonic() - self._heard
+            if silent > SILENT_SECONDS:
+                self._cut_off(f"nothing was heard from it for {silent:.0f} s")
 
     def _listen(self) -> None:
         rest = b""
         try:
             while data := self._read():
                 *lines, rest = (rest + data).split(b"\n")
+                self._heard = time.monotonic()
                 for line in lines:
                     self._deliver(line)
         except (OSError, EOFError, ValueError):
@@ -142,6 +161,9 @@ class WorkerClient:
             message = json.loads(line)
         except ValueError:
             # Nothing but the worker writes here; noise on the line is not an answer.
+            return
+        if "id" not in message:
+            # The answer to a beat.
             return
         with self._guard:
             asked = self._asked.get(message["id"])
@@ -156,7 +178,8 @@ class WorkerClient:
                 "kind": ConnectionFailed.kind,
                 "message": f"the connection to the build server {self._where} broke: {why}",
                 "tail": list(self._channel.last_words()),
-                "hint": "what ran there was ended with it, and locks were freed; run the same command again",
+                "hint": "what ran there ends when its worker notices, within 90 s; if the worker itself was killed, "
+                "with the next command. Run the same command again",
             }
         }
         with self._guard:

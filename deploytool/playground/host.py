@@ -14,6 +14,7 @@ It is told what to do by files in the host's directory, so that whoever can see 
 import ctypes
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -76,7 +77,9 @@ class Program:
 
 def watch_command(line: str, consul: str, stretcher: str) -> list[str]:
     application, role, environment = line.split()
-    return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", stretcher]
+    # consul hands its handler to a shell.
+    handler = shlex.quote(stretcher)
+    return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", handler]
 
 
 class Host:

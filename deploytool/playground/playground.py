@@ -365,7 +365,9 @@ class Playground:
             state = json.loads((directory / MARK).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PlaygroundError(
-                f"There is no playground in {directory}.", hint="make playground starts one."
+                f"There is no playground in {directory}.",
+                hint="`make playground` in a checkout of deploytool starts one; --state DIR or DEPLOYTOOL_PLAYGROUND "
+                "says where it is.",
             ) from error
         applications = [
             Application(
@@ -837,7 +839,10 @@ class Playground:
         }
 
     def settings_text(self, application: Application = SHOP, repository: Path | None = None) -> str:
-        head = "Written by the playground, which this describes; `make playground` writes it anew."
+        head = (
+            "Written by the playground, which this describes. Ports change with every start: write it anew then, by\n"
+            "# `make playground`, or for your own application by `python -m deploytool.playground config`."
+        )
         return configs.settings(self.settings_for(application, repository or self.repository), head=head)
 
 

@@ -4,7 +4,7 @@ from deploytool.stages.checkout import checkout
 from deploytool.stages.commands import assets, dependencies, migrate
 from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
 from deploytool.stages.place import Place
-from deploytool.stages.prerequisites import programs, reach
+from deploytool.stages.prerequisites import linked_files, programs, reach
 from deploytool.stages.step import Code, Step, explain, values
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "explain",
     "fetch",
     "fetched",
+    "linked_files",
     "migrate",
     "programs",
     "reach",

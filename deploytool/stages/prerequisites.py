@@ -29,6 +29,17 @@ printf 'free_kib\t%s\n' "$(df -Pk -- "$d_root" | sed -n '2s/.* \([0-9][0-9]*\)  
 [ "${#d_missing[@]}" = 0 ] || exit "$d_tool_missing"
 """
 
+_LINKED_FILES = r"""
+d_missing=
+for d_file in "${d_linked_files[@]}"; do
+  if [ ! -r "$d_shared/$d_file" ]; then
+    printf 'problem\t%s\n' "$d_shared/$d_file" >&3
+    d_missing=yes
+  fi
+done
+[ -z "$d_missing" ] || exit "$d_linked_file_missing"
+"""
+
 _REACH = r"""
 d_references=$(d_git ls-remote --quiet --heads --tags -- "$d_repository") ||
   d_fail "$d_repository_unreachable" "$d_repository"
@@ -46,6 +57,18 @@ def programs(settings: "Settings", place: Place) -> Step:
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_programs": wanted, "d_root": place.root}),
             _LOOK,
+        ),
+        60,
+    )
+
+
+def linked_files(settings: "Settings", place: Place) -> Step:
+    """Look for `build.linked_files` where a build expects them; ends with the code of a missing one."""
+    return Step(
+        "linked_files",
+        shell.script(
+            shell.assignments({**CODES, "d_shared": place.shared, "d_linked_files": settings.build.linked_files}),
+            _LINKED_FILES,
         ),
         60,
     )

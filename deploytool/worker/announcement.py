@@ -6,9 +6,10 @@ goes away, or is no longer heard.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .bus import Bus, Entry
 from .failure import Failure
@@ -22,9 +23,15 @@ LOOK_SECONDS = 0.1
 LOOK_SECONDS_LARGE = 0.5
 LARGE = 100
 
+#: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
+DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
+
 
 class Announcement:
-    """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts."""
+    """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts.
+
+    It is open from `announce` until `go` or `abort`; only an open one is taken back.
+    """
 
     def __init__(self, bus: Bus, prefix: str, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool) -> None:
         self._bus = bus
@@ -32,7 +39,10 @@ class Announcement:
         self.deployment = deployment
         self._roles = roles
         self._only_hosts = only_hosts
-        self._waiting = {role["role"] for role in roles}
+        self._open = True
+        #: what stands in each `go` key, if it is ours
+        self._said: Dict[str, str] = {}
+        #: keys of `wanted` that we changed: what stood there, and what we wrote (None: we deleted it)
         self._previous: Dict[str, Optional[Entry]] = {}
         self._written: Dict[str, Optional[str]] = {}
         self._ticks = 0
@@ -43,18 +53,22 @@ class Announcement:
     def _go_key(self, role: str) -> str:
         return "{}/deployments/{}/{}/go".format(self._prefix, self.deployment, role)
 
+    def _whole_key(self, role: str) -> str:
+        return "{}/wanted/{}".format(self._prefix, role)
+
     def _wanted_keys(self, role: Dict[str, Any]) -> List[str]:
-        whole = "{}/wanted/{}".format(self._prefix, role["role"])
+        whole = self._whole_key(role["role"])
         return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._only_hosts else [whole]
 
     def announce(self, *, wait: bool) -> None:
         """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back."""
         with self._guard:
             try:
+                self._refuse_older()
                 for role in self._roles:
                     self._abort_open(role["role"])
                 for role in self._roles:
-                    self._bus.put(self._go_key(role["role"]), "wait 0" if wait else "go all")
+                    self._say(role["role"], "wait 0" if wait else "go all", 0)
                 for role in self._roles:
                     for key in self._wanted_keys(role):
                         self._want(key, "{} {}".format(self.deployment, role["url"]))
@@ -66,93 +80,156 @@ class Announcement:
                 self.abort()
                 raise
             if not wait:
-                self._waiting.clear()
+                self._open = False
+
+    def _refuse_older(self) -> None:
+        for role in self._roles:
+            for key in self._wanted_keys(role):
+                self._refuse_if_newer(self._bus.get(key))
+
+    def _refuse_if_newer(self, current: Optional[Entry]) -> None:
+        name = deployment_of(current)
+        if name is not None and name > self.deployment:
+            raise Failure(
+                "consul",
+                "a newer deployment, {}, has been announced meanwhile".format(name),
+                hint="somebody deploys from another build server; look who, and deploy again",
+            )
 
     def _want(self, key: str, value: str) -> None:
         current = self._bus.get(key)
-        if current is not None and current.value.split(" ")[0] > self.deployment:
-            raise Failure(
-                "consul",
-                "a newer deployment, {}, has been announced meanwhile".format(current.value.split(" ")[0]),
-                hint="somebody deploys from another build server; see `fab ENV status`",
-            )
-        self._previous[key] = current
+        self._refuse_if_newer(current)
+        self._previous[key], self._written[key] = current, value
         if not self._bus.put(key, value, expected_index=current.modified if current else 0):
-            self._previous.pop(key)
+            del self._previous[key], self._written[key]
             raise Failure(
                 "consul",
                 "another deployment was announced at the same moment: {} changed under our hands".format(key),
-                hint="somebody deploys from another build server; see `fab ENV status`",
+                hint="somebody deploys from another build server; look who, and deploy again",
             )
-        self._written[key] = value
 
     def _end_exceptions(self, role: str) -> None:
         """A whole deployment ends what `--nodes` had set for single hosts."""
-        for entry in self._bus.list("{}/wanted/{}/".format(self._prefix, role))[0]:
-            self._previous[entry.key] = entry
-            self._written[entry.key] = None
+        for entry in self._bus.list(self._whole_key(role) + "/")[0]:
+            self._previous[entry.key], self._written[entry.key] = entry, None
             self._bus.delete(entry.key, expected_index=entry.modified)
 
     def _abort_open(self, role: str) -> None:
-        whole = self._bus.get("{}/wanted/{}".format(self._prefix, role))
-        single, _ = self._bus.list("{}/wanted/{}/".format(self._prefix, role))
-        for name in {entry.value.split(" ")[0] for entry in [*single, *([whole] if whole else [])]}:
+        whole = self._bus.get(self._whole_key(role))
+        single, _ = self._bus.list(self._whole_key(role) + "/")
+        for name in {deployment_of(entry) for entry in [*single, whole]} - {None}:
             go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
             if go is not None and go.value.startswith("wait"):
                 self._bus.put(go.key, "abort", expected_index=go.modified)
 
+    def _say(self, role: str, value: str, expected_index: int) -> bool:
+        if not self._bus.put(self._go_key(role), value, expected_index=expected_index):
+            return False
+        self._said[role] = value
+        return True
+
     def tick(self, heard_seconds_ago: float) -> None:
         """Let the barrier's counter grow if it is time and the operator lives. Called about once a second."""
+        if time.monotonic() - self._ticked < TICK_SECONDS or heard_seconds_ago > OPERATOR_SILENT_SECONDS:
+            return
         with self._guard:
-            if not self._waiting or time.monotonic() - self._ticked < TICK_SECONDS:
-                return
-            if heard_seconds_ago > OPERATOR_SILENT_SECONDS:
+            if not self._open:
                 return
             self._ticked = time.monotonic()
             self._ticks += 1
-            for role in sorted(self._waiting):
+            for role in sorted(self._said):
                 try:
-                    self._bus.put(self._go_key(role), "wait {}".format(self._ticks))
+                    current = self._bus.get(self._go_key(role))
+                    # Whoever aborted us has the last word.
+                    if current is not None and current.value == self._said[role]:
+                        self._say(role, "wait {}".format(self._ticks), current.modified)
                 except Failure:
-                    # Consul may be restarting; the hosts bear four missed ticks.
+                    # Consul may be restarting; the hosts bear three missed ticks.
                     self._ticked = time.monotonic() - TICK_SECONDS + 3
 
     def go(self, value: str) -> None:
-        """Let the hosts go: `all`, or names with spaces between."""
+        """Let the hosts of all roles go at once: `all`, or names with spaces between.
+
+        Raises Failure if the deployment was aborted meanwhile, or if Consul can't be asked; then nobody went, or, where
+        even that can't be found out, the sentence says so and nothing is taken back any more.
+        """
         with self._guard:
-            for role in self._roles:
-                self._bus.put(self._go_key(role["role"]), "go " + value)
-            self._waiting.clear()
+            if not self._open:
+                raise Failure("consul", "the deployment was taken back before the hosts were let go")
+            writes = []
+            for role in self._said:
+                current = self._bus.get(self._go_key(role))
+                if current is None or current.value != self._said[role]:
+                    raise Failure(
+                        "consul",
+                        "somebody else aborted this deployment at the barrier: {} is {!r}".format(
+                            self._go_key(role), current.value if current else None
+                        ),
+                        hint="a newer deployment does that; look who deploys",
+                    )
+                writes.append((current.key, "go " + value, current.modified))
+            try:
+                went = self._bus.put_all(writes)
+            except Failure as failure:
+                went = self._went(writes, failure)
+            if not went:
+                raise Failure("consul", "the hosts could not be let go: a key changed under our hands; nobody went")
+            self._open = False
+
+    def _went(self, writes: List[Tuple[str, str, int]], failure: Failure) -> bool:
+        """After a write that was not answered: whether it was done."""
+        try:
+            current = self._bus.get(writes[0][0])
+        except Failure:
+            # From here on the hosts may have gone: nothing may be taken back.
+            self._open = False
+            raise Failure(
+                "consul",
+                "it is not known whether the hosts were let go: {}".format(failure.message),
+                hint="nothing was taken back; when Consul is up again, deploy again",
+            ) from failure
+        return current is not None and current.value == writes[0][1]
 
     def abort(self) -> None:
-        """Before `go`: hosts at the barrier leave, `wanted` is what it was. After it: nothing to do. Safe to repeat."""
+        """If open: hosts at the barrier leave, and `wanted` is what it was. Safe to repeat, also after a failure."""
         with self._guard:
-            if not self._waiting:
+            if not self._open:
                 return
             trouble: Optional[Failure] = None
-            for role in sorted(self._waiting):
+            for role in sorted(self._said):
                 try:
                     self._bus.put(self._go_key(role), "abort")
+                    del self._said[role]
                 except Failure as failure:
                     trouble = failure
-            for key, previous in list(self._previous.items()):
+            for key, previous in sorted(self._previous.items()):
                 try:
-                    current = self._bus.get(key)
-                    if (current.value if current else None) != self._written.get(key):
-                        continue
-                    if previous is not None:
-                        self._bus.put(key, previous.value, expected_index=current.modified if current else 0)
-                    elif current is not None:
-                        self._bus.delete(key, expected_index=current.modified)
+                    self._put_back(key, previous)
+                    del self._previous[key]
                 except Failure as failure:
                     trouble = failure
-            self._waiting.clear()
             if trouble is not None:
                 raise Failure(
                     trouble.kind,
                     "the deployment was not taken back whole: {}".format(trouble.message),
                     hint="hosts leave the barrier by themselves after a minute; deploy again to put `wanted` right",
                 )
+            self._open = False
+
+    def _put_back(self, key: str, previous: Optional[Entry]) -> None:
+        current = self._bus.get(key)
+        if (current.value if current else None) != self._written[key]:
+            return
+        if previous is not None:
+            self._bus.put(key, previous.value, expected_index=current.modified if current else 0)
+        elif current is not None:
+            self._bus.delete(key, expected_index=current.modified)
+
+
+def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
+    """The deployment that a value of `wanted` names; None for none, and for what is no deployment's id."""
+    match = DEPLOYMENT.match(wanted.value) if wanted is not None else None
+    return match.group(1) if match else None
 
 
 def watch_reports(

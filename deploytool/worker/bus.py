@@ -22,6 +22,9 @@ class Bus(Protocol):
 
     def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool: ...
 
+    def put_all(self, writes: List[Tuple[str, str, int]]) -> bool:
+        """Write each (key, value, expected_index), all or none."""
+
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool: ...
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str: ...

@@ -37,7 +37,7 @@ class Consul:
             given = ("https://" if secure else "http://") + given
         self.address = given
         self._url = urlsplit(given)
-        self._token = self._read_token(token_file)
+        self.token = self._read_token(token_file)
 
     def _read_token(self, token_file: Optional[str]) -> Optional[str]:
         path = token_file or os.environ.get("CONSUL_HTTP_TOKEN_FILE")
@@ -45,13 +45,22 @@ class Consul:
             return os.environ.get("CONSUL_HTTP_TOKEN") or None
         try:
             with open(os.path.expanduser(path)) as file:
-                return file.read().strip()
-        except OSError as error:
+                token = file.read().strip()
+        except (OSError, UnicodeDecodeError) as error:
             raise Failure(
                 "consul",
-                "the Consul token file {} on the build server can't be read: {}".format(path, error.strerror),
+                "the Consul token file {} on the build server can't be read: {}".format(
+                    path, getattr(error, "strerror", None) or "it is not text"
+                ),
                 hint="mend consul.token_file, or the file's rights",
             ) from error
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise Failure(
+                "consul",
+                "the Consul token file {} on the build server must hold the token and nothing else".format(path),
+                hint="one line, without spaces or comments",
+            )
+        return token or None
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self._url.scheme == "unix":
@@ -73,8 +82,16 @@ class Consul:
         self, method: str, path: str, query: Dict[str, str], body: Optional[bytes], timeout: float
     ) -> Tuple[int, bytes, Dict[str, str]]:
         target = quote(path) + ("?" + urlencode(query) if query else "")
-        headers = {"X-Consul-Token": self._token} if self._token else {}
-        connection = self._connection(timeout)
+        headers = {"X-Consul-Token": self.token} if self.token else {}
+        try:
+            connection = self._connection(timeout)
+        except (OSError, ValueError) as error:
+            # A certificate file that is not there, a port that is none.
+            raise Failure(
+                "consul",
+                "no connection to Consul at {} can be made: {}".format(self.address, error),
+                hint="look at consul.address, and at CONSUL_CACERT and its like on the build server",
+            ) from error
         try:
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
@@ -94,8 +111,9 @@ class Consul:
         right: str,
         timeout: float = CALL_SECONDS,
         patience: float = PATIENCE_SECONDS,
+        conflict: bool = False,
     ) -> Tuple[Any, int]:
-        """The decoded answer (None for 404) and the index of a blocking query.
+        """The decoded answer (None for 404, and for 409 if `conflict`) and the index of a blocking query.
 
         Unreachable agents and missing leaders are retried for `patience` seconds: an agent that is not there at all is
         refused at once. `right` names what the token needs, for the sentence of a refusal.
@@ -125,7 +143,7 @@ class Consul:
                 "Consul refused {} {}: the token lacks a right".format(method, path),
                 hint="it needs {}".format(right),
             )
-        if status == 404:
+        if status == 404 or (conflict and status == 409):
             return None, _index(headers)
         if status >= 400:
             raise Failure(
@@ -167,6 +185,25 @@ class Consul:
         query = {} if expected_index is None else {"cas": str(expected_index)}
         answer, _ = self.call("PUT", "/v1/kv/" + key, query, value.encode(), right='key_prefix "deploytool/" write')
         return bool(answer)
+
+    def put_all(self, writes: List[Tuple[str, str, int]]) -> bool:
+        """Write each (key, value, expected_index), all or none; False if one has changed since."""
+        operations = [
+            {
+                "KV": {
+                    "Verb": "cas",
+                    "Key": key,
+                    "Value": base64.b64encode(value.encode()).decode(),
+                    "Index": expected_index,
+                }
+            }
+            for key, value, expected_index in writes
+        ]
+        body = json.dumps(operations).encode()
+        right = 'key_prefix "deploytool/" write'
+        # 409 is the answer to a transaction that was rolled back.
+        answer, _ = self.call("PUT", "/v1/txn", body=body, right=right, patience=0, conflict=True)
+        return answer is not None
 
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
         query = {} if expected_index is None else {"cas": str(expected_index)}

@@ -88,13 +88,24 @@ class DirectoryBus:
         with self._alone():
             if not self._is_expected(key, expected_index):
                 return False
-            path = self._path(key)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor, beside = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
-            with os.fdopen(descriptor, "w") as file:
-                file.write(value)
-            os.rename(beside, path)
+            self._write(key, value)
             return True
+
+    def put_all(self, writes: List[Tuple[str, str, int]]) -> bool:
+        with self._alone():
+            if not all(self._is_expected(key, expected_index) for key, _, expected_index in writes):
+                return False
+            for key, value, _ in writes:
+                self._write(key, value)
+            return True
+
+    def _write(self, key: str, value: str) -> None:
+        path = self._path(key)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor, beside = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
+        with os.fdopen(descriptor, "w") as file:
+            file.write(value)
+        os.rename(beside, path)
 
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
         with self._alone():

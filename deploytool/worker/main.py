@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ from .store import open_store
 
 #: An operator whose heartbeat stops for this long counts as gone, even if the connection seems to stand.
 OPERATOR_GONE_SECONDS = 90.0
+UPLOAD_END_SECONDS = 5.0
 
 Tell = Callable[[Dict[str, Any]], None]
 
@@ -58,11 +60,12 @@ class Worker:
         self._hello: Dict[str, Any] = {}
         self._root = ""
         self._ending = threading.Lock()
+        self._uploading = threading.Lock()
 
     # --- the line
 
     def send(self, message: Dict[str, Any]) -> None:
-        data = (json.dumps(self._masking.value(message), ensure_ascii=True) + "\n").encode()
+        data = (json.dumps(message, ensure_ascii=True) + "\n").encode()
         with self._write_guard:
             try:
                 self._write.write(data)
@@ -74,12 +77,18 @@ class Worker:
     def serve(self) -> None:
         """Answer requests until the operator's line ends, then end everything."""
         threading.Thread(target=self._mind_the_operator, daemon=True).start()
-        for line in self._read:
-            self._heard = time.monotonic()
-            message = json.loads(line.decode())
-            if "do" in message:
-                threading.Thread(target=self._answer, args=(message,), daemon=True).start()
-        self.end("the operator's connection ended")
+        try:
+            for line in self._read:
+                self._heard = time.monotonic()
+                # A line without an end was cut, with the connection.
+                if line.endswith(b"\n"):
+                    message = json.loads(line.decode())
+                    if "do" in message:
+                        threading.Thread(target=self._answer, args=(message,), daemon=True).start()
+                    else:
+                        self.send({"beat": True})
+        finally:
+            self.end("the operator's connection ended")
 
     def _mind_the_operator(self) -> None:
         while True:
@@ -98,7 +107,14 @@ class Worker:
             result = action(lambda event: self.send({"id": number, "event": event}), **message)
             self.send({"id": number, "ok": result if result is not None else {}})
         except Failure as failure:
-            self.send({"id": number, "error": failure.as_json()})
+            self.send({"id": number, "error": self._masking.value(failure.as_json())})
+        except OSError as error:
+            trouble = Failure(
+                "step",
+                "the build server could not do `{}`: {}".format(do, error),
+                hint="is its disk full? see build.root",
+            )
+            self.send({"id": number, "error": self._masking.value(trouble.as_json())})
         except Exception as error:
             self.send(
                 {
@@ -117,20 +133,35 @@ class Worker:
         if not self._ending.acquire(blocking=False):
             # Another thread is at it, and ends the process.
             threading.Event().wait()
-        try:
-            if self._log is not None:
-                self._log.write("*** " + why)
-                self._log.flush()
-            self._groups.cancel(why)
-            self._watch_ended.set()
-            if self._announcement is not None:
-                self._announcement.abort()
-        except Exception:
-            traceback.print_exc()
-        finally:
-            for lock in self._locks.values():
-                lock.release()
-            os._exit(0)
+        self._watch_ended.set()
+        # In this order, and each whatever becomes of the others.
+        for act in (self._end_steps, self._let_uploads_end, self._take_back, self._release_locks, self._say_farewell):
+            try:
+                act(why)
+            except Exception:
+                traceback.print_exc()
+        os._exit(0)
+
+    def _end_steps(self, why: str) -> None:
+        self._groups.cancel(why)
+
+    def _let_uploads_end(self, why: str) -> None:
+        """An upload whose source has died is taken back by boto3, which needs a moment: parts would stay, and cost."""
+        if self._uploading.acquire(timeout=UPLOAD_END_SECONDS):
+            self._uploading.release()
+
+    def _take_back(self, why: str) -> None:
+        if self._announcement is not None:
+            self._announcement.abort()
+
+    def _release_locks(self, why: str) -> None:
+        for lock in self._locks.values():
+            lock.release()
+
+    def _say_farewell(self, why: str) -> None:
+        if self._log is not None:
+            self._log.write("*** " + why)
+            self._log.flush()
 
     def _actions(self) -> Dict[str, Callable[..., Optional[Dict[str, Any]]]]:
         return {
@@ -193,7 +224,9 @@ class Worker:
             if address is not None and address.startswith("file:"):
                 self._bus_client = DirectoryBus(address, settings["receiver"])
             else:
-                self._bus_client = Consul(address, settings.get("token_file"))
+                consul = Consul(address, settings.get("token_file"))
+                self._masking = Masking([*self._hello["secrets"], consul.token or ""])
+                self._bus_client = consul
         return self._bus_client
 
     @property
@@ -217,6 +250,7 @@ class Worker:
         """Take a lock. With `wait`, tell who holds it, about every 5 s, until it is free."""
         holder = {
             "operator": self._hello["operator"],
+            "environment": self._hello["environment"],
             "purpose": self._hello["purpose"],
             "since": now_text(),
             "pid": os.getpid(),
@@ -301,7 +335,8 @@ class Worker:
             directory, exclude=exclude, epoch=epoch, compression=compression, groups=self._groups
         )
         try:
-            store.upload(key, stream)
+            with self._uploading:
+                store.upload(key, stream)
             if stream.size_bytes == 0:
                 raise Failure("step", "packing {} gave nothing".format(directory))
         finally:
@@ -314,17 +349,16 @@ class Worker:
         }
 
     def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> Dict[str, Any]:
-        """Unpack an archive of the store on the build server, below `unpacked/`."""
-        directory = os.path.join(self._root, "unpacked", name)
+        """Unpack an archive of the store below `unpacked/`, in place of this environment's last."""
+        directory = os.path.join(self._root, "unpacked", self._hello["environment"], name)
+        shutil.rmtree(os.path.dirname(directory), ignore_errors=True)
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         with self._store.open(key) as stream:
             archive.unpack(stream, directory, compression, checksum, self._groups)
         return {"directory": directory}
 
-    def remove_unpacked(self, tell: Tell, name: str) -> None:
-        import shutil
-
-        shutil.rmtree(os.path.join(self._root, "unpacked", name), ignore_errors=True)
+    def remove_unpacked(self, tell: Tell) -> None:
+        shutil.rmtree(os.path.join(self._root, "unpacked", self._hello["environment"]), ignore_errors=True)
 
     def store_get(self, tell: Tell, key: str) -> Dict[str, Any]:
         content = self._store.get(key)

@@ -30,7 +30,7 @@ class Log:
     def __init__(self, directory: str, name: str, masking: Masking) -> None:
         os.makedirs(directory, exist_ok=True)
         self._directory = directory
-        self._masking = masking
+        self.masking = masking
         self.path = os.path.join(directory, name + ".log")
         self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
 
@@ -41,7 +41,7 @@ class Log:
 
     def write(self, line: str) -> str:
         """Append one line; returns it as it was written, masked."""
-        masked = self._masking.text(line)
+        masked = self.masking.text(line)
         self._file.write(masked.encode("utf-8", "replace") + b"\n")
         return masked
 
@@ -50,20 +50,30 @@ class Log:
 
 
 class Lines:
-    """Bytes in, whole lines out; half a character or half a line waits for the rest."""
+    """Bytes in, whole masked lines out; half a character or half a line waits for the rest.
 
-    def __init__(self) -> None:
+    A line that grows too long is cut, and never inside a secret: what might be the beginning of one waits as well.
+    """
+
+    def __init__(self, masking: Masking) -> None:
+        self._masking = masking
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
 
     def feed(self, data: bytes, final: bool = False) -> List[str]:
         # Progress bars draw over themselves with a carriage return: each drawing is a line.
         text = self._rest + self._decoder.decode(data, final).replace("\r\n", "\n").replace("\r", "\n")
-        *lines, self._rest = text.split("\n")
-        if final or len(self._rest) > LINE_BYTES:
+        *whole, self._rest = text.split("\n")
+        lines = [self._masking.text(line) for line in whole]
+        if final:
             if self._rest:
-                lines.append(self._rest)
+                lines.append(self._masking.text(self._rest))
             self._rest = ""
+        elif len(self._rest) > LINE_BYTES + self._masking.longest:
+            masked = self._masking.text(self._rest)
+            cut = len(masked) - max(self._masking.longest - 1, 0)
+            lines.append(masked[:cut])
+            self._rest = masked[cut:]
         return lines
 
 
@@ -117,7 +127,7 @@ def run_step(
     results = b""
     timed_out = False
     shown = 0.0
-    lines = Lines()
+    lines = Lines(log.masking)
     assert process.stdout is not None
     output = process.stdout.fileno()
     ended: Optional[float] = None

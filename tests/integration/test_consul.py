@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,117 @@ def test_abort_does_not_touch_what_somebody_else_has_announced_since(consul: Con
     announce(consul, prefix, "20260101T000002Zbbbb")
     first.abort()
     assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zbbbb s3://b/20260101T000002Zbbbb"
+
+
+def test_go_lets_all_roles_go_or_none(consul: Consul, prefix: str) -> None:
+    roles = [
+        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
+    ]
+    made = Announcement(consul, prefix, "20260101T000001Zaaaa", roles, False)
+    made.announce(wait=True)
+    keys = [f"{prefix}/deployments/20260101T000001Zaaaa/{role}/go" for role in ("web", "batch")]
+    real = made._bus.put_all
+    # Between our look and our write, somebody aborts one role.
+    made._bus.put_all = lambda writes: consul.put(keys[1], "abort") and real(writes)  # type: ignore[method-assign]
+    with pytest.raises(Failure, match="nobody went"):
+        made.go("all")
+    assert [value(consul, key) for key in keys] == ["wait 0", "abort"]
+    made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+
+
+def test_go_after_an_abort_by_somebody_else_is_refused(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zbbbb")
+    with pytest.raises(Failure, match="somebody else aborted this deployment"):
+        made.go("all")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_go_after_our_own_abort_is_refused(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    made.abort()
+    with pytest.raises(Failure, match="was taken back"):
+        made.go("all")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+class Failing:
+    """A bus that can be made to fail, in front of the real one."""
+
+    def __init__(self, bus: Consul) -> None:
+        self._bus = bus
+        self.fails: set[str] = set()
+        self.answers_get_lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        raise_it = Failure("consul", f"{name} failed") if name in self.fails else None
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if raise_it is not None and not self.answers_get_lost:
+                raise raise_it
+            result = getattr(self._bus, name)(*arguments, **options)
+            if raise_it is not None:
+                raise raise_it
+            return result
+
+        return call
+
+
+def test_abort_that_failed_is_tried_again(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails = {"put", "delete"}
+    with pytest.raises(Failure, match="was not taken back whole"):
+        made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is not None
+    bus.fails = set()
+    made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_go_whose_answer_was_lost_is_found_out(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails, bus.answers_get_lost = {"put_all"}, True
+    made.go("all")
+    made.abort()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
+
+
+def test_event_that_can_not_be_fired_takes_everything_back(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    bus.fails = {"fire"}
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    with pytest.raises(Failure, match="fire failed"):
+        Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False).announce(wait=True)
+    assert value(consul, f"{prefix}/wanted/web") is None
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_nonsense_in_wanted_stops_no_deployment(consul: Consul, prefix: str) -> None:
+    consul.put(f"{prefix}/wanted/web", "zzz")
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+
+
+@pytest.mark.parametrize("content", ["s3cr3t-token\n# comment\n", "two words", "tök"])
+def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(Failure, match="must hold the token and nothing else") as raised:
+        Consul("http://127.0.0.1:1", str(tmp_path / "token"))
+    assert "s3cr3t" not in str(raised.value.as_json())
+
+
+def test_missing_certificate_file_has_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_CACERT", "/no/such/file.pem")
+    with pytest.raises(Failure, match=r"no connection to Consul at https://127\.0\.0\.1:8501 can be made"):
+        Consul("https://127.0.0.1:8501", None).get("x")
 
 
 def test_deployment_aborts_one_that_is_still_open(consul: Consul, prefix: str) -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,8 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
+from deploytool import worker_client
 from deploytool.build_server import start_worker
-from deploytool.errors import Interrupted, LockedError, StepError, StoreError
+from deploytool.errors import ConnectionFailed, Interrupted, LockedError, StepError, StoreError
 from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
@@ -130,10 +132,34 @@ def test_one_line_of_fifty_megabytes_does_not_fill_the_memory(start: Start) -> N
 
 def test_secrets_are_masked_in_log_output_and_answers(start: Start) -> None:
     worker = start(secrets=["hunter2"])
-    answer = run(worker, "echo the password is hunter2; echo hunter2 >&3")
+    answer = run(worker, "echo the password is hunter2")
     assert "hunter2" not in json.dumps(answer)
     assert "hunter2" not in Path(answer["log"]).read_text()
     assert answer["tail"] == ["the password is ***"]
+
+
+def test_secret_with_several_lines_is_masked_line_by_line(start: Start) -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END KEY-----"
+    answer = run(start(secrets=[key]), f"printf '%s\n' '{key}'")
+    for line in key.splitlines():
+        assert line not in Path(answer["log"]).read_text()
+        assert line not in json.dumps(answer)
+
+
+def test_secret_at_the_cut_of_a_long_line_is_masked_whole(start: Start) -> None:
+    secret = "correct-horse-battery-staple"
+    for before in range(65530, 65570, 5):
+        answer = run(
+            start(secrets=[secret]), f"head -c {before} /dev/zero | tr '\\0' x; printf %s {secret}; sleep 0.2; echo"
+        )
+        text = Path(answer["log"]).read_text()
+        assert "correct" not in text
+        assert "staple" not in text
+
+
+def test_secret_that_is_an_ordinary_word_garbles_no_answer(start: Start) -> None:
+    answer = run(start(secrets=["revision"]), "printf 'revision\\t%040d\\n' 7 >&3")
+    assert answer["results"] == ["revision\t" + "7".zfill(40)]
 
 
 def test_script_stands_on_no_command_line(start: Start, tmp_path: Path) -> None:
@@ -177,6 +203,51 @@ def test_cut_line_ends_the_step_and_frees_the_lock(start: Start, tmp_path: Path)
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
     start().ask("lock", name="test", wait=False)
+
+
+def test_line_that_is_cut_in_the_middle_ends_the_step_as_well(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("lock", name="test", wait=False)
+    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    worker._channel.write(b'{"id": 99, "do": "hal')
+    worker.close()
+    assert not is_running(int((tmp_path / "pid").read_text()))
+    start().ask("lock", name="test", wait=False)
+
+
+def test_full_disk_ends_the_step_as_well_and_has_a_sentence(start: Start, tmp_path: Path) -> None:
+    root = tmp_path / "small"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root)], check=True)
+    try:
+        worker = start(root=root)
+        worker.ask("lock", name="test", wait=False)
+        worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+        subprocess.run(["sh", "-c", f"cat /dev/zero > '{root}/filler'"], capture_output=True)
+        with pytest.raises(StepError, match="is its disk full"):
+            worker.ask("lock", name="other", wait=False)
+        worker.close()
+        assert not is_running(int((tmp_path / "pid").read_text()))
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+def test_worker_that_hangs_is_noticed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_client, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(worker_client, "SILENT_SECONDS", 1.0)
+    worker = start()
+    worker.ask("lock", name="test", wait=False)
+    pid = worker.ask("lock_holder", name="test")["holder"]["pid"]
+    asked = worker.start("run", step="try", script="sleep 60", timeout_seconds=600)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ConnectionFailed, match="nothing was heard from it"):
+            for _ in asked.events():
+                pass
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_step_that_ignores_sigterm_is_killed(start: Start, tmp_path: Path) -> None:

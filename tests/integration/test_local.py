@@ -1,0 +1,183 @@
+"""The embedded default: no sshd, no S3, no Consul; pretend hosts and a directory for everything."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.project import FABFILE, Repository, Result
+
+pytestmark = pytest.mark.integration
+
+HOSTS = ("app1", "app2", "app3")
+
+
+class Local:
+    """A project in a folder with a space in its name, whose world is its own `var/`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "my project"
+        (self.directory / "config").mkdir(parents=True)
+        (self.directory / "fabfile.py").write_text(FABFILE)
+        self.repository = Repository(self.directory / "var/repository")
+        self.repository.commit({"VERSION": "1"})
+        self.settings: dict[str, Any] = {
+            "application": "tiny",
+            "repository": "${DEPLOYTOOL_PROJECT}/var/repository",
+            "deploy_to": "/pretend/host/tiny",
+            "build": {"server": "local", "root": "${DEPLOYTOOL_PROJECT}/var/build"},
+            "store": {"url": "file://${DEPLOYTOOL_PROJECT}/var/store"},
+            "consul": {"address": "file://${DEPLOYTOOL_PROJECT}/var/consul"},
+            "roles": {"web": {"hosts": {"nodes": list(HOSTS)}}},
+            "wait": {"fetch_seconds": 30, "activate_seconds": 30, "hook_seconds": 10, "stable_seconds": 0},
+        }
+        self.write()
+
+    def write(self) -> None:
+        (self.directory / "config/deploy.yml").write_text(yaml.safe_dump(self.settings))
+        (self.directory / "config/local.yml").write_text("")
+
+    def fab(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "fab"), *arguments],
+            cwd=self.directory,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def host(self, name: str) -> Path:
+        return self.directory / "var/hosts" / name / "tiny"
+
+    def served(self) -> dict[str, str | None]:
+        links = {name: self.host(name) / "current" for name in HOSTS}
+        return {name: (link / "VERSION").read_text() if link.is_symlink() else None for name, link in links.items()}
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Local:
+    return Local(tmp_path)
+
+
+def test_local_deploy_needs_no_server(local: Local) -> None:
+    result = local.fab("local", "deploy", "--json")
+    assert result.code == 0, result.err
+    assert {host["verdict"] for host in result.json["hosts"]} == {"verified"}
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+    local.repository.commit({"VERSION": "2"})
+    assert local.fab("local", "deploy").code == 0
+    assert local.served() == dict.fromkeys(HOSTS, "2")
+
+
+def test_local_deploy_needs_neither_rsync_nor_curl_nor_consul(local: Local, tmp_path: Path) -> None:
+    needed = ["sh", "bash", "dash", "git", "tar", "gzip", "sed", "grep", "find", "cmp", "id", "tail", "env", "python3"]
+    coreutils = [
+        "cat",
+        "chmod",
+        "cp",
+        "cut",
+        "date",
+        "dd",
+        "df",
+        "dirname",
+        "basename",
+        "expr",
+        "false",
+        "head",
+        "ln",
+        "ls",
+        "mkdir",
+        "mktemp",
+        "mv",
+        "printf",
+        "readlink",
+        "realpath",
+        "rm",
+        "rmdir",
+        "sha256sum",
+        "sleep",
+        "sort",
+        "stat",
+        "sync",
+        "tee",
+        "test",
+        "timeout",
+        "touch",
+        "tr",
+        "true",
+        "uname",
+        "wc",
+        "base64",
+        "nproc",
+        "uniq",
+        "xargs",
+    ]
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in (*needed, *coreutils):
+        found = shutil.which(name)
+        if found and not (programs / name).exists():
+            (programs / name).symlink_to(found)
+    result = local.fab("local", "deploy", "--json", env={"PATH": str(programs)})
+    assert result.code == 0, result.err
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+
+
+def test_local_failing_host_is_undone_and_the_printed_command_puts_it_right(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    local.repository.commit({"VERSION": "2"})
+    broken = local.host("app2") / "shared/broken"
+    broken.write_text("")
+    local.settings["roles"]["web"]["hooks"] = {"post": ["test ! -e '{{ shared_path }}/broken'"]}
+    local.write()
+    result = local.fab("local", "deploy")
+    assert result.code == 8
+    assert local.served() == {"app1": "2", "app2": "1", "app3": "2"}
+    command = next(line for line in result.out.splitlines() if "try them again: fab " in line).partition("fab ")[2]
+    broken.unlink()
+    assert local.fab(*command.split()).code == 0
+    assert local.served() == dict.fromkeys(HOSTS, "2")
+
+
+def test_local_migration_failure_changes_no_host_and_puts_wanted_back(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    wanted = (local.directory / "var/consul/deploytool/tiny/local/wanted/web.value").read_text()
+    local.repository.commit({"VERSION": "2"})
+    local.settings["build"]["migrate"] = ["exit 3"]
+    local.write()
+    result = local.fab("local", "deploy", "--json")
+    assert result.code == 4
+    assert {host["verdict"] for host in result.json["hosts"]} == {"aborted"}
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+    assert (local.directory / "var/consul/deploytool/tiny/local/wanted/web.value").read_text() == wanted
+
+
+def test_local_check_is_all_well(local: Local) -> None:
+    result = local.fab("local", "check")
+    assert result.code == 0, result.out
+    assert "BAD" not in result.out
+
+
+def test_pretend_hosts_must_be_named(local: Local) -> None:
+    local.settings["roles"]["web"]["hosts"] = {"node_meta": {"role": "web"}}
+    local.write()
+    result = local.fab("local", "deploy")
+    assert result.code == 7
+    assert "pretend hosts have names and nothing else" in result.err
+
+
+def test_quote_in_the_projects_path_has_a_sentence(tmp_path: Path) -> None:
+    odd = Local(tmp_path / "it's")
+    result = odd.fab("local", "deploy", "--json")
+    assert result.code != 0
+    assert json.loads(result.out)["error"]["message"]
