@@ -50,6 +50,9 @@ def _without_program(archive: Path) -> None:
                 tar.extractall(members=members, filter="fully_trusted")
             else:
                 tar.extractall(members=members)
+            for link in (member for member in members if member.issym()):
+                # tarfile leaves these out.
+                os.utime(link.name, (link.mtime, link.mtime), follow_symlinks=False)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ReceiverError(
             f"the archive can't be unpacked: {error}",

@@ -24,7 +24,7 @@ def manifest_url(read: Callable[[int], bytes], *, is_watch: bool) -> str:
         return _last_payload(_first_json(text, chunks))
     while b"\n" not in text and (chunk := next(chunks, b"")):
         text += chunk
-    return text.lstrip(b"\n").split(b"\n")[0].decode(errors="surrogateescape") if text[:1] != b"\n" else ""
+    return text.split(b"\n")[0].decode(errors="surrogateescape")
 
 
 def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:

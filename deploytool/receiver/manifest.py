@@ -140,7 +140,7 @@ def _mode(node: yaml.Node) -> int:
     if node.tag == _NULL:
         return _DEFAULT_DEST_MODE
     # Not PyYAML's own reading: it does not know 0o755.
-    if isinstance(node, yaml.ScalarNode) and node.style is None:
+    if isinstance(node, yaml.ScalarNode) and not node.style:
         digits = node.value.replace("_", "")
         for pattern, base in (
             (r"0[oO]?([0-7]+)", 8),

@@ -123,10 +123,11 @@ class Receiver:
                 digest.update(chunk)
                 size_bytes += file.write(chunk)
         file.flush()
-        self.journal.say(f"Wrote {size_bytes:,} bytes to {file.name}")
+        self.journal.say(f"Wrote {size_bytes:,} bytes")
         if digest.hexdigest() != manifest.checksum.lower():
             raise ReceiverError(
-                f"the archive's {algorithm} is {digest.hexdigest()}, but the manifest says {manifest.checksum}."
+                f"checksum mismatch: the archive's {algorithm} is {digest.hexdigest()}, "
+                f"but the manifest says {manifest.checksum}."
             )
         self.journal.say(f"Checksum ok: {digest.hexdigest()}")
 
@@ -161,5 +162,8 @@ def _temporary_directory(directory: str) -> Iterator[Path]:
     try:
         yield Path(name)
     finally:
-        # The strategy mv has taken it away.
+        # An ordinary user can't remove what is in a read-only directory. The strategy mv has taken all of it away.
+        for folder, _folders, _files in os.walk(name):
+            with suppress(OSError):
+                os.chmod(folder, 0o700)
         shutil.rmtree(name, ignore_errors=True)

@@ -183,6 +183,7 @@ class Worker:
             "check_store": self.check_store,
             "check_consul": self.check_consul,
             "hosts": self.hosts,
+            "status": self.status,
             "announce": self.announce,
             "watch": self.watch,
             "end_watch": self.end_watch,
@@ -384,18 +385,37 @@ class Worker:
 
     def hosts(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
         """For each role its hosts, those that are down, and the value of `wanted`."""
+        return {"roles": {role: self._role(role, selector) for role, selector in roles.items()}}
+
+    def _role(self, role: str, selector: Dict[str, Any]) -> Dict[str, Any]:
+        up, down = self._bus.hosts(selector)
+        wanted = self._bus.get("{}/wanted/{}".format(self._prefix, role))
+        return {
+            "up": up,
+            "down": down,
+            "wanted": wanted.value if wanted else None,
+            "exceptions": self._below("wanted/{}/".format(role)),
+        }
+
+    def _below(self, place: str) -> Dict[str, str]:
+        """host → value of the keys there"""
+        entries, _ = self._bus.list("{}/{}".format(self._prefix, place))
+        return {entry.key.rpartition("/")[2]: entry.value for entry in entries}
+
+    def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
+        """The same, with each host's last word and the barriers of the deployments that are wanted."""
         answer = {}
         for role, selector in roles.items():
-            up, down = self._bus.hosts(selector)
-            wanted = self._bus.get("{}/wanted/{}".format(self._prefix, role))
-            exceptions, _ = self._bus.list("{}/wanted/{}/".format(self._prefix, role))
-            answer[role] = {
-                "up": up,
-                "down": down,
-                "wanted": wanted.value if wanted else None,
-                "exceptions": {entry.key.rpartition("/")[2]: entry.value for entry in exceptions},
-            }
-        return {"roles": answer, "time": time.time()}
+            found = self._role(role, selector)
+            found["serving"] = self._below("serving/{}/".format(role))
+            found["go"] = {}
+            for value in {found["wanted"] or "", *found["exceptions"].values()}:
+                name = value.split(" ")[0]
+                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role)) if name else None
+                if go is not None:
+                    found["go"][name] = go.value
+            answer[role] = found
+        return {"roles": answer}
 
     def announce(self, tell: Tell, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool, wait: bool) -> None:
         self._groups.refuse_if_cancelled("announcing the deployment")

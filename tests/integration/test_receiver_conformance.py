@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from deploytool import __version__
 from deploytool.playground import Playground
 from deploytool.playground.parts import Parts, find_or_install, version
 from deploytool.receiver import ReceiverError, excludes, sync
-from tests.integration.receiver_cases import CASES, NAMES, PATTERNS, hooks
+from tests.integration.receiver_cases import CASES, NAMES, PATTERNS, TREE, hooks
 from tests.integration.receiver_world import (
     BUILT_IN,
     ORDINARY,
@@ -27,7 +28,10 @@ from tests.integration.receiver_world import (
     Outcome,
     Receiver,
     WebServer,
+    directory,
+    fifo,
     file,
+    hard_link,
     pack,
     run,
 )
@@ -163,7 +167,7 @@ def test_excludes_mean_what_they_mean_to_rsync(patterns: tuple[str, ...], parts:
     """Compared with the rsync program itself, which both stretchers run; so it takes no second a pattern."""
     for name in NAMES:
         for top in ("source", "source/new", "ours", "ours/old", "theirs", "theirs/old"):
-            file(name, top[:3]).make_below(tmp_path / top, tmp_path)
+            file(name, "new" if top.startswith("source") else "old!").make_below(tmp_path / top, tmp_path)
     problem = sync_both(tmp_path, patterns, parts)
     assert look(tmp_path / "ours", times=False) == look(tmp_path / "theirs", times=False), problem
 
@@ -183,6 +187,7 @@ def test_s3_is_read_with_the_usual_settings(
     )
     packed = pack(ORDINARY)
     client.put_object(Bucket=playground.bucket, Key="conformance/a b.tar.gz", Body=packed)
+    # gzip writes the time into it: packed again it would have another checksum.
     manifest = {"src": f"s3://{playground.bucket}/conformance/a%20b.tar.gz", "dest": "@WORLD@/disk/www", **hooks()}
     environment = {
         "AWS_ENDPOINT_URL": playground.endpoint_url,
@@ -191,7 +196,9 @@ def test_s3_is_read_with_the_usual_settings(
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
     }
     url = f"s3://{playground.bucket}/conformance/manifest.yml"
-    good = Case("src from S3", manifest=manifest, environment=environment, leaves={"www/app.py": "print('hello')\n"})
+    good = Case(
+        "src from S3", packed, manifest=manifest, environment=environment, leaves={"www/app.py": "print('hello')\n"}
+    )
     compare(good, receivers, table, world, web)
     shutil.copy(world / "manifest.yml", world.parent / "manifest.yml")
     client.upload_file(str(world.parent / "manifest.yml"), playground.bucket, "conformance/manifest.yml")
@@ -227,6 +234,47 @@ def test_s3_is_read_with_the_usual_settings(
         compare(case, receivers, table, world, web)
 
 
+def test_placeholders_are_mapped_to_paths_with_spaces(world: Path, web: WebServer) -> None:
+    receiver = Receiver("built-in", __version__, BUILT_IN, None)
+    where = "@WORLD@/disk/a b"
+    case = Case(
+        "placeholders are mapped",
+        disk=(directory("a b"),),
+        manifest={
+            "dest": "/pretend/host/www",
+            "commands": {"post": ["cd '/pretend/host/www' && pwd >out", 'echo "/pretend/host2" >>/pretend/host2/out']},
+        },
+        options=("--map", f"/pretend/host={where}", "--map", "/pretend/host2=@WORLD@/disk"),
+    )
+    outcome = run(case, receiver, world, web)
+    assert outcome.exit_status == 0, outcome.log
+    assert (world / "disk/a b/www/out").read_text() == f"{world}/disk/a b/www\n"
+    assert (world / "disk/out").read_text() == f"{world}/disk\n"
+    refused = run(replace(case, options=("--map", "/pretend/host=/it's")), receiver, world, web)
+    assert refused.exit_status == 2
+    assert "would break the quoting" in refused.log
+
+
+def test_the_receiver_unpacks_the_same_without_a_tar_program(world: Path, web: WebServer, tmp_path: Path) -> None:
+    receiver = Receiver("built-in", __version__, BUILT_IN, None)
+    shell = shutil.which("sh")
+    assert shell is not None
+    (tmp_path / "sh").symlink_to(shell)
+    archive = (*TREE, hard_link("hard", "a.txt"), fifo("queue"), directory("t", 0o1777), file("/abs/olute", "x"))
+    usual = Case("as usual", archive)
+    without = Case("without tar", archive, environment={"PATH": str(tmp_path)})
+    first, second = (run(case, receiver, world, web) for case in (usual, without))
+    assert (first.exit_status, second.exit_status) == (0, 0), second.log
+    assert first.tree == second.tree
+    leading_out = replace(without, archive=(file("../../disk/out", "x"),))
+    third = run(leading_out, receiver, world, web)
+    assert (third.exit_status, (world / "disk/out").exists()) == (1, False)
+    assert "leads out of it" in third.log
+    broken = run(replace(without, archive=b"no archive"), receiver, world, web)
+    assert broken.exit_status == 1
+    assert "there is no tar program here" in broken.log
+
+
 def test_any_two_trees_are_synced_as_rsync_does(parts: Parts, tmp_path: Path) -> None:
     """Not by cases but by chance: trees of few names, so that every kind of thing meets every other kind."""
     for seed in range(150):
@@ -243,7 +291,7 @@ def test_any_two_trees_are_synced_as_rsync_does(parts: Parts, tmp_path: Path) ->
 
 
 def sync_both(top: Path, patterns: Sequence[str], parts: Parts) -> str:
-    """Sync `source` to `ours` with the receiver's code and to `theirs` with rsync: both fail, or none. What they say."""
+    """Sync `source` to `ours` with the receiver and to `theirs` with rsync: both must fail, or none. What they say."""
     words = [f"--exclude={pattern}" for pattern in patterns]
     done = subprocess.run(
         [parts.rsync, "-a", "--delete", *words, f"{top}/source/", f"{top}/theirs/"], capture_output=True, text=True
@@ -273,7 +321,7 @@ def grow(directory: Path, chance: random.Random, depth: int = 0) -> None:
             case _:
                 os.mkfifo(path)
         if not path.is_symlink():
-            path.chmod(chance.choice([0o755, 0o644, 0o700, 0o2750]))
+            path.chmod(chance.choice([0o755, 0o700, 0o2750, 0o711 if path.is_dir() else 0o440]))
         os.utime(path, (when, when), follow_symlinks=False)
 
 
