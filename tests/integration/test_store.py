@@ -1,0 +1,187 @@
+"""The store for real: SeaweedFS as S3, spoken to by the worker; nothing half-published, nothing overwritten."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploytool.build_server import start_worker
+from deploytool.errors import Interrupted, StepError, StoreError
+from deploytool.playground import Playground
+from deploytool.worker_client import WorkerClient
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., WorkerClient]
+PART_BYTES = 16 << 20
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    return f"store-{tmp_path.name}"
+
+
+@pytest.fixture
+def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start]:
+    """Starts workers on this machine whose store is the playground's S3 server."""
+    clients: list[WorkerClient] = []
+
+    def begin(keys: Any = None, **changes: Any) -> WorkerClient:
+        root = str(tmp_path / "root")
+        build = SimpleNamespace(is_local=True, root=root, server="local")
+        channel, read = start_worker(build)  # type: ignore[arg-type]
+        client = WorkerClient(channel, read, "local")
+        clients.append(client)
+        keys = keys or playground.deploy_keys
+        store = {
+            "url": f"s3://{playground.bucket}/{prefix}",
+            "endpoint_url": playground.endpoint_url,
+            "region": playground.region,
+            "credentials": {"access_key": keys.access_key, "secret_key": keys.secret_key},
+            **changes,
+        }
+        client.ask(
+            "hello",
+            root=root,
+            application="shop",
+            environment="test",
+            store=store,
+            consul={},
+            secrets=[],
+            operator="me@laptop",
+            purpose="testing",
+        )
+        return client
+
+    yield begin
+    for client in clients:
+        client.close()
+
+
+def uploads(playground: Playground, prefix: str) -> list[str]:
+    client = playground.s3_client()
+    found = client.list_multipart_uploads(Bucket=playground.bucket, Prefix=prefix).get("Uploads", [])
+    client.close()
+    return [upload["Key"] for upload in found]
+
+
+def publish(worker: WorkerClient, directory: Path, key: str, compression: str = "gzip") -> dict[str, Any]:
+    return worker.ask(
+        "publish_archive", directory=str(directory), exclude=[], compression=compression, epoch=0, key=key
+    )
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(os.urandom(3 * PART_BYTES))
+    return tmp_path / "tree"
+
+
+def fake(directory: Path, name: str, text: str) -> str:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text("#!/bin/sh\n" + text)
+    (directory / name).chmod(0o755)
+    return f"{directory}:{os.environ['PATH']}"
+
+
+def test_large_archive_comes_back_as_it_was(start: Start, tree: Path) -> None:
+    worker = start()
+    packed = publish(worker, tree, "a.tar", "none")
+    assert packed["size_bytes"] > 3 * PART_BYTES
+    found = worker.ask("unpack_release", key="a.tar", compression="none", checksum=packed["checksum"], name="r")
+    assert (Path(found["directory"]) / "large").read_bytes() == (tree / "large").read_bytes()
+
+
+def test_nothing_is_overwritten(start: Start, tree: Path) -> None:
+    worker = start()
+    assert worker.ask("store_put", entries=[["x/y", "one"], ["x/z", "two"]])["existed"] == []
+    assert worker.ask("store_put", entries=[["x/y", "other"]])["existed"] == ["x/y"]
+    assert worker.ask("store_get", key="x/y")["content"] == "one"
+    assert worker.ask("store_list", prefix="x/")["keys"] == ["x/y", "x/z"]
+    assert worker.ask("store_get", key="x/none")["content"] is None
+    with pytest.raises(StoreError, match="nothing in it is ever overwritten"):
+        publish(worker, tree, "x/y")
+
+
+def test_tar_that_dies_after_some_parts_leaves_neither_an_object_nor_an_upload(
+    start: Start, playground: Playground, prefix: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.which("tar")
+    monkeypatch.setenv("PATH", fake(tmp_path / "bin", "tar", f'"{real}" "$@" | head -c {2 * PART_BYTES}\nexit 2\n'))
+    worker = start()
+    with pytest.raises(StepError, match="tar ended with exit status 2"):
+        publish(worker, tree, "a.tar", "none")
+    assert worker.ask("store_list", prefix="")["keys"] == []
+    assert uploads(playground, prefix) == []
+
+
+@pytest.mark.parametrize("how", ["cancelled", "cut off"])
+def test_interrupted_upload_leaves_neither_an_object_nor_an_upload(
+    how: str,
+    start: Start,
+    playground: Playground,
+    prefix: str,
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = shutil.which("tar")
+    text = f'"{real}" "$@" | head -c {2 * PART_BYTES}\ntouch "{tmp_path}/begun"\nsleep 60\n'
+    monkeypatch.setenv("PATH", fake(tmp_path / "bin", "tar", text))
+    worker = start()
+    asked = worker.start("publish_archive", directory=str(tree), exclude=[], compression="none", epoch=0, key="a.tar")
+    deadline = time.monotonic() + 30
+    while not ((tmp_path / "begun").exists() and uploads(playground, prefix)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if how == "cancelled":
+        worker.ask("cancel")
+        with pytest.raises(Interrupted):
+            for _ in asked.events():
+                pass
+    else:
+        worker.close()
+    deadline = time.monotonic() + 15
+    while uploads(playground, prefix):
+        assert time.monotonic() < deadline, "the upload is still there"
+        time.sleep(0.2)
+    monkeypatch.undo()
+    assert start().ask("store_list", prefix="")["keys"] == []
+
+
+def test_reader_may_read_and_not_write(start: Start, playground: Playground) -> None:
+    start().ask("store_put", entries=[["x", "one"]])
+    reader = start(playground.reader_keys)
+    assert reader.ask("store_get", key="x")["content"] == "one"
+    with pytest.raises(StoreError, match="was refused"):
+        reader.ask("store_put", entries=[["y", "two"]])
+
+
+def test_wrong_secret_key_is_refused_without_being_shown(start: Start, playground: Playground) -> None:
+    keys = SimpleNamespace(access_key=playground.deploy_keys.access_key, secret_key="wrong-secret-canary")
+    with pytest.raises(StoreError, match="was refused") as raised:
+        start(keys).ask("store_get", key="x")
+    assert "wrong-secret-canary" not in str(raised.value)
+
+
+def test_unreachable_store_names_it(start: Start) -> None:
+    with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9 can't be reached from the build server"):
+        start(endpoint_url="http://127.0.0.1:9").ask("store_get", key="x")
+
+
+def test_missing_bucket_names_it(start: Start) -> None:
+    worker = start(url="s3://no-such-bucket/x")
+    with pytest.raises(StoreError, match="the bucket no-such-bucket does not exist"):
+        worker.ask("check_store")
+
+
+def test_check_leaves_nothing(start: Start) -> None:
+    worker = start()
+    assert "list, put, get and delete work" in worker.ask("check_store")["found"]
+    assert worker.ask("store_list", prefix="")["keys"] == []
