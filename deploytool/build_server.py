@@ -17,10 +17,12 @@ import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from deploytool.errors import ConnectionFailed, StepError, UsageError
+from deploytool.errors import ConnectionFailed, DeployError, StepError, UsageError
 
 if TYPE_CHECKING:
     from deploytool.settings import Build
@@ -28,12 +30,29 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 15
 #: Keeps NAT tables and firewalls from forgetting the connection, and notices a dead one.
 KEEPALIVE_SECONDS = 15
+#: A network that takes no packet of ours for so long is gone; without it TCP goes on for a quarter of an hour.
+GONE_SECONDS = 60
 #: How long the worker may take to put things in order once its line has ended.
 FAREWELL_SECONDS = 15.0
+#: The same for one that has not started yet: it has nothing to put in order.
+SHORT_FAREWELL_SECONDS = 2.0
+#: A login script and Python on a busy server may take their time; a server that is stopped takes for ever.
+BOOT_SECONDS = 60.0
 
-#: Announces the first line that is ours: a login script on the server may print anything before it.
+#: Announces a line that is ours: a login script on the server may print anything before it.
 MARK = "deploytool-boot "
-NO_PYTHON, NO_ROOT, NOT_OURS, BAD_TRANSFER = 91, 92, 93, 94
+
+
+class Refusal(IntEnum):
+    """Exit codes of the scripts below."""
+
+    NO_PYTHON = 91
+    NO_ROOT = 92
+    NOT_OURS = 93
+    BAD_TRANSFER = 94
+    NO_SPACE = 95
+    NOT_WRITABLE = 96
+
 
 FIND_PYTHON = """
 for python in "$5" python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
@@ -44,27 +63,37 @@ done
 exit 91
 """
 
-#: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker.
+#: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker. It says
+#: `need` or `ready`, and `ready` after `need` when the file is there.
 RECEIVE_WORKER = """
-import hashlib, os, sys
+import errno, hashlib, os, sys
 root, digest, size = os.path.expanduser(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 home = os.path.join(root, ".worker")
+def refuse(error, status):
+    sys.stderr.write("%s: %s\\n" % (error.filename or home, error.strerror or error))
+    sys.exit(95 if error.errno in (errno.ENOSPC, errno.EDQUOT) else status)
+def say(word):
+    sys.stdout.write("deploytool-boot %s\\n" % word)
+    sys.stdout.flush()
 os.umask(0o077)
 try:
     os.makedirs(home, exist_ok=True)
+    owner = os.stat(home).st_uid
 except OSError as error:
-    sys.stderr.write("%s: %s\\n" % (error.filename, error.strerror))
-    sys.exit(92)
-if os.stat(home).st_uid != os.geteuid():
-    sys.stderr.write("%s belongs to user id %d\\n" % (home, os.stat(home).st_uid))
+    refuse(error, 92)
+if owner != os.geteuid():
+    sys.stderr.write("%s belongs to user id %d\\n" % (home, owner))
     sys.exit(93)
 path = os.path.join(home, digest + ".pyz")
 def whole(data):
     return hashlib.sha256(data).hexdigest() == digest
-here = os.path.exists(path) and whole(open(path, "rb").read())
-sys.stdout.write("deploytool-boot %s\\n" % ("have" if here else "need"))
-sys.stdout.flush()
+try:
+    with open(path, "rb") as file:
+        here = whole(file.read())
+except OSError:
+    here = False
 if not here:
+    say("need")
     data = b""
     while len(data) < size:
         more = os.read(0, size - len(data))
@@ -74,9 +103,18 @@ if not here:
     if not whole(data):
         sys.exit(94)
     beside = "%s.%d" % (path, os.getpid())
-    with open(beside, "wb") as file:
-        file.write(data)
-    os.rename(beside, path)
+    try:
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+            os.rename(beside, path)
+        except OSError:
+            if os.path.exists(beside):
+                os.unlink(beside)
+            raise
+    except OSError as error:
+        refuse(error, 96)
+say("ready")
 os.umask(0o022)
 os.execv(sys.executable, [sys.executable, path])
 """
@@ -125,62 +163,106 @@ def start_worker(build: "Build", fabric_config: Any = None) -> tuple[Channel, Ca
     """
     archive = worker_archive()
     digest = hashlib.sha256(archive).hexdigest()
-    channel: Channel
+    channel: LocalChannel | SshChannel
     if build.is_local:
         channel = LocalChannel(boot_command(build.root, digest, len(archive), sys.executable))
     else:
         channel = SshChannel(build, fabric_config, boot_command(build.root, digest, len(archive)))
+    return channel, boot(channel, build, archive)
+
+
+def boot(channel: "LocalChannel | SshChannel", build: "Build", archive: bytes) -> Callable[[], bytes]:
+    """Wait until the worker runs, sending it first if it is not there; returns what reads on from there.
+
+    Whatever goes wrong, the channel is ended. Raises ConnectionFailed or StepError.
+    """
+    where = f"the build server {build.server}"
     received = b""
     strange: deque[str] = deque(maxlen=10)
     try:
+        channel.set_patience(BOOT_SECONDS)
         while True:
             line, found, rest = received.partition(b"\n")
             if not found:
                 data = channel.read()
                 if not data:
-                    _refuse_boot(build, channel.end(), (*strange, *channel.last_words()))
+                    status = channel.end(SHORT_FAREWELL_SECONDS)
+                    raise _refused(build, status, (*strange, *channel.last_words()))
                 received += data
                 continue
             received = rest
             text = line.decode("utf-8", "replace")
             # A prompt without a line's end may stand before the mark.
             _, marked, word = text.partition(MARK)
-            if marked:
+            if not marked:
+                strange.append(text)
+            elif word == "need":
+                # A worker that refuses has said why, and then it does not read: its exit status tells.
+                with contextlib.suppress(BrokenPipeError):
+                    channel.write(archive)
+            else:
                 break
-            strange.append(text)
-        if word == "need":
-            channel.write(archive)
+        channel.set_patience(None)
+    except TimeoutError as error:
+        channel.end(SHORT_FAREWELL_SECONDS)
+        raise ConnectionFailed(
+            f"{where} did not start the worker within {BOOT_SECONDS:.0f} s",
+            tail=(*strange, *channel.last_words()),
+            hint="is it overloaded, or does a login script there wait for something?",
+        ) from error
     except OSError as error:
-        raise ConnectionFailed(f"the connection to the build server {build.server} broke: {error}") from error
+        channel.end(SHORT_FAREWELL_SECONDS)
+        raise ConnectionFailed(f"the connection to {where} broke: {error}") from error
+    except DeployError:
+        raise
+    except BaseException:
+        channel.end(SHORT_FAREWELL_SECONDS)
+        raise
     pending = [received] if received else []
-    return channel, lambda: pending.pop() if pending else channel.read()
+    return lambda: pending.pop() if pending else channel.read()
 
 
-def _refuse_boot(build: "Build", status: int | None, words: tuple[str, ...]) -> NoReturn:
+def _refused(build: "Build", status: int | None, words: tuple[str, ...]) -> DeployError:
+    """Why the worker did not start, from its exit status."""
     where = f"the build server {build.server}"
     match status:
-        case 91:
-            raise StepError(
+        case Refusal.NO_PYTHON:
+            return StepError(
                 f"{where} has no Python 3.8 or newer in its PATH",
                 tail=words,
                 hint="install python3 there (on Debian: `apt install python3`)",
             )
-        case 92:
-            raise StepError(
+        case Refusal.NO_ROOT:
+            return StepError(
                 f"the work area {build.root} can't be made on {where}",
                 tail=words,
                 hint="mend build.root, or the rights there",
             )
-        case 93:
-            raise StepError(
+        case Refusal.NOT_OURS:
+            return StepError(
                 f"the work area {build.root} on {where} belongs to another user",
                 tail=words,
                 hint="deploy as that user, or choose another build.root",
             )
+        case Refusal.BAD_TRANSFER:
+            return ConnectionFailed(f"the worker did not arrive whole on {where}", tail=words, hint="try again")
+        case Refusal.NO_SPACE:
+            return StepError(
+                f"the work area {build.root} can't be written on {where}: no space left on the device",
+                tail=words,
+                hint=f"free some space there, or mend the quota (`df -h {shlex.quote(build.root)}` and `df -i` tell), "
+                "or choose another build.root",
+            )
+        case Refusal.NOT_WRITABLE:
+            return StepError(
+                f"the work area {build.root} can't be written on {where}",
+                tail=words,
+                hint="mend the rights there, or choose another build.root",
+            )
         case None:
-            raise ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)
+            return ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)
         case _:
-            raise StepError(f"the worker did not start on {where}: exit status {status}", tail=words)
+            return StepError(f"the worker did not start on {where}: exit status {status}", tail=words)
 
 
 class LocalChannel:
@@ -208,14 +290,16 @@ class LocalChannel:
         assert self._process.stdout is not None
         return os.read(self._process.stdout.fileno(), 1 << 16)
 
-    def end(self) -> int | None:
+    def set_patience(self, seconds: float | None) -> None:
+        """No limit is needed: what hangs on this machine, its user can see."""
+
+    def end(self, patience_seconds: float = FAREWELL_SECONDS) -> int | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        _begin(self._process.stdin.close)
         try:
-            return self._process.wait(FAREWELL_SECONDS)
+            return self._process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
@@ -243,10 +327,13 @@ class SshChannel:
                 AgentRequestHandler(self._channel)
             self._channel.exec_command(shlex.join(argv))
         except Exception as error:
-            self._close()
+            close(self._connections)
             raise ConnectionFailed(
                 f"the build server {build.server} opened no session: {error}", hint="see MaxSessions in its sshd_config"
             ) from error
+        except BaseException:
+            close(self._connections)
+            raise
         self._listener = threading.Thread(
             target=lambda: self._words.listen(lambda: bytes(self._channel.recv_stderr(4096))), daemon=True
         )
@@ -258,22 +345,46 @@ class SshChannel:
     def read(self) -> bytes:
         return bytes(self._channel.recv(1 << 16))
 
-    def end(self) -> int | None:
-        with contextlib.suppress(OSError, EOFError):
-            self._channel.shutdown_write()
-        self._channel.status_event.wait(FAREWELL_SECONDS)
-        self._listener.join(1)
-        status = self._channel.exit_status if self._channel.status_event.is_set() else None
-        self._close()
-        return status if status is not None and status >= 0 else None
+    def set_patience(self, seconds: float | None) -> None:
+        """How long `read` and `write` wait before they raise TimeoutError; None: for ever."""
+        self._channel.settimeout(seconds)
 
-    def _close(self) -> None:
-        for connection in reversed(self._connections):
-            with contextlib.suppress(Exception):
-                connection.close()
+    def end(self, patience_seconds: float = FAREWELL_SECONDS) -> int | None:
+        _begin(self._channel.shutdown_write)
+        self._channel.status_event.wait(patience_seconds)
+        status = self._channel.exit_status if self._channel.status_event.is_set() else None
+        if status is not None:
+            self._listener.join(1)
+        close(self._connections)
+        return status if status is not None and status >= 0 else None
 
     def last_words(self) -> tuple[str, ...]:
         return self._words.lines()
+
+
+def _begin(farewell: Callable[[], object]) -> None:
+    """Say it without waiting for it: to a server that is stopped or gone even a good-bye can block for ever."""
+
+    def say() -> None:
+        # paramiko raises its own when keys are being exchanged, or the line is cut already.
+        with contextlib.suppress(Exception):
+            farewell()
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    # In nearly all cases it is said at once, and then things end in their order.
+    thread.join(0.5)
+
+
+def close(connections: list[Any]) -> None:
+    """Close connections, given gateways first. Never waits for the network.
+
+    A gateway goes before what runs through it: closing the inner one first would have to send through the gateway,
+    and that blocks if the gateway is stopped. Fabric's own `close` leaves one alone that failed while it was opened.
+    """
+    for connection in connections:
+        with contextlib.suppress(Exception):
+            connection.client.close()
 
 
 class _LastWords:
@@ -290,45 +401,134 @@ class _LastWords:
 
 
 def connect(build: "Build", fabric_config: Any) -> list[Any]:
-    """Open connections to the build server, gateways first, each with its host key checked. Raises ConnectionFailed."""
-    import fabric
+    """Open connections to the build server, gateways first, each with its host key checked.
 
-    if build.ssh_config is not None:
-        path = Path(build.ssh_config).expanduser()
-        if not path.is_file():
-            raise UsageError(f"the file {path}, named by build.ssh_config, is not there")
-        fabric_config = fabric.Config(runtime_ssh_path=str(path))
-    elif not isinstance(fabric_config, fabric.Config):
-        fabric_config = fabric.Config()
-    options: dict[str, Any] = {"config": fabric_config}
-    if build.gateway is not None:
-        options["gateway"] = fabric.Connection(build.gateway, config=fabric_config)
+    Raises ConnectionFailed, or UsageError if ssh_config can't be used.
+    """
+    hops = _hops(build, fabric_config)
     try:
-        connection = fabric.Connection(build.server, **options)
-    except (ValueError, KeyError) as error:
-        # Fabric knows ForwardAgent's yes and no only.
-        raise UsageError(f"ssh_config for {build.server} can't be used: {error}") from error
-    hops = [connection]
-    while isinstance(hops[0].gateway, fabric.Connection):
-        hops.insert(0, hops[0].gateway)
-    opened: list[Any] = []
-    for hop in hops:
-        try:
+        for hop in hops:
             _open(hop)
-        except ConnectionFailed:
-            for other in reversed(opened):
-                other.close()
-            raise
-        opened.append(hop)
-    return opened
+    except BaseException:
+        # Also on Ctrl-C, and also the one that failed: paramiko has a thread for it.
+        close(hops)
+        raise
+    return hops
+
+
+def _hops(build: "Build", fabric_config: Any) -> list[Any]:
+    """The connections to open, gateways first. Raises UsageError if ssh_config can't be used."""
+    import fabric
+    import paramiko
+
+    said = "ssh_config (~/.ssh/config, /etc/ssh/ssh_config)"
+    path = None
+    if build.ssh_config is not None:
+        path = os.path.expanduser(build.ssh_config)
+        said = f"the file {path}, named by build.ssh_config,"
+        if not os.path.isfile(path):
+            raise UsageError(f"{said} is not there")
+    where = build.server
+    try:
+        if path is not None:
+            fabric_config = fabric.Config(runtime_ssh_path=path)
+        elif not isinstance(fabric_config, fabric.Config):
+            fabric_config = fabric.Config()
+        # Of ForwardAgent Fabric knows yes and no only, and dies of a socket's path; build.forward_agent decides.
+        options: dict[str, Any] = {"config": fabric_config, "forward_agent": False}
+        if build.gateway is not None:
+            where = build.gateway
+            options["gateway"] = fabric.Connection(build.gateway, **options)
+            where = build.server
+        hops = [fabric.Connection(build.server, **options)]
+        while isinstance(hops[0].gateway, fabric.Connection):
+            hops.insert(0, hops[0].gateway)
+        for hop in hops:
+            where = hop.host
+            known_hosts_files(hop.ssh_config)
+    except (paramiko.SSHException, ValueError, LookupError, TypeError, OSError) as error:
+        # A KeyError's text is the value alone.
+        why = f"a value that Fabric does not know, {error}" if isinstance(error, LookupError) else error
+        raise UsageError(
+            f"{said} can't be used for {where}: {why}",
+            hint="mend it, or name another file in build.ssh_config. "
+            "Of ForwardAgent only yes and no are known for jump hosts",
+        ) from error
+    return hops
 
 
 def known_hosts_files(ssh_config: Any) -> list[Path]:
-    """The files in which ssh would look for this host's key, as its ssh_config says; only those that exist."""
-    user = ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
-    everyone = ssh_config.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
-    paths = [Path(name).expanduser() for name in (*shlex.split(everyone), *shlex.split(user))]
+    """The files in which ssh would look for this host's key, as its ssh_config says; only those that exist.
+
+    Raises ValueError if they are badly quoted.
+    """
+    defaults = {
+        "UserKnownHostsFile": "~/.ssh/known_hosts ~/.ssh/known_hosts2",
+        "GlobalKnownHostsFile": "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",
+    }
+    paths = []
+    for option in ("GlobalKnownHostsFile", "UserKnownHostsFile"):
+        text = ssh_config.get(option.lower(), defaults[option])
+        try:
+            # paramiko has taken the quotes from around a single path with spaces already.
+            names = [text] if os.path.isfile(os.path.expanduser(text)) else shlex.split(text)
+            paths += [Path(os.path.expanduser(name)) for name in names]
+        except ValueError as error:
+            raise ValueError(f"{option} {text}: {error}") from error
     return [path for path in paths if path.is_file()]
+
+
+@dataclass(slots=True)
+class KnownHosts:
+    """Keys of one host in known_hosts files, in their order, and what could not be read there."""
+
+    keys: list[Any] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def known_keys(files: list[Path], name: str) -> KnownHosts:
+    """The keys of the host `name`, as known_hosts files spell it. A line that can't be read leaves the others good.
+
+    paramiko by itself gives up at the first bad line, and takes the marker of a revoked key for a host's name.
+    """
+    from paramiko.hostkeys import HostKeyEntry, HostKeys
+
+    known = KnownHosts()
+    revoked = []
+    for path in files:
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            known.problems.append(f"{path} can't be read: {error.strerror}")
+            continue
+        for number, line in enumerate(lines, 1):
+            words = line.split()
+            if not words or words[0].startswith(b"#") or words[0] == b"@cert-authority":
+                continue
+            is_revoked = words[0] == b"@revoked"
+            fields = words[1:4] if is_revoked else words[:3]
+            try:
+                if len(fields) < 3:
+                    raise ValueError("too few words")
+                entry = HostKeyEntry.from_line(b" ".join(fields).decode("utf-8"))
+                # None: of a kind that paramiko does not know, which is no fault.
+                if entry is None:
+                    continue
+                if is_revoked:
+                    revoked.append(entry.key)
+                    continue
+                entries = HostKeys()
+                for host in entry.hostnames:
+                    entries.add(host, entry.key.get_name(), entry.key)
+                if entries.lookup(name) is not None:
+                    known.keys.append(entry.key)
+            except Exception:
+                # Whatever paramiko stumbles over in a line (InvalidHostKey is not even an SSHException).
+                known.problems.append(f"line {number} of {path} can't be read")
+    if any(key in revoked for key in known.keys):
+        known.problems.append(f"a key of {name} is marked as revoked")
+    known.keys = [key for key in known.keys if key not in revoked]
+    return known
 
 
 def _open(connection: Any) -> None:
@@ -341,19 +541,24 @@ def _open(connection: Any) -> None:
     where = f"{connection.user}@{connection.host}:{connection.port}"
     scan = f"ssh-keyscan -p {connection.port} {connection.host} >> ~/.ssh/known_hosts"
     name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+    # As ssh has it: an alias stands for host and port, in lower case.
+    alias = connection.ssh_config.get("hostkeyalias", "").lower()
     files = known_hosts_files(connection.ssh_config)
+    known = known_keys(files, alias or name)
+    for key in known.keys:
+        # The first of its kind counts.
+        if key.get_name() not in (client.get_host_keys().lookup(name) or {}):
+            client.get_host_keys().add(name, key.get_name(), key)
     if not connection.connect_timeout:
         connection.connect_timeout = CONNECT_SECONDS
     try:
-        for path in files:
-            client.load_system_host_keys(str(path))
         connection.open()
     except paramiko.BadHostKeyException as error:
         raise ConnectionFailed(
             f"the host key of {where} has CHANGED: it offers {error.key.get_name()} {fingerprint(error.key)}, and "
             f"known_hosts has {fingerprint(error.expected_key)}",
             hint="somebody may be in between. If the server was set up anew, ask its administrator for the new "
-            f"fingerprint, then `ssh-keygen -R '{name}'` and `{scan}`",
+            f"fingerprint, then `ssh-keygen -R '{alias or name}'` and `{scan}`",
         ) from error
     except paramiko.PasswordRequiredException as error:
         raise ConnectionFailed(
@@ -373,12 +578,20 @@ def _open(connection: Any) -> None:
     except paramiko.SSHException as error:
         if "not found in known_hosts" in str(error):
             looked = ", ".join(str(path) for path in files) or "none of the known_hosts files exists"
+            called = f" as {alias}, its HostKeyAlias" if alias else ""
             raise ConnectionFailed(
-                f"the host key of {where} is unknown (looked in: {looked})",
-                hint=f"compare its fingerprint with the administrator's, then `{scan}`",
+                f"the host key of {where} is unknown (looked{called} in: {looked})",
+                tail=known.problems[-20:],
+                hint=f"compare its fingerprint with the administrator's, then `{scan}`"
+                + (f", with {alias} in place of the host's name" if alias else ""),
             ) from error
         raise ConnectionFailed(f"{where}: no SSH connection: {error}", hint="does an sshd answer there?") from error
     except OSError as error:
+        if error.filename is not None:
+            raise ConnectionFailed(
+                f"{where} can't be reached: the file {error.filename} can't be read: {error.strerror}",
+                hint="see IdentityFile and ProxyCommand in ssh_config",
+            ) from error
         raise ConnectionFailed(
             f"{where} can't be reached: {error}", hint="check build.server and your network"
         ) from error
@@ -391,6 +604,8 @@ def _open(connection: Any) -> None:
     if isinstance(transport.sock, socket.socket):
         # Without it each small message waits for the answer to the one before: 45 ms.
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
 
 
 def fingerprint(key: Any) -> str:

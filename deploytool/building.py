@@ -7,13 +7,13 @@ before what it points to.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import deploytool
 from deploytool import stages
-from deploytool.errors import StepError, UsageError
+from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.manifest import render_manifest
 from deploytool.release import (
     NO_DEPLOYMENT,
@@ -25,7 +25,9 @@ from deploytool.release import (
     build_record_key,
     built_manifest_key,
     is_release_id,
+    read_record,
     record_key,
+    release_record,
 )
 from deploytool.session import Session
 from deploytool.stages import Fetched
@@ -111,13 +113,15 @@ def obtain_release(session: Session, reference: str) -> Built:
 
 
 def find_built(session: Session, key: str) -> Release | None:
-    """The release that was built from these inputs, if the store has it whole."""
+    """The release that was built from these inputs; None if there is none, or its records can't be trusted."""
     content = session.worker.ask("store_get", key=build_record_key(key))["content"]
     if content is None:
         return None
     try:
-        release = read_release(session, ReleaseId(str(json.loads(content)["release"])))
-    except (ValueError, KeyError, TypeError, UsageError):
+        release = read_release(session, str(json.loads(content)["release"]))
+    except (ValueError, LookupError, TypeError, RecursionError, UsageError):
+        return None
+    if release.build_key != key:
         return None
     return release if session.worker.ask("store_exists", key=release.archive_key)["exists"] else None
 
@@ -153,18 +157,31 @@ def build_release(session: Session, reference: str, fetched: Fetched, key: str) 
             size_bytes=packed["size_bytes"],
             unpacked_bytes=packed["unpacked_bytes"],
         )
-        session.worker.ask(
-            "store_put",
-            entries=[
-                (record_key(release.id), release_record(release)),
-                *render_all(session.every, release),
-                (build_record_key(key), json.dumps({"release": release.id}) + "\n"),
-            ],
-        )
+        put_new_records(session, release)
     session.console.note(
         f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
     )
     return release
+
+
+def put_new_records(session: Session, release: Release) -> None:
+    """Write what tells of a release whose archive is in the store. Raises StoreError if its id is taken."""
+    record, for_reuse = record_key(release.id), build_record_key(release.build_key)
+    text = release_record(release)
+    existed = session.worker.ask("store_put", entries=[(record, text)])["existed"]
+    # A write that was repeated because its answer got lost finds what it wrote itself: that is no clash.
+    if existed and session.worker.ask("store_get", key=record)["content"] != text:
+        raise StoreError(
+            f"{session.settings.store.url}/{record} is there already, and nothing in the store is ever overwritten",
+            hint="another build got the same id at the same time; run the same command again",
+        )
+    entries = [*render_all(session.every, release), (for_reuse, json.dumps({"release": release.id}) + "\n")]
+    existed = session.worker.ask("store_put", entries=entries)["existed"]
+    if for_reuse in existed and find_built(session, release.build_key) is None:
+        session.console.note(
+            f"{session.settings.store.url}/{for_reuse} is damaged, or names a release that is damaged or gone, and "
+            "nothing in the store is ever overwritten: delete it, or equal inputs will be built anew each time"
+        )
 
 
 def new_release_id(session: Session, revision: Revision) -> ReleaseId:
@@ -190,11 +207,6 @@ def literal_pattern(path: str) -> str:
     return re.sub(r"([*?\[\]\\])", r"\\\1", path)
 
 
-def release_record(release: Release) -> str:
-    """`release.json`."""
-    return json.dumps(asdict(release), indent=2, sort_keys=True) + "\n"
-
-
 def read_release(session: Session, release_id: str) -> Release:
     """The release of that id, from its record in the store. Raises UsageError if the id is malformed or unknown."""
     if not is_release_id(release_id):
@@ -206,9 +218,12 @@ def read_release(session: Session, release_id: str) -> Release:
     if content is None:
         raise UsageError(f"the store {session.settings.store.url} has no release {release_id}")
     try:
-        release = Release(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"the record of release {release_id} in the store is damaged: {error}") from error
+        release = read_record(content, ReleaseId(release_id))
+    except ValueError as error:
+        raise UsageError(
+            f"the record of release {release_id} in the store is damaged: {error}",
+            hint=f"nothing in the store is ever overwritten: delete releases/{release_id}/ there, and build anew",
+        ) from error
     if release.application != session.settings.application:
         raise UsageError(
             f"release {release_id} is of the application {release.application}, not of {session.settings.application}"

@@ -272,7 +272,8 @@ def _values(manifest: RoleManifest) -> Iterator[str]:
         "stable_seconds": manifest.stable_seconds,
     }
     yield from (f"{name}={shell_quote(value)}" for name, value in values.items())
-    yield from (f"{name}={number}" for name, number in numbers.items())
+    # Not quoted, so `int` sees to it that nothing but a number gets into the shell.
+    yield from (f"{name}={int(number)}" for name, number in numbers.items())
 
 
 def _lists(manifest: RoleManifest, phase: Phase) -> Iterator[str]:

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import NewType
+
+from deploytool.settings.files import NAME
 
 Revision = NewType("Revision", str)
 ReleaseId = NewType("ReleaseId", str)
 DeploymentId = NewType("DeploymentId", str)
 
-RELEASE_PATTERN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{7}")
-DEPLOYMENT_PATTERN = re.compile(r"\d{8}T\d{6}Z[a-z0-9]{4}")
+RELEASE_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{7}")
+DEPLOYMENT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z[a-z0-9]{4}")
 
 #: Stands in manifests that are rendered at build time, before any deployment exists. It sorts before every real id,
 #: so a host's guard refuses it.
@@ -92,3 +94,81 @@ class Release:
     @property
     def archive_key(self) -> str:
         return archive_key(self.id, self.application, self.compression)
+
+
+def release_record(release: Release) -> str:
+    """`release.json`."""
+    return json.dumps(asdict(release), indent=2, sort_keys=True) + "\n"
+
+
+def read_record(text: str, expected_id: ReleaseId) -> Release:
+    """The release that `release.json` of `expected_id` tells of. Raises ValueError with all that is wrong with it.
+
+    Whoever can write to the store can write records, and what they say ends up in scripts on every host: nothing that
+    we would not have written ourselves is taken. Fields that a newer deploytool added are passed over.
+    """
+    try:
+        record = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    problems = list(_record_problems(record, expected_id))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return Release(**{field.name: record[field.name] for field in fields(Release)})
+
+
+def _matches(pattern: str) -> Callable[[object], bool]:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _is_size(value: object) -> bool:
+    # bool is an int to Python; the hosts' shells count in 64 bits.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+#: No control characters, and no halves of surrogate pairs, which no terminal or file takes.
+_is_line = _matches(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
+
+_FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "id": (lambda value: isinstance(value, str) and is_release_id(value), "no release id"),
+    "application": (_matches(NAME.pattern), "no application's name"),
+    "revision": (_matches("[0-9a-f]{40}"), "not 40 hexadecimal digits"),
+    "branch": (_is_line, "not one line of text"),
+    "built_at": (_matches("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"), "no time"),
+    "built_by": (_is_line, "not one line of text"),
+    "build_key": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
+    "compression": (
+        lambda value: isinstance(value, str) and value in ARCHIVE_SUFFIX,
+        f"none of {', '.join(ARCHIVE_SUFFIX)}",
+    ),
+    "checksum": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
+    "size_bytes": (_is_size, "no number of bytes"),
+    "unpacked_bytes": (_is_size, "no number of bytes"),
+}
+
+
+def _record_problems(record: Mapping[str, object], expected_id: ReleaseId) -> Iterator[str]:
+    sound = True
+    for name, (fits, otherwise) in _FORMS.items():
+        if name not in record:
+            sound = False
+            yield f"{name} is missing"
+        elif not fits(record[name]):
+            sound = False
+            yield f"{name} is {otherwise}: {_shortened(record[name])}"
+    if not sound:
+        return
+    if record["id"] != expected_id:
+        yield f"it is the record of release {record['id']}"
+    elif not str(record["revision"]).startswith(expected_id.rpartition("-")[2]):
+        yield f"its revision {record['revision']} is not the one that the release is named after"
+
+
+def _shortened(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:59] + "…"

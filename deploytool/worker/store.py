@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import importlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +20,7 @@ from .processes import Groups
 
 #: boto3 gets these to decide that a server does not answer; the retries are botocore's own.
 CONNECT_SECONDS = 10
-READ_SECONDS = 60
+READ_SECONDS = 30
 ATTEMPTS = 3
 PART_BYTES = 16 << 20
 UPLOAD_THREADS = 4
@@ -324,9 +327,12 @@ def _exists(key: str) -> Failure:
 
 
 def import_boto3(python_directory: str, groups: Groups) -> None:
-    """Make `import boto3` work: from this Python, or from a virtual environment of the worker's own, made once."""
+    """Make `import boto3` work: from this Python, or from a virtual environment of the worker's own, made once.
+
+    Cleaners of old files may have taken parts of one that was whole: what can't be imported is made anew.
+    """
     try:
-        import boto3
+        import boto3  # noqa: F401
 
         return
     except ImportError:
@@ -334,11 +340,38 @@ def import_boto3(python_directory: str, groups: Groups) -> None:
     version = "{}.{}".format(*sys.version_info[:2])
     environment = os.path.join(python_directory, "python" + version)
     packages = os.path.join(environment, "lib", "python" + version, "site-packages")
-    if not os.path.isdir(os.path.join(packages, "boto3")):
-        import subprocess
+    if _import_boto3_from(packages) is None:
+        return
+    try:
+        # Of two workers one makes it, and the other waits. The file system frees the lock of one that dies.
+        with open(environment + ".lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _import_boto3_from(packages) is None:
+                return
+            _make_environment(environment, groups)
+    except OSError as error:
+        raise Failure(
+            "step",
+            "the virtual environment for boto3, {}, can't be made on the build server: {}".format(environment, error),
+            hint="free some space there, or mend the rights",
+        ) from error
+    problem = _import_boto3_from(packages)
+    if problem is not None:
+        raise Failure(
+            "step",
+            "boto3 was installed into {} on the build server, and {} can't import it: {}: {}".format(
+                environment, sys.executable, type(problem).__name__, problem
+            ),
+            hint="install it there by hand (on Debian: `apt install python3-boto3`)",
+        )
 
-        beside = "{}.{}".format(environment, os.getpid())
-        output = b""
+
+def _make_environment(environment: str, groups: Groups) -> None:
+    """A new virtual environment with boto3; it appears whole or not at all. The caller holds its lock."""
+    beside, unusable = environment + ".new", environment + ".old"
+    for leftover in (beside, unusable):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
         for command in (
             [sys.executable, "-m", "venv", beside],
             [os.path.join(beside, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input", "boto3"],
@@ -346,8 +379,8 @@ def import_boto3(python_directory: str, groups: Groups) -> None:
             process = groups.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             output, _ = process.communicate()
             groups.finished(process)
+            groups.refuse_if_cancelled("installing boto3")
             if process.returncode != 0:
-                shutil.rmtree(beside, ignore_errors=True)
                 raise Failure(
                     "step",
                     "the build server's {} has no boto3, and it can't be installed there: `{}` ended with exit "
@@ -356,13 +389,31 @@ def import_boto3(python_directory: str, groups: Groups) -> None:
                     hint="install it there by hand (on Debian: `apt install python3-boto3`, or python3-venv and a "
                     "reachable package index), or set build.server to a machine that has it",
                 )
-        try:
-            # pip's part is whole here, so the environment appears whole or not at all.
-            os.rename(beside, environment)
-        except OSError:
-            shutil.rmtree(beside, ignore_errors=True)
+        if os.path.lexists(environment):
+            os.rename(environment, unusable)
+        os.rename(beside, environment)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unusable, ignore_errors=True)
+
+
+def _import_boto3_from(packages: str) -> Optional[Exception]:
+    """Import it from that directory, and keep it in the path; else the reason, with no trace left."""
+    before = set(sys.modules)
     sys.path.append(packages)
-    import boto3  # noqa: F401
+    importlib.invalidate_caches()
+    try:
+        import boto3.s3.transfer  # noqa: F401
+    except Exception as error:
+        sys.path.remove(packages)
+        for name in set(sys.modules) - before:
+            module = sys.modules[name]
+            # A directory that lost its files is a namespace package: it has a path and no file.
+            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+            if any(place.startswith(packages) for place in places):
+                del sys.modules[name]
+        return error
+    return None
 
 
 def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups) -> "Any":

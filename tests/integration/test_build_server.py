@@ -1,13 +1,20 @@
 """The way to the build server, over the real sshd: keys, hops, and what a cut connection leaves behind."""
 
 import contextlib
+import json
+import os
+import signal
+import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from deploytool.build_server import SshChannel, start_worker
@@ -147,8 +154,6 @@ def test_missing_ssh_config_has_a_sentence(playground: Playground, tmp_path: Pat
 
 
 def test_work_area_of_another_user_is_not_touched(playground: Playground, tmp_path: Path) -> None:
-    import os
-
     (tmp_path / "root/.worker").mkdir(parents=True)
     if os.geteuid() == 0:
         os.chown(tmp_path / "root/.worker", 12345, 12345)
@@ -200,3 +205,230 @@ def test_large_answers_come_through_whole(playground: Playground) -> None:
         answer = client.ask("run", step="try", script="seq 1 200000 >&3", timeout_seconds=60)
         assert answer["results"][-1] == "200000"
         assert len(answer["results"]) == 200_000
+
+
+# what a user's files may hold
+
+
+def known_hosts(playground: Playground, directory: Path, content: bytes) -> str:
+    """An ssh_config whose known_hosts file has that content."""
+    (directory / "known_hosts").write_bytes(content)
+    return ssh_config(playground, directory, {str(playground.known_hosts): str(directory / "known_hosts")})
+
+
+@pytest.mark.parametrize("bad", [b"other ssh-ed25519 AAAA-not*base64=x", b"caf\xe9.example.com ssh-ed25519 AAAA"])
+def test_one_bad_line_in_known_hosts_does_not_refuse_all_hosts(
+    playground: Playground, tmp_path: Path, bad: bytes
+) -> None:
+    config = known_hosts(playground, tmp_path, bad + b"\n" + playground.known_hosts.read_bytes())
+    with worker(build(playground, ssh_config=config)) as client:
+        assert echo(client) == ["hello"]
+
+
+def test_unknown_key_names_the_lines_that_could_not_be_read(playground: Playground, tmp_path: Path) -> None:
+    config = known_hosts(playground, tmp_path, b"other ssh-ed25519 AAAA-not*base64=x\n")
+    with pytest.raises(ConnectionFailed, match="is unknown") as caught:
+        start_worker(build(playground, ssh_config=config))
+    assert caught.value.tail == (f"line 1 of {tmp_path}/known_hosts can't be read",)
+
+
+def test_revoked_host_key_is_refused(playground: Playground, tmp_path: Path) -> None:
+    known = playground.known_hosts.read_bytes()
+    revoked = b"".join(b"@revoked * " + line.split(None, 1)[1] + b"\n" for line in known.splitlines())
+    config = known_hosts(playground, tmp_path, known + revoked)
+    with pytest.raises(ConnectionFailed, match="is unknown") as caught:
+        start_worker(build(playground, ssh_config=config))
+    assert "is marked as revoked" in str(caught.value)
+
+
+def test_host_key_alias_is_honoured(playground: Playground, tmp_path: Path) -> None:
+    known = b"".join(
+        b"the-alias " + line.split(None, 1)[1] + b"\n" for line in playground.known_hosts.read_bytes().splitlines()
+    )
+    config = known_hosts(playground, tmp_path, known)
+    with pytest.raises(ConnectionFailed, match="is unknown"):
+        start_worker(build(playground, ssh_config=config))
+    Path(config).write_text(Path(config).read_text() + "    HostKeyAlias The-Alias\n")
+    with worker(build(playground, ssh_config=config)) as client:
+        assert echo(client) == ["hello"]
+
+
+@pytest.mark.parametrize("as_gateway", [False, True])
+def test_forward_agent_that_names_a_socket_is_no_crash(
+    playground: Playground, tmp_path: Path, as_gateway: bool
+) -> None:
+    config = ssh_config(playground, tmp_path, {}, "Host *\n    ForwardAgent ${SSH_AUTH_SOCK}\n")
+    changes = {"gateway": playground.build_server} if as_gateway else {}
+    with worker(build(playground, ssh_config=config, **changes)) as client:
+        assert echo(client) == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("Host *\n    ForwardAgent 1\n    ProxyJump jump.example.com\n", "a value that Fabric does not know, '1'"),
+        ('Host *\n    UserKnownHostsFile "~/my hosts\n', "No closing quotation"),
+        ("Host *\n    ConnectTimeout soon\n", "'soon'"),
+        ("Host\n", "Unparsable line Host"),
+        ("caf\xe9\n", "decode"),
+    ],
+)
+def test_ssh_config_that_cannot_be_used_is_named(playground: Playground, tmp_path: Path, more: str, why: str) -> None:
+    config = Path(ssh_config(playground, tmp_path, {}))
+    config.write_bytes(more.encode("latin-1") + config.read_bytes())
+    with pytest.raises(UsageError, match=rf"the file {config}, named by build\.ssh_config, can't be used") as caught:
+        start_worker(build(playground, ssh_config=str(config)))
+    assert why in caught.value.message
+
+
+# what a server may do
+
+
+@contextlib.contextmanager
+def tmpfs(directory: Path, options: str) -> Iterator[None]:
+    directory.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], capture_output=True).returncode:
+        pytest.fail("this test needs the right to mount a tmpfs")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def test_full_disk_of_a_fresh_work_area_has_a_sentence(playground: Playground, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with tmpfs(root, "size=16k"):
+        with pytest.raises(StepError, match=f"the work area {root} can't be written on .*: no space left") as caught:
+            start_worker(build(playground, is_local=True, server="local", root=str(root)))
+        assert any("No space left on device" in line for line in caught.value.tail)
+        assert not any("Traceback" in line for line in caught.value.tail)
+        assert "free some space" in str(caught.value.hint)
+        assert list((root / ".worker").iterdir()) == []
+
+
+def test_disk_without_room_for_a_directory_has_the_same_sentence(playground: Playground, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with tmpfs(root, "nr_inodes=1"), pytest.raises(StepError, match=r"can't be written on .*: no space left"):
+        start_worker(build(playground, is_local=True, server="local", root=str(root)))
+
+
+def test_work_area_that_is_read_only_has_a_sentence(playground: Playground, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with tmpfs(root, "size=1m"):
+        (root / ".worker").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        with pytest.raises(StepError, match=r"can't be written on the build server local\n") as caught:
+            start_worker(build(playground, is_local=True, server="local", root=str(root)))
+        assert any("Read-only file system" in line for line in caught.value.tail)
+
+
+@contextlib.contextmanager
+def stopped(connection: Any) -> Iterator[None]:
+    """The server's side of this connection stands still; in the end it is gone."""
+    port = connection.transport.sock.getsockname()[1]
+    pids = {at.pid for at in psutil.net_connections("tcp") if at.raddr and at.raddr.port == port and at.pid}
+    pids.discard(os.getpid())
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def fill(channel: SshChannel) -> None:
+    """Write until nothing goes any more."""
+    written = [0]
+
+    def write() -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                channel.write(b" " * (1 << 16))
+                written[0] += 1 << 16
+
+    threading.Thread(target=write, daemon=True).start()
+    before = -1
+    while written[0] != before:
+        before = written[0]
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("through_gateway", [False, True])
+def test_ending_does_not_wait_for_a_server_that_stands_still(playground: Playground, through_gateway: bool) -> None:
+    changes = {"gateway": playground.build_server} if through_gateway else {}
+    channel, _ = start_worker(build(playground, **changes))
+    assert isinstance(channel, SshChannel)
+    with stopped(channel._connections[0]):
+        fill(channel)
+        begin = time.monotonic()
+        assert channel.end(1.0) is None
+        assert time.monotonic() - begin < 4
+
+
+def test_ending_does_not_wait_for_a_local_worker_that_stands_still(playground: Playground) -> None:
+    channel, _ = start_worker(build(playground, is_local=True, server="local"))
+    pid = channel._process.pid  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGSTOP)
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            channel.write(b" " * (1 << 20))
+
+    threading.Thread(target=write, daemon=True).start()
+    time.sleep(0.3)
+    begin = time.monotonic()
+    channel.end(1.0)  # type: ignore[call-arg]
+    assert time.monotonic() - begin < 4
+    assert not psutil.pid_exists(pid)
+
+
+def test_network_that_is_gone_is_noticed_within_a_minute(playground: Playground) -> None:
+    channel, _ = start_worker(build(playground))
+    assert isinstance(channel, SshChannel)
+    try:
+        sock = channel._connections[0].transport.sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    finally:
+        channel.end()
+
+
+@pytest.mark.parametrize("through_gateway", [False, True])
+def test_ctrl_c_during_connect_ends_the_process(playground: Playground, through_gateway: bool) -> None:
+    program = (
+        "import json, sys, types\n"
+        "from deploytool.build_server import start_worker\n"
+        "start_worker(types.SimpleNamespace(**json.loads(sys.argv[1])))\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        settings = build(
+            playground,
+            server=f"{playground.user}@127.0.0.1:{silent.getsockname()[1]}",
+            gateway=playground.build_server if through_gateway else None,
+        )
+        argv = [sys.executable, "-c", program, json.dumps(vars(settings))]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=5)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_failed_connection_leaves_no_thread(playground: Playground, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    config = known_hosts(playground, tmp_path, b"")
+    with pytest.raises(ConnectionFailed, match="is unknown"):
+        start_worker(build(playground, ssh_config=config))
+    deadline = time.monotonic() + 5
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.05)

@@ -356,3 +356,10 @@ def test_phase_calls_no_function_that_it_does_not_have(phase: Any) -> None:
             reached.add(name)
             todo |= words(bodies.get(name, ""))
     assert reached <= defined
+
+
+def test_number_that_is_a_command_does_not_get_into_the_script() -> None:
+    damaged: Any = "1;echo ran>/tmp/pwned"
+    manifest = role_manifest(given_settings(), "web", replace(RELEASE, unpacked_bytes=damaged), DEPLOYMENT)
+    with pytest.raises(ValueError, match="invalid literal"):
+        host_script(manifest, "pre")

@@ -1,15 +1,24 @@
-"""Names and keys."""
+"""Names and keys, and the records in the store."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploytool.building import find_built, put_new_records, read_release
 from deploytool.deployment import new_deployment_id
+from deploytool.errors import StoreError, UsageError
 from deploytool.release import (
     NO_DEPLOYMENT,
     DeploymentId,
+    Release,
     ReleaseId,
+    Revision,
     archive_key,
     build_key,
     consul_prefix,
@@ -17,6 +26,8 @@ from deploytool.release import (
     is_deployment_id,
     is_release_id,
     manifest_key,
+    read_record,
+    release_record,
 )
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")
@@ -68,3 +79,182 @@ def test_build_key_changes_with_any_input() -> None:
     base = {"revision": "a" * 40, "subdirectory": ".", "tools": {"python3": "Python 3.11.2"}}
     keys = {build_key(base), build_key({**base, "revision": "b" * 40}), build_key({**base, "tools": {}})}
     assert len(keys) == 3
+
+
+# the record in the store
+
+RECORD = Release(
+    id=RELEASE,
+    application="shop",
+    revision=Revision("1a2b3c4" + "0" * 33),
+    branch="main",
+    built_at="2026-11-23T06:15:00Z",
+    built_by="jo@laptop",
+    build_key="0" * 64,
+    compression="gzip",
+    checksum="ab" * 32,
+    size_bytes=1000,
+    unpacked_bytes=5000,
+)
+
+
+def record(**changes: object) -> str:
+    """`release.json` with some values changed; `...` takes one away."""
+    changed = {**json.loads(release_record(RECORD)), **changes}
+    return json.dumps({name: value for name, value in changed.items() if value is not ...})
+
+
+@given(
+    st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))),
+    st.integers(min_value=0, max_value=2**63 - 1),
+    st.sampled_from(("gzip", "zstd", "none")),
+)
+def test_record_is_read_as_it_was_written(branch: str, size_bytes: int, compression: str) -> None:
+    release = replace(RECORD, branch=branch, size_bytes=size_bytes, compression=compression)
+    assert read_record(release_record(release), RELEASE) == release
+
+
+def test_record_of_a_newer_deploytool_is_read() -> None:
+    assert read_record(record(notes="something new"), RELEASE) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"unpacked_bytes": "1;echo ran>/tmp/pwned"}, "unpacked_bytes is no number of bytes"),
+        ({"unpacked_bytes": True}, "unpacked_bytes is no number"),
+        ({"unpacked_bytes": 5.0}, "unpacked_bytes is no number"),
+        ({"unpacked_bytes": 2**63}, "unpacked_bytes is no number"),
+        ({"size_bytes": -1}, "size_bytes is no number"),
+        ({"compression": "xz"}, 'compression is none of gzip, zstd, none: "xz"'),
+        ({"compression": ["gzip"]}, "compression is none of"),
+        ({"checksum": 5}, "checksum is not 64 hexadecimal digits: 5"),
+        ({"checksum": "AB" * 32}, "checksum is not 64"),
+        ({"checksum": "ab" * 32 + "\n"}, "checksum is not 64"),
+        ({"revision": "1a2b3c4"}, "revision is not 40"),
+        ({"revision": "$(reboot)"}, "revision is not 40"),
+        ({"revision": "f" * 40}, "its revision f{40} is not the one that the release is named after"),
+        ({"build_key": None}, "build_key is not 64 hexadecimal digits: null"),
+        ({"application": "../shop"}, "application is no application's name"),
+        ({"branch": "main\nRolled back"}, "branch is not one line"),
+        ({"built_by": "\ud800"}, "built_by is not one line"),
+        ({"built_at": "yesterday"}, "built_at is no time"),
+        ({"id": "20261123T061501Z-1a2b3c4"}, "it is the record of release 20261123T061501Z-1a2b3c4"),
+        ({"id": 5}, "id is no release id"),
+        ({"checksum": ...}, "checksum is missing"),
+        ({"checksum": "x" * 9999}, "x…"),
+    ],
+)
+def test_record_that_we_would_not_have_written_is_refused(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as caught:
+        read_record(record(**changes), RELEASE)
+    assert len(str(caught.value)) < 200
+
+
+def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"compression is .*; checksum is missing"):
+        read_record(record(compression="xz", checksum=...), RELEASE)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", "{", "[" * 100_000, '{"size_bytes": ' + "9" * 5000 + "}"])
+def test_record_that_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no JSON|nested too deeply"):
+        read_record(text, RELEASE)
+
+
+class StoreOnly:
+    """A worker with nothing but a store, which overwrites nothing."""
+
+    def __init__(self, objects: dict[str, str]) -> None:
+        self.objects = objects
+
+    def ask(self, do: str, **parameters: Any) -> Any:
+        match do:
+            case "store_get":
+                return {"content": self.objects.get(parameters["key"])}
+            case "store_exists":
+                return {"exists": parameters["key"] in self.objects}
+            case "store_put":
+                existed = [key for key, _ in parameters["entries"] if key in self.objects]
+                self.objects = {**dict(parameters["entries"]), **self.objects}
+                return {"existed": existed}
+        raise AssertionError(do)
+
+
+BUILD_RECORD = f"builds/{RECORD.build_key}.json"
+WHOLE = {
+    BUILD_RECORD: json.dumps({"release": RELEASE}),
+    f"releases/{RELEASE}/release.json": release_record(RECORD),
+    RECORD.archive_key: "the archive",
+}
+
+
+def session_with(changes: dict[str, str], notes: list[str] | None = None) -> Any:
+    settings = SimpleNamespace(application="shop", store=SimpleNamespace(url="s3://acme/shop"))
+    return SimpleNamespace(
+        settings=settings,
+        every={},
+        worker=StoreOnly({key: text for key, text in {**WHOLE, **changes}.items() if text}),
+        console=SimpleNamespace(note=(notes if notes is not None else []).append),
+    )
+
+
+def test_whole_release_is_reused() -> None:
+    assert find_built(session_with({}), RECORD.build_key) == RECORD
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {BUILD_RECORD: "garbage"},
+        {BUILD_RECORD: "[]"},
+        {BUILD_RECORD: '"x"'},
+        {BUILD_RECORD: '{"release": 5}'},
+        {BUILD_RECORD: '{"release": "../../x"}'},
+        {f"releases/{RELEASE}/release.json": ""},
+        {f"releases/{RELEASE}/release.json": record(compression="xz")},
+        {f"releases/{RELEASE}/release.json": record(checksum=5)},
+        {f"releases/{RELEASE}/release.json": record(id="20261123T061501Z-1a2b3c4")},
+        {f"releases/{RELEASE}/release.json": record(build_key="1" * 64)},
+        {f"releases/{RELEASE}/release.json": record(application="other")},
+        {RECORD.archive_key: ""},
+    ],
+)
+def test_release_with_damaged_records_is_not_reused(changes: dict[str, str]) -> None:
+    assert find_built(session_with(changes), RECORD.build_key) is None
+
+
+def test_damaged_record_is_no_bug_but_a_sentence() -> None:
+    session = session_with({f"releases/{RELEASE}/release.json": record(compression="xz")})
+    with pytest.raises(UsageError, match=f"the record of release {RELEASE} in the store is damaged: compression is"):
+        read_release(session, RELEASE)
+
+
+AGAIN = replace(RECORD, id=ReleaseId("20261123T070000Z-1a2b3c4"))
+
+
+def test_damaged_build_record_is_named_so_that_somebody_can_delete_it() -> None:
+    notes: list[str] = []
+    session = session_with({BUILD_RECORD: "garbage"}, notes)
+    put_new_records(session, AGAIN)
+    assert session.worker.objects[BUILD_RECORD] == "garbage"
+    assert len(notes) == 1
+    assert f"s3://acme/shop/{BUILD_RECORD} is damaged" in notes[0]
+    assert "delete it" in notes[0]
+
+
+def test_good_build_record_of_somebody_who_was_faster_is_no_matter() -> None:
+    notes: list[str] = []
+    put_new_records(session_with({}, notes), AGAIN)
+    assert notes == []
+
+
+def test_release_whose_id_is_taken_is_not_announced_under_the_other_record() -> None:
+    key = f"releases/{AGAIN.id}/release.json"
+    session = session_with({key: release_record(replace(AGAIN, checksum="cd" * 32))})
+    with pytest.raises(StoreError, match=f"{key} is there already"):
+        put_new_records(session, AGAIN)
+
+
+def test_record_that_a_repeated_write_finds_is_our_own() -> None:
+    put_new_records(session_with({f"releases/{AGAIN.id}/release.json": release_record(AGAIN)}), AGAIN)

@@ -1,0 +1,158 @@
+"""What is known of hosts, and what is made of a worker's first words; no network."""
+
+import base64
+import subprocess
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import paramiko
+import pytest
+
+from deploytool.build_server import MARK, Refusal, boot, known_hosts_files, known_keys
+from deploytool.errors import ConnectionFailed, StepError
+
+BUILD: Any = SimpleNamespace(server="deploy@build", root="/var/tmp/deploytool")
+
+
+def new_key(directory: Path, name: str) -> str:
+    """Kind and key of a new host key, as known_hosts has them."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True)
+    return " ".join((directory / f"{name}.pub").read_text().split()[:2])
+
+
+def as_line(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {base64.b64encode(key.asbytes()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"other ssh-ed25519 AAAA-not*base64=x", b"caf\xe9 ssh-ed25519 AAAA", b"other ssh-ed25519", b"|1|x|y ssh-rsa AAAA"],
+)
+def test_one_bad_line_in_known_hosts_leaves_the_others_good(tmp_path: Path, bad: bytes) -> None:
+    key = new_key(tmp_path, "key")
+    file = tmp_path / "known_hosts"
+    file.write_bytes(b"# a comment\n\n" + bad + b"\nbuild " + key.encode() + b" with a comment\n")
+    known = known_keys([file], "build")
+    assert [as_line(key) for key in known.keys] == [key]
+    assert known.problems == [f"line 3 of {file} can't be read"]
+
+
+def test_file_that_cannot_be_read_is_named_and_the_next_one_counts(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "key")
+    (tmp_path / "known_hosts").write_text(f"build {key}\n")
+    known = known_keys([tmp_path, tmp_path / "known_hosts"], "build")
+    assert len(known.keys) == 1
+    assert known.problems == [f"{tmp_path} can't be read: Is a directory"]
+
+
+def test_hashed_host_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(f"[build]:2222 {new_key(tmp_path, 'key')}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, stderr=subprocess.DEVNULL)
+    assert "build" not in file.read_text()
+    assert len(known_keys([file], "[build]:2222").keys) == 1
+    assert known_keys([file], "build").keys == []
+
+
+def test_revoked_key_is_not_known(tmp_path: Path) -> None:
+    key = new_key(tmp_path, "key")
+    file = tmp_path / "known_hosts"
+    file.write_text(f"build {key}\n@revoked * {key}\n@cert-authority * {new_key(tmp_path, 'authority')}\n")
+    known = known_keys([file], "build")
+    assert known.keys == []
+    assert known.problems == ["a key of build is marked as revoked"]
+
+
+def test_unclosed_quote_in_ssh_config_is_a_value_error_that_names_the_option() -> None:
+    with pytest.raises(ValueError, match=r'UserKnownHostsFile "~/my hosts: No closing quotation'):
+        known_hosts_files({"userknownhostsfile": '"~/my hosts'})
+
+
+def test_known_hosts_file_with_spaces_in_its_path_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "o'brien's known hosts"
+    file.touch()
+    assert file in known_hosts_files({"userknownhostsfile": str(file)})
+
+
+def test_home_of_an_unknown_user_is_no_crash() -> None:
+    assert known_hosts_files({"userknownhostsfile": "~nobody-at-all/hosts", "globalknownhostsfile": "none"}) == []
+
+
+class Line:
+    """A channel whose other end says what the test wrote down."""
+
+    def __init__(self, *said: bytes | BaseException, status: int | None = None, broken: bool = False) -> None:
+        self._said = deque(said)
+        self._status = status
+        self._broken = broken
+        self.written = b""
+        self.patience: list[float | None] = []
+        self.ended = False
+
+    def write(self, data: bytes) -> None:
+        if self._broken:
+            raise BrokenPipeError
+        self.written += data
+
+    def read(self) -> bytes:
+        said = self._said.popleft() if self._said else b""
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    def set_patience(self, seconds: float | None) -> None:
+        self.patience.append(seconds)
+
+    def end(self, patience_seconds: float = 15) -> int | None:
+        self.ended = True
+        return self._status
+
+    def last_words(self) -> tuple[str, ...]:
+        return ("/root/.worker/x.pyz: No space left on device",)
+
+
+def boot_over(line: Any) -> Any:
+    return boot(line, BUILD, b"the worker")
+
+
+def test_worker_that_is_there_is_not_sent() -> None:
+    line = Line(b"Welcome!\n$ " + MARK.encode() + b"rea", b'dy\n{"id":', b" 1}\n")
+    read = boot_over(line)
+    assert line.written == b""
+    assert [read(), read(), read()] == [b'{"id":', b" 1}\n", b""]
+    assert line.patience[-1] is None
+    assert not line.ended
+
+
+def test_worker_that_is_needed_is_sent_and_waited_for() -> None:
+    line = Line(f"{MARK}need\n".encode(), f"{MARK}ready\n".encode())
+    boot_over(line)
+    assert line.written == b"the worker"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_full_disk_is_not_a_broken_connection(broken: bool) -> None:
+    line = Line(f"{MARK}need\n".encode(), status=Refusal.NO_SPACE, broken=broken)
+    with pytest.raises(StepError, match="can't be written on the build server deploy@build: no space left") as caught:
+        boot_over(line)
+    assert caught.value.tail == ("/root/.worker/x.pyz: No space left on device",)
+    assert "free some space" in str(caught.value.hint)
+    assert line.ended
+
+
+def test_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    line = Line(b"Enter your token: ", TimeoutError())
+    with pytest.raises(ConnectionFailed, match="did not start the worker within 60 s"):
+        boot_over(line)
+    assert line.patience == [60]
+    assert line.ended
+
+
+@pytest.mark.parametrize("fault", [OSError("cut"), KeyboardInterrupt()])
+def test_whatever_goes_wrong_at_the_start_ends_the_line(fault: BaseException) -> None:
+    line = Line(fault)
+    with pytest.raises((ConnectionFailed, KeyboardInterrupt)):
+        boot_over(line)
+    assert line.ended

@@ -1,0 +1,119 @@
+"""Which host is behind, from what it said last and what is wanted of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploytool.errors import ConsulError
+from deploytool.release import DeploymentId, manifest_key
+from deploytool.status import lines, read_status
+
+OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
+FIRST, SECOND = "20260101T000001Zaaaa", "20260102T000002Zbbbb"
+
+
+class Hosts:
+    """A role's selector, as far as `status` reads it."""
+
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        return {"nodes": ["a"]}
+
+
+class ScriptedWorker:
+    """Answers what it was told to; refuses everything else."""
+
+    def __init__(self, roles: dict[str, Any], manifests: dict[str, str], lock: str | None = None) -> None:
+        self._roles, self._manifests, self._lock = roles, manifests, lock
+
+    def ask(self, do: str, **parameters: Any) -> dict[str, Any]:
+        match do:
+            case "status":
+                return {"roles": self._roles}
+            case "store_get":
+                return {"content": self._manifests.get(parameters["key"])}
+            case "lock_holder":
+                return {"sentence": self._lock}
+        raise AssertionError(f"unscripted: {do}")
+
+
+def session(roles: dict[str, Any], lock: str | None = None) -> Any:
+    manifests = {
+        manifest_key(
+            "production", DeploymentId(deployment), role
+        ): f'src: "s3://b/shop/releases/{release}/shop.tar.gz"\n'
+        for deployment, release in ((FIRST, OLD), (SECOND, NEW))
+        for role in roles
+    }
+    settings = SimpleNamespace(environment="production", roles={role: SimpleNamespace(hosts=Hosts()) for role in roles})
+    return SimpleNamespace(settings=settings, worker=ScriptedWorker(roles, manifests, lock))
+
+
+def role(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {"up": ["a"], "down": [], "wanted": None, "exceptions": {}, "serving": {}, "go": {}}
+    return {**base, **changes}
+
+
+def serving(release: str, deployment: str, verified: str = "true") -> str:
+    return (
+        f'{{"release": "{release}", "deployment": "{deployment}", "time": "T", "verified": {verified}, "releases": []}}'
+    )
+
+
+def test_host_that_serves_what_is_wanted_is_not_behind() -> None:
+    status = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": serving(NEW, SECOND)})}))
+    assert status.exit_code == 0
+    assert status.hosts[0].release == NEW
+    assert "as wanted" in lines(status, "production")[0]
+
+
+@pytest.mark.parametrize(
+    "said", [serving(OLD, FIRST), serving(NEW, SECOND, "false"), "no json", "[]", '{"release": 7, "verified": true}']
+)
+def test_host_that_does_not_prove_what_is_wanted_is_behind(said: str) -> None:
+    status = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": said})}))
+    assert status.exit_code == 8
+    assert lines(status, "production")[-1].endswith(f"fab production deploy --release {NEW} --nodes a")
+
+
+def test_host_that_never_said_a_word_is_behind() -> None:
+    assert read_status(session({"web": role(wanted=f"{SECOND} url")})).exit_code == 8
+
+
+def test_host_that_is_down_does_not_count_and_is_shown() -> None:
+    found = role(up=[], down=["a"], wanted=f"{SECOND} url", serving={"a": serving(OLD, FIRST)})
+    status = read_status(session({"web": found}))
+    assert status.exit_code == 0
+    assert "down" in lines(status, "production")[0]
+
+
+def test_host_with_a_wish_of_its_own_is_measured_by_that() -> None:
+    found = role(
+        up=["a", "b"],
+        wanted=f"{FIRST} url",
+        exceptions={"b": f"{SECOND} url"},
+        serving={"a": serving(OLD, FIRST), "b": serving(NEW, SECOND)},
+    )
+    assert read_status(session({"web": found})).exit_code == 0
+
+
+def test_environment_without_any_deployment_is_well() -> None:
+    status = read_status(session({"web": role()}))
+    assert status.exit_code == 0
+    assert "nothing wanted yet" in lines(status, "production")[0]
+
+
+def test_deployment_under_way_and_the_locks_holder_are_shown() -> None:
+    found = role(wanted=f"{SECOND} url", go={SECOND: "wait 3"}, serving={"a": serving(OLD, FIRST)})
+    text = "\n".join(lines(read_status(session({"web": found}, lock="me@laptop since T")), "production"))
+    assert f"deployment {SECOND} is under way" in text
+    assert "production is locked by me@laptop since T" in text
+
+
+def test_nonsense_in_wanted_is_nothing_wanted() -> None:
+    assert read_status(session({"web": role(wanted="zzz")})).hosts[0].wanted_release is None
+
+
+def test_no_host_at_all_is_an_error() -> None:
+    with pytest.raises(ConsulError, match="Consul knows no host of production"):
+        read_status(session({"web": role(up=[])}))
