@@ -7,11 +7,11 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deploytool.errors import DeployError
+from deploytool.errors import DeployError, FleetError, Interrupted
 from deploytool.fleet import Fleet, HostResult, Report, Verdict, printable
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Console:
         shown = sorted(results, key=lambda result: order.index(result.verdict))
         room = rows if rows is not None else max(self._rich.height - 6, 3)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("role", "host", "verdict", "state", "seconds", "why"):
+        for column in ("role", "host", "verdict", "state", "seconds"):
             table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
         for result in shown[:room]:
             verdict = result.verdict.value if result.verdict is not Verdict.SILENT or rows is not None else "…"
@@ -141,30 +141,20 @@ class Console:
                 Text(verdict, style=_COLOURS[result.verdict]),
                 Text(result.state.value if result.state else "-"),
                 Text(f"{result.seconds:.1f}" if result.seconds is not None else "-"),
-                Text(result.reason if rows is not None else ""),
             )
         if len(shown) > room:
-            table.add_row(Text(f"and {len(shown) - room} more"), "", "", "", "", "")
+            table.add_row(Text(f"and {len(shown) - room} more"), "", "", "", "")
         return table
 
     def summary(self, outcome: "Outcome", environment: str, role_hosts: tuple[HostResult, ...]) -> None:
-        """The end of a deployment, for people: the table, then each bad host with the end of its log and what to do."""
+        """The end of a deployment, for people: the table, then why each bad host is bad, and what to do."""
         from rich.console import Console as RichConsole
 
-        rich = RichConsole(file=self._results, highlight=False, soft_wrap=False)
+        # Where no screen has an edge, no name is broken at one.
+        rich = RichConsole(file=self._results, highlight=False, width=None if self._results.isatty() else 1000)
         if role_hosts:
             rich.print(self._table(role_hosts, rows=len(role_hosts)))
-        for result in role_hosts:
-            if result.verdict is not Verdict.VERIFIED and result.log:
-                rich.print(f"\n{result.host} ({result.role}) {result.verdict.value}, the end of its log:", markup=False)
-                for line in result.log:
-                    rich.print(f"  | {line}", markup=False, soft_wrap=True)
-        for role, host in outcome.down:
-            rich.print(f"{host} ({role}) was down and was not waited for", markup=False)
-        for result in outcome.unexpected:
-            state = result.state.value if result.state else result.verdict.value
-            rich.print(f"{result.host} ({result.role}) was not expected, and reported {state}", markup=False)
-        for line in conclusion(outcome, environment):
+        for line in (*reasons(role_hosts), *others(outcome), *conclusion(outcome, environment)):
             rich.print(line, markup=False, soft_wrap=True)
 
     def print(self, text: str) -> None:
@@ -180,28 +170,59 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
+def reasons(results: Sequence[HostResult]) -> list[str]:
+    """Why each bad host is bad, worst first, with the end of its log; hosts with one reason and no log in one line."""
+    order = list(Verdict)
+    hosts: dict[tuple[Verdict, str, tuple[str, ...]], list[str]] = {}
+    for result in sorted(results, key=lambda result: order.index(result.verdict)):
+        if result.verdict is not Verdict.VERIFIED:
+            hosts.setdefault((result.verdict, result.reason, result.log), []).append(f"{result.host} ({result.role})")
+    lines = []
+    for (verdict, reason, log), names in hosts.items():
+        lines += ["", f"{', '.join(names)} {verdict.value}" + (f": {reason}" if reason else "")]
+        lines += [f"  | {line}" for line in log]
+    return [*lines, ""] if lines else []
+
+
+def others(outcome: "Outcome") -> list[str]:
+    """The hosts that do not count for the verdict."""
+    lines = [f"{host} ({role}) was down and was not waited for" for role, host in outcome.down]
+    for result in outcome.unexpected:
+        state = result.state.value if result.state else result.verdict.value
+        lines.append(f"{result.host} ({result.role}) was not expected, and reported {state}")
+    return lines
+
+
 def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     """The last lines: how it ended, and the very command that comes next."""
     bad = [result for result in outcome.hosts if result.verdict is not Verdict.VERIFIED]
     total = len(outcome.hosts)
+    interrupted = outcome.exit_code == Interrupted.exit_code
     if outcome.unverified:
         return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
-    if not bad and outcome.exit_code == 0:
-        seconds = sum(outcome.phases.values())
-        return [
-            f"{outcome.release} is verified on all {total} hosts of {environment} "
-            f"({outcome.deployment}, {seconds:.1f} s)"
-        ]
-    if not outcome.hosts:
+    if not outcome.hosts and outcome.exit_code != 0:
         return []
+    if not bad:
+        verified = f"{outcome.release} is verified on {'all ' if total > 1 else ''}{counted(total)} of {environment}"
+        if outcome.exit_code == 0:
+            return [f"{verified} ({outcome.deployment}, {sum(outcome.phases.values()):.1f} s)"]
+        how = "was interrupted after `go`" if interrupted else "did not end well"
+        return [f"the command {how}, but {verified} ({outcome.deployment})"]
     lines = [
-        f"{outcome.release} is NOT verified on {len(bad)} of {total} hosts of {environment} ({outcome.deployment})"
+        f"{outcome.release} is NOT verified on {len(bad)} of {counted(total)} of {environment} ({outcome.deployment})"
     ]
     switched = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
-    if switched or outcome.exit_code == 8:
+    if switched or outcome.exit_code == FleetError.exit_code:
         nodes = ",".join(dict.fromkeys(result.host for result in bad))
+        if interrupted and any(result.verdict is Verdict.SILENT for result in bad):
+            lines.append("silent hosts may still be finishing by themselves")
         lines.append(f"try them again: fab {environment} deploy --release {outcome.release} --nodes {nodes}")
     return lines
+
+
+def counted(hosts: int) -> str:
+    """`1 host`, `2 hosts`: a role on a host counts as one."""
+    return f"{hosts} host{'' if hosts == 1 else 's'}"
 
 
 def _still(name: str, begin: float, last: str) -> str:

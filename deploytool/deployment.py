@@ -213,7 +213,9 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
             outcome.exit_code = Interrupted.exit_code
             raise
         finally:
-            outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
+            # Nobody listened to hosts that were not waited for: there is nothing to tell of them.
+            if not outcome.unverified:
+                outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
             record(session, wishes, deployment, outcome)
 
 
@@ -350,11 +352,10 @@ class Listening:
         """Raise FleetError if a host has already failed, or left for another deployment."""
         lost = [result for result in self.fleet.bad() if result.verdict is not Verdict.SILENT]
         if lost:
-            worst = lost[0]
+            names = ", ".join(f"{result.host} ({result.role}) {result.verdict.value}" for result in lost[:10])
             raise FleetError(
-                f"{worst.host} ({worst.role}) {worst.verdict.value} before any host was switched: {worst.reason}",
-                tail=worst.log,
-                hint="no host was changed; mend that host and deploy again",
+                f"before any host was switched: {names}: {lost[0].reason}",
+                hint="no host was changed; mend what is above and deploy again",
             )
 
     def until_fetched(self, seconds: float) -> None:
@@ -372,8 +373,8 @@ class Listening:
                 raise FleetError(
                     f"{len(missing)} of {len(self.fleet.expected)} hosts did not fetch the release within {seconds:g} "
                     f"s: {names}{more}",
-                    hint="no host was changed. On those hosts: is consul watch running, can stretcher read the store? "
-                    "wait.fetch_seconds is the limit; --nodes leaves hosts out",
+                    hint="no host was changed. On those hosts: is consul watch running, can stretcher read the store, "
+                    "is one still at an earlier deployment? wait.fetch_seconds is the limit; --nodes leaves hosts out",
                 )
             self._hear(min(0.25, left))
 

@@ -37,6 +37,10 @@ _HOOKS = ("pre", "post", "success", "failure")
 _TEMPLATES_OF_VERIFY = ("url", "expect", "command")
 
 
+#: defaults, as this runs before they are put in
+_WAIT = (("hook", 120), ("stable", 2), ("activate", 300))
+
+
 def check(settings: Mapping[str, object], environment: str, shown: Callable[[str], str]) -> Iterator[Finding]:
     """All breaches of rules between settings. `shown` returns a value as a sentence may quote it: secrets masked."""
     roles = _map(settings.get("roles"))
@@ -47,9 +51,15 @@ def check(settings: Mapping[str, object], environment: str, shown: Callable[[str
     yield from _check_roles_apart(settings, shown)
     yield from _check_linked(settings, shown)
     wait = _map(settings.get("wait"))
-    stable, activate = wait.get("stable_seconds", 2), wait.get("activate_seconds", 300)
-    if isinstance(stable, int) and isinstance(activate, int) and stable >= activate:
-        yield ("wait", "stable_seconds"), f"must be less than wait.activate_seconds ({activate})."
+    hook, stable, activate = (wait.get(f"{name}_seconds", usual) for name, usual in _WAIT)
+    if isinstance(hook, int) and isinstance(stable, int) and isinstance(activate, int):
+        longest = 2 * (hook + stable)
+        if activate <= longest:
+            yield (
+                ("wait", "activate_seconds"),
+                f"must be more than {longest}, twice hook_seconds + stable_seconds: so long may a host take to find that "
+                "it can't prove the new release, and to prove the old one again.",
+            )
     for name, role in roles.items():
         yield from _check_templates(environment, name, _map(role))
 
@@ -96,7 +106,7 @@ def _check_roles_apart(settings: Mapping[str, object], shown: Callable[[str], st
     places: list[tuple[str, str, Mapping[str, object]]] = []
     for name, role in _map(settings.get("roles")).items():
         deploy_to = _map(role).get("deploy_to") or settings.get("deploy_to")
-        if isinstance(deploy_to, str):
+        if isinstance(deploy_to, str) and deploy_to:
             places.append((name, posixpath.normpath(deploy_to), _map(_map(role).get("hosts"))))
     for (first, first_to, first_hosts), (second, second_to, second_hosts) in combinations(places, 2):
         if first_to != second_to:

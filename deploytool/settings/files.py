@@ -4,7 +4,7 @@ Reads files; knows no setting. Imports neither pydantic nor jinja2, because `fab
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,16 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NAME_RULE = (
     "begins with a lower-case letter or a digit and holds only lower-case letters, digits, `_` and `-`, 63 at most, "
     "because it becomes part of event names, store keys and paths"
+)
+
+#: Words of the command line, present and to come, and the name of the lock that all environments share: an environment
+#: of such a name could not be told from them.
+RESERVED = frozenset(
+    {
+        *("build", "check", "deploy", "migrate", "settings", "unlock"),
+        *("status", "releases", "rollback", "plan", "cleanup", "mark", "freeze", "thaw", "promote", "app-server"),
+        "workspace",
+    }
 )
 
 #: No sane settings file comes near these; what does is an alias bomb or a generator gone wrong.
@@ -39,14 +49,36 @@ def environments(directory: Path) -> tuple[str, ...]:
 
     A file whose name can't be an environment's is left out here; loading reports it.
     """
-    return tuple(name for name in _stems(directory) if NAME.fullmatch(name))
+    return tuple(name for name, trouble in _named(directory) if trouble is None)
 
 
-def odd_files(directory: Path) -> tuple[str, ...]:
-    """Files under `config/` that look like an environment's, but whose names can't be."""
-    # A name that is not UTF-8 must still be printable.
-    odd = (name.encode("utf-8", "backslashreplace").decode() for name in _stems(directory) if not NAME.fullmatch(name))
-    return tuple(f"config/{name}.yml" for name in odd)
+def odd_files(directory: Path) -> "tuple[Problem, ...]":
+    """Files under `config/` that look like an environment's, but whose names can't be: each with the reason."""
+    return tuple(
+        # A name that is not UTF-8 must still be printable.
+        Problem(file_of(name.encode("utf-8", "backslashreplace").decode()), None, "", trouble)
+        for name, trouble in _named(directory)
+        if trouble is not None
+    )
+
+
+def _named(directory: Path) -> Iterator[tuple[str, str | None]]:
+    """Names of the files under `config/`, sorted, each with why it can't be an environment's; None if it can."""
+    typed: dict[str, str] = {}
+    for name in _stems(directory):
+        # What is typed: invoke writes `_` as `-`.
+        word = name.replace("_", "-")
+        if not NAME.fullmatch(name):
+            yield name, f"can't be an environment: its name {NAME_RULE}."
+        elif word in RESERVED:
+            what = "the name of a lock" if word == "workspace" else "a command of deploytool's"
+            yield name, f"can't be an environment: `{word}` is {what}. Give the file another name."
+        elif word in typed:
+            other = f"config/{typed[word]}.yml"
+            yield name, f"can't be an environment beside {other}: on a command line `_` and `-` are one."
+        else:
+            typed[word] = name
+            yield name, None
 
 
 def _stems(directory: Path) -> tuple[str, ...]:

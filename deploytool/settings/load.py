@@ -21,7 +21,6 @@ from deploytool.recipes import RECIPES
 from deploytool.settings import checks
 from deploytool.settings.files import (
     NAME,
-    NAME_RULE,
     SHARED,
     Items,
     Map,
@@ -49,6 +48,14 @@ _SHELL_EXPANSION = re.compile(r"(?<!\$)\$\{[^}]*\}?")
 
 #: What the hosts run: it ends up in the store and in hosts' logs.
 _RUN_ON_HOSTS = frozenset({"restart", "hooks", "verify"})
+#: What else ends up in manifests, in records, or in the names of keys and events, for every host and reader to see.
+_PUBLISHED = (
+    *((name,) for name in ("application", "branch", "subdirectory", "deploy_to", "keep_releases")),
+    *((name,) for name in ("linked_dirs", "linked_files", "roles")),
+    ("store", "url"),
+)
+#: A shorter text stands in so much of what is shown that masking it would hide the rest, and itself not at all.
+_SHORTEST_SECRET = 6
 _BUILD_COMMANDS = frozenset({"dependencies", "assets", "migrate"})
 
 #: Keys that a recipe gives a default for, and where they stand.
@@ -114,7 +121,7 @@ def load_every_environment(directory: Path, chosen: str, environ: Mapping[str, s
         for environment in environments(directory)
     ]
     problems = [
-        *(Problem(file, None, "", f"can't be an environment: its name {NAME_RULE}.") for file in odd_files(directory)),
+        *odd_files(directory),
         *(problem for one in loaded for problem in _told_apart(one, loaded)),
     ]
     if problems:
@@ -178,8 +185,8 @@ def _demand(directory: Path, environment: str) -> None:
         message = "deploy is not an environment: config/deploy.yml holds what all environments share."
     elif NAME.fullmatch(environment) and (directory / "config" / f"{environment}.yaml").is_file():
         message = f"There is no config/{environment}.yml. Rename config/{environment}.yaml: files must end in .yml."
-    elif f"config/{environment}.yml" in odd_files(directory):
-        message = f"config/{environment}.yml can't be an environment: its name {NAME_RULE}."
+    elif odd := [problem for problem in odd_files(directory) if problem.file == file_of(environment)]:
+        message = f"{odd[0].file} {odd[0].sentence}"
     else:
         message = f"There is no environment {environment!r}.{did_you_mean(environment, known)}"
     raise UsageError(message, hint=exist)
@@ -204,7 +211,7 @@ def _load_one(
     nothing = Map(SHARED, 1, {})
     tree = merge(shared.tree or nothing, own.tree or nothing)
 
-    reading = _Reading(environ, checking_only, {PROJECT: str(directory.absolute())})
+    reading = _Reading(environ, checking_only, {PROJECT: str(directory.absolute())}, _open_names(tree, environment))
     said = reading.plain(tree, ())
     problems += reading.problems
     assert isinstance(said, dict)
@@ -238,6 +245,8 @@ class _Reading:
     checking_only: bool
     #: names with values that are no secrets
     own: Mapping[str, str]
+    #: names that are shown everywhere
+    open_names: tuple[str, ...]
     problems: list[Problem] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
 
@@ -256,11 +265,20 @@ class _Reading:
         """`text` as a sentence may quote it."""
         return "***" if any(secret in text for secret in self.secrets) else text
 
+    def _unfit(self, value: str) -> str | None:
+        """Why a value can't be kept secret; None if it can."""
+        if len(value) < _SHORTEST_SECRET:
+            return f"has fewer than {_SHORTEST_SECRET} characters"
+        if any(value in name for name in self.open_names):
+            return "is in the name of the environment, the application or a role"
+        return None
+
     def _text(self, node: Scalar, path: Loc) -> str:
         def problem(sentence: str) -> None:
             self.problems.append(Problem(node.file, node.line, dotted(path), sentence, "unreadable"))
 
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
+        published = any(path[: len(place)] == place for place in _PUBLISHED)
         in_build = len(path) > 1 and path[0] == "build" and path[1] in _BUILD_COMMANDS
         if not on_hosts and not in_build:
             for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
@@ -278,6 +296,13 @@ class _Reading:
                     f"store and in hosts' logs. If the host's own variable is meant, write $${{{name}}} or ${name}."
                 )
                 return ""
+            if published:
+                problem(
+                    f"must not use ${{{name}}}: that is a secret from your environment, and this value ends up in "
+                    f"manifests, records and names of keys. Write the value itself, or $${{{name}}} if the text "
+                    f"${{{name}}} is meant."
+                )
+                return ""
             value = self.environ.get(name)
             if value is None:
                 if not self.checking_only:
@@ -291,9 +316,24 @@ class _Reading:
                 return ""
             if value:
                 self.secrets.append(value)
+                if not self.checking_only and (trouble := self._unfit(value)):
+                    problem(
+                        f"uses ${{{name}}}, whose value {trouble}: as a secret it would be masked wherever that text "
+                        "occurs. Write the value into the file if it is no secret, or use a longer one."
+                    )
             return value
 
         return _VARIABLE.sub(put_in, node.text)
+
+
+def _open_names(tree: Map, environment: str) -> tuple[str, ...]:
+    """The names of the environment, the application and the roles, as far as they are given."""
+    application, roles = tree.entries.get("application"), tree.entries.get("roles")
+    return (
+        environment,
+        *((application.text,) if isinstance(application, Scalar) else ()),
+        *(roles.entries if isinstance(roles, Map) else ()),
+    )
 
 
 def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:

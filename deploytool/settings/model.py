@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -226,7 +227,22 @@ def _store_url(value: str) -> str:
 def _http_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#][^\s?#]*", value):
         raise ValueError("must look like http://host:port or https://host.")
+    _check_authority(value)
     return value.rstrip("/")
+
+
+def _check_authority(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        # urllib's own words are about the port, or about the brackets of an IPv6 address.
+        what = "port that is not between 1 and 65535" if "Port" in str(error) else "host that can't be one"
+        raise ValueError(f"has a {what}.") from None
+    if port == 0:
+        raise ValueError("has a port that is not between 1 and 65535.")
+    if not parts.hostname:
+        raise ValueError("names no host: it must look like http://host:port or https://host.")
 
 
 def _consul_address(value: str) -> str:
@@ -241,6 +257,8 @@ def _verify_url(value: str) -> str:
     _line(value)
     if not value.startswith(("http://", "https://", "{")):
         raise ValueError("must begin with http:// or https://.")
+    if "{" not in value:
+        _check_authority(value)
     return value
 
 

@@ -337,12 +337,81 @@ def test_a_secret_is_refused_in_what_hosts_run(project: Project, said: str, envi
     assert "s3cret" not in sentence
 
 
+@pytest.mark.parametrize("environ", [{}, {"NAME": "s3cret"}])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("application", "application: ${NAME}"),
+        ("branch", "branch: ${NAME}"),
+        ("subdirectory", "subdirectory: apps/${NAME}"),
+        ("deploy_to", "deploy_to: /var/www/${NAME}"),
+        ("keep_releases", "keep_releases: ${NAME}"),
+        ("linked_dirs[0]", "linked_dirs: ['${NAME}']"),
+        ("linked_files[1]", "linked_files: [a, '${NAME}']"),
+        ("store.url", "store: {url: 's3://acme/${NAME}'}"),
+        ("roles.web.deploy_to", "roles: {web: {deploy_to: '/srv/${NAME}'}}"),
+        ("roles.b.hosts.nodes[0]", "roles: {b: {hosts: {nodes: ['${NAME}']}}}"),
+    ],
+)
+def test_a_secret_is_refused_where_it_would_be_published(
+    project: Project, path: str, said: str, environ: dict[str, str]
+) -> None:
+    sentence = only_problem(project(production=said), environ)
+
+    assert f" {path}: must not use ${{NAME}}: that is a secret" in sentence
+    assert "s3cret" not in sentence
+
+
+def test_a_secret_is_welcome_where_only_the_build_server_sees_it(project: Project) -> None:
+    over = """\
+repository: https://ci:${TOKEN}@git.example.com/shop
+build: {env: {A: '${TOKEN}'}, migrate: 'echo ${TOKEN}', assets: ['echo ${TOKEN}'], server: '${TOKEN}'}
+store: {endpoint_url: 'http://${TOKEN}'}
+consul: {token_file: '/etc/${TOKEN}'}
+"""
+    assert load_settings(project(production=over), "production", {"TOKEN": "s3cret"}).secrets == ("s3cret",)
+
+
+def test_the_projects_own_directory_is_no_secret_and_may_stand_everywhere(project: Project) -> None:
+    over = "deploy_to: ${DEPLOYTOOL_PROJECT}/x\nstore: {url: 'file://${DEPLOYTOOL_PROJECT}/store'}"
+    directory = project(production=over)
+    loaded = load_settings(directory, "production", {"DEPLOYTOOL_PROJECT": "not this"})
+
+    assert (loaded.deploy_to, loaded.store.url) == (f"{directory}/x", f"file://{directory}/store")
+    assert loaded.secrets == ()
+
+
+@pytest.mark.parametrize("value", ["2", "12345"])
+def test_a_short_value_is_refused_rather_than_masked_in_every_line(project: Project, value: str) -> None:
+    over = "build: {env: {WORKERS: '${WORKERS}'}}"
+    sentence = only_problem(project(production=over), {"WORKERS": value})
+
+    assert "build.env.WORKERS: uses ${WORKERS}, whose value has fewer than 6 characters" in sentence
+    assert "Write the value into the file" in sentence
+
+
+@pytest.mark.parametrize("value", ["production", "roduct", "storefront"])
+def test_a_value_that_is_in_a_name_shown_everywhere_is_refused(project: Project, value: str) -> None:
+    over = "application: storefront\nbuild: {env: {RAILS_ENV: '${RAILS_ENV}'}}"
+    sentence = only_problem(project(production=over), {"RAILS_ENV": value})
+
+    assert "whose value is in the name of the environment, the application or a role" in sentence
+
+
+def test_short_values_of_other_environments_do_not_matter(project: Project) -> None:
+    directory = project(staging="build: {env: {WORKERS: '${WORKERS}'}}")
+
+    assert load_every_environment(directory, "production", {"WORKERS": "2"})["production"].secrets == ()
+    with pytest.raises(SettingsError):
+        load_every_environment(directory, "staging", {"WORKERS": "2"})
+
+
 def test_a_shells_default_is_refused_where_no_shell_will_see_it(project: Project) -> None:
     assert "only ${NAME} is understood" in only_problem(project(production="branch: ${BRANCH:-main}"))
 
 
 def test_a_variable_that_is_no_text_is_refused(project: Project) -> None:
-    sentence = only_problem(project(production="branch: x${B}"), {"B": "\udcff"})
+    sentence = only_problem(project(production="repository: x${B}"), {"B": "\udcff"})
 
     assert "is not UTF-8" in sentence
 
@@ -354,8 +423,10 @@ branch: -${S}
 deploy_to: ${S}
 linked_dirs: ["${S}", "${S}/x"]
 linked_files: ["${S}"]
-build: {server: "${S} x", recipe: "${S}", compression: "${S}", env: {A: "${S}"}, timeout_seconds: "${S}"}
-store: {url: "${S}", region: "${S} x"}
+build: {gateway: "${S}", root: "${S}", path: ["${S}"], linked_files: ["/${S}", "/${S}"], exclude: ["../${S}"],
+  server: "${S} x", recipe: "${S}", compression: "${S}", env: {A: "${S}"}, timeout_seconds: "${S}"}
+store: {url: "${S}", region: "${S} x", endpoint_url: "http://${S}:99999", credentials: "${S}"}
+consul: {address: "${S}", token_file: "${S}"}
 roles: {web: {hosts: {node_meta: null, nodes: ["${S}", "${S}"]}}, two: {hosts: {nodes: ["${S}"]}}}
 """
     found = problems(project(production=over), {"S": "hunter2 HUNTER"})
@@ -401,7 +472,11 @@ WRONG = [
     ("keep_releases: -1", "keep_releases: must be between 1 and"),
     ("store: {keep_releases: 0}", "store.keep_releases: must be between 1 and"),
     ("wait: {hook_seconds: 0}", "wait.hook_seconds: must be between 1 and"),
-    ("wait: {stable_seconds: 300}", "wait.stable_seconds: must be less than wait.activate_seconds (300)"),
+    (
+        "wait: {stable_seconds: 300}",
+        "wait.activate_seconds: must be more than 840, twice hook_seconds + stable_seconds",
+    ),
+    ("wait: {activate_seconds: 200}", "wait.activate_seconds: must be more than 244"),
     ("build: {timeout_seconds: 99999999999999999999999}", "build.timeout_seconds: must be between"),
     ("build: {forward_agent: 'yes'}", "build.forward_agent: must be true or false"),
     ("build: {forward_agent: 1}", "build.forward_agent: must be true or false"),
@@ -427,6 +502,13 @@ WRONG = [
     ("store: {url: file://var/x}", "store.url: must name an absolute directory, with three slashes"),
     ("store: {url: 's3://'}", "store.url: must look like s3://bucket/prefix"),
     ("store: {url: 's3://bucket/a?b'}", "store.url: must not hold `?`"),
+    ("consul: {address: 'http://127.0.0.1:99999'}", "consul.address: has a port that is not between 1 and 65535"),
+    ("consul: {address: 'https://consul:x'}", "consul.address: has a port that is not between 1 and 65535"),
+    ("consul: {address: 'http://:8500'}", "consul.address: names no host"),
+    ("consul: {address: 'http://[::1'}", "consul.address: has a host that can't be one"),
+    ("store: {endpoint_url: 'http://127.0.0.1:65536'}", "store.endpoint_url: has a port that is not between 1 and"),
+    ("store: {endpoint_url: 'http://127.0.0.1:0/x'}", "store.endpoint_url: has a port that is not between 1 and"),
+    ("roles: {web: {verify: {url: 'http://127.0.0.1:99999/'}}}", "roles.web.verify.url: has a port that is not"),
     ("store: {endpoint_url: localhost}", "store.endpoint_url: must look like http://"),
     ("application: Shop", "application: can't be used: a name begins with"),
     ("application: a/b", "application: can't be used"),
@@ -602,6 +684,31 @@ def test_a_directory_without_config_says_where_to_run(tmp_path: Path) -> None:
     assert caught.value.hint is not None
 
 
+@pytest.mark.parametrize("name", ["workspace", "build", "unlock", "rollback", "app-server", "app_server"])
+def test_an_environment_named_like_a_command_or_a_lock_is_refused(project: Project, name: str) -> None:
+    directory = project(**{name: ""})
+
+    assert environments(directory) == ("production",)
+    with pytest.raises(SettingsError) as every:
+        load_every_environment(directory, "production", {})
+    (sentence,) = every.value.problems
+    assert sentence.startswith(f"config/{name}.yml: can't be an environment: `{name.replace('_', '-')}` is ")
+    with pytest.raises(UsageError) as chosen:
+        load_settings(directory, name, {})
+    assert "Give the file another name" in chosen.value.message
+
+
+def test_environments_that_are_one_on_the_command_line_are_refused(project: Project) -> None:
+    directory = project(**{"a-b": "", "a_b": ""})
+
+    assert environments(directory) == ("a-b", "production")
+    with pytest.raises(SettingsError) as caught:
+        load_every_environment(directory, "production", {})
+    assert caught.value.problems == (
+        "config/a_b.yml: can't be an environment beside config/a-b.yml: on a command line `_` and `-` are one.",
+    )
+
+
 def test_a_missing_deploy_yml_is_the_only_problem_it_makes(project: Project) -> None:
     directory = project()
     (directory / "config" / "deploy.yml").unlink()
@@ -624,16 +731,16 @@ def test_a_broken_file_hides_neither_the_other_nor_invents_missing_values(projec
 
 def test_an_unset_variable_matters_only_in_the_chosen_environment(project: Project) -> None:
     over = """\
-deploy_to: ${ROOT}
+repository: ${REPOSITORY}
 build: {server: '${SERVER}', compression: '${COMPRESSION}', env: {A: '${A}'}}
-store: {url: '${URL}'}
+store: {endpoint_url: '${URL}'}
 """
     directory = project(staging=over)
 
     loaded = load_every_environment(directory, "production", {})
     assert list(loaded) == ["production", "staging"]
     assert loaded["staging"].build.server == "${SERVER}"
-    assert loaded["staging"].store.url == "${URL}"
+    assert loaded["staging"].store.endpoint_url == "${URL}"
     assert loaded["staging"].secrets == ()
     with pytest.raises(SettingsError) as caught:
         load_every_environment(directory, "staging", {})

@@ -1,0 +1,56 @@
+"""What Ctrl-C, SIGTERM and SIGHUP do to a command, phase by phase. It decides nothing else.
+
+Before a command has begun they end `fab` at once; while it runs they interrupt it, so that what it left on the build
+server is put in order; once its result is known they are ignored, so that the result is told whole. An ended CI job
+is an interrupted one: SIGTERM and SIGHUP mean the same as Ctrl-C.
+"""
+
+import json
+import os
+import signal
+import sys
+from types import FrameType
+
+from deploytool.errors import Interrupted
+
+#: What was ignored when `fab` was started stays ignored: that is what `nohup` is for.
+_SIGNALS = tuple(
+    number
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if signal.getsignal(number) is not signal.SIG_IGN
+)
+
+
+def leave_at_once() -> None:
+    """From here on a signal ends the process with one line, and with the JSON document if that was asked for."""
+    for number in _SIGNALS:
+        signal.signal(number, _leave)
+
+
+def interrupt() -> None:
+    """From here on a signal raises KeyboardInterrupt, each one anew: a second one also gets out of what the first
+    set going."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+
+def ignore() -> None:
+    """From here on a signal does nothing."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def in_a_running_fab() -> bool:
+    """Whether `fab` is loading its tasks, rather than somebody importing them, a test for instance."""
+    main = sys.modules.get("fabric.main")
+    return main is not None and hasattr(main.program, "core")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    error = Interrupted("interrupted; nothing was under way")
+    os.write(sys.stderr.fileno(), f"{error.message}\n".encode())
+    if "--json" in sys.argv:
+        document = {"exit_code": error.exit_code, "error": error.as_dict()}
+        os.write(sys.stdout.fileno(), f"{json.dumps(document, indent=2)}\n".encode())
+    # An exception would be lost in whatever module is being imported right now.
+    os._exit(error.exit_code)
