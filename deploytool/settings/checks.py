@@ -57,8 +57,8 @@ def check(settings: Mapping[str, object], environment: str, shown: Callable[[str
         if activate <= longest:
             yield (
                 ("wait", "activate_seconds"),
-                f"must be more than {longest}, twice hook_seconds + stable_seconds: so long may a host take to find that "
-                "it can't prove the new release, and to prove the old one again.",
+                f"must be more than {longest}, twice hook_seconds + stable_seconds: so long may a host take to find "
+                "that it can't prove the new release, and to prove the old one again.",
             )
     for name, role in roles.items():
         yield from _check_templates(environment, name, _map(role))
