@@ -1,6 +1,7 @@
 # make demo        the main job on this machine, without servers or root; make demo-down stops what it started
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
 # make check       all that CI does
+# make bench       measures on real parts
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 STATE ?= var/playground
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test lint check playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test lint check bench playground playground-down playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -59,6 +60,9 @@ lint: venv
 	done
 
 check: lint parts test
+
+bench: venv parts
+	$(BIN)/python -m benchmarks.fleet
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

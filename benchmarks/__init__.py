@@ -1,0 +1,1 @@
+"""Measurements on real parts; see docs/performance.md. `make bench` runs them all."""
