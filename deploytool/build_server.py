@@ -8,6 +8,7 @@ Fabric does, and so are its UserKnownHostsFile and GlobalKnownHostsFile.
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import shlex
 import socket
@@ -421,6 +422,8 @@ def _hops(build: "Build", fabric_config: Any) -> list[Any]:
     import fabric
     import paramiko
 
+    # Without a handler paramiko's threads print tracebacks of what we tell in a sentence.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
     said = "ssh_config (~/.ssh/config, /etc/ssh/ssh_config)"
     path = None
     if build.ssh_config is not None:
@@ -539,7 +542,10 @@ def _open(connection: Any) -> None:
     client = connection.client
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     where = f"{connection.user}@{connection.host}:{connection.port}"
-    scan = f"ssh-keyscan -p {connection.port} {connection.host} >> ~/.ssh/known_hosts"
+    # As ssh itself, which adds to the first of the user's own files.
+    own = str(connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts"))
+    own = own if " " not in own or os.path.isfile(os.path.expanduser(own)) else own.split()[0]
+    scan = f"ssh-keyscan -p {connection.port} {connection.host} >> {own if own.startswith('~') else shlex.quote(own)}"
     name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
     # As ssh has it: an alias stands for host and port, in lower case.
     alias = connection.ssh_config.get("hostkeyalias", "").lower()
@@ -573,7 +579,8 @@ def _open(connection: Any) -> None:
         ) from error
     except (NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionError) as error:
         raise ConnectionFailed(
-            f"{where} can't be reached: {error}", hint="check build.server, build.gateway and your network"
+            f"{where} can't be reached: {error.strerror or error}",
+            hint="check build.server, build.gateway and your network",
         ) from error
     except paramiko.SSHException as error:
         if "not found in known_hosts" in str(error):
