@@ -53,7 +53,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker
-	@set -e; for script in templates/host/*.sh; do \
+	@set -e; for script in templates/host/*.sh templates/app-server/*.sh; do \
 	  test -e "$$script" || continue; \
 	  echo "shellcheck $$script"; $(BIN)/shellcheck --shell=sh "$$script"; \
 	  if command -v dash >/dev/null; then dash -n "$$script"; fi; \

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 #: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
 HEARTBEAT_SECONDS = 15.0
-REFRESH_SECONDS = 0.2
 
 _COLOURS: Mapping[Verdict, str] = {
     Verdict.VERIFIED: "green",

@@ -19,7 +19,7 @@ from typing import Any
 
 from deploytool import stages
 from deploytool.building import TEMPLATES, obtain_release, read_release
-from deploytool.errors import ConsulError, DeployError, FleetError, Interrupted, UsageError
+from deploytool.errors import ConnectionFailed, ConsulError, DeployError, FleetError, Interrupted, UsageError
 from deploytool.fleet import Fleet, HostResult, Verdict, read_report
 from deploytool.manifest import manifest_url, render_manifest
 from deploytool.release import (
@@ -255,10 +255,11 @@ def rollout(
         for role, url in urls.items()
     ]
     try:
+        # From here on nobody can say that no host was switched, if they go without being waited for.
+        outcome.unverified = not wishes.wait
         with outcome.phase("announce"), session.console.step("announce"):
             worker.ask("announce", deployment=deployment, roles=roles, only_hosts=bool(wishes.nodes), wait=wishes.wait)
         if not wishes.wait:
-            outcome.unverified = True
             session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
             return
         listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
@@ -393,9 +394,10 @@ def unpacked(session: Session, release: Release) -> Iterator[str | None]:
             checksum=release.checksum,
             name=release.id,
         )["directory"]
-    try:
-        yield directory
-    finally:
+    yield directory
+    # After a failure it stays, until the next one is unpacked: a migration may still be running in it. And it must not
+    # make a deployment fail that it can't be removed now.
+    with contextlib.suppress(ConnectionFailed):
         session.worker.ask("remove_unpacked", limit_seconds=FAREWELL_SECONDS)
 
 

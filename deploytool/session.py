@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deploytool.build_server import start_worker
 from deploytool.console import Console
 from deploytool.errors import StoreError
+from deploytool.fleet import printable
 from deploytool.stages import Place, Step, explain
 from deploytool.worker_client import Answer, Worker, WorkerClient
 
@@ -79,13 +80,13 @@ class Session:
 
 def operator_name(environ: Mapping[str, str]) -> str:
     """Who runs this command: user@host, with the CI job's address where there is one."""
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    who = printable(f"{getpass.getuser()}@{socket.gethostname()}")
     if environ.get("GITHUB_RUN_ID"):
         job = "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(
             {"GITHUB_SERVER_URL": "", "GITHUB_REPOSITORY": "", **environ}
         )
-        return f"{who} ({job})"
-    return f"{who} ({environ['CI_JOB_URL']})" if environ.get("CI_JOB_URL") else who
+        return f"{who} ({printable(job)})"
+    return f"{who} ({printable(environ['CI_JOB_URL'])})" if environ.get("CI_JOB_URL") else who
 
 
 def store_request(settings: "Settings") -> Mapping[str, Any]:

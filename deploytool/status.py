@@ -36,7 +36,12 @@ class HostStatus:
     @property
     def behind(self) -> bool:
         """Whether it does not serve, proven, what is wanted of it."""
-        return self.wanted_release is not None and not (self.verified and self.release == self.wanted_release)
+        if self.wanted_release is None:
+            # What the wanted deployment is about can't be read any more; whether the host is at it can.
+            return self.wanted_deployment is not None and not (
+                self.verified and self.deployment == self.wanted_deployment
+            )
+        return not (self.verified and self.release == self.wanted_release)
 
     def as_dict(self) -> Mapping[str, object]:
         return {**asdict(self), "behind": self.behind}
@@ -150,10 +155,12 @@ def lines(status: Status, environment: str) -> list[str]:
 
 
 def _cells(host: HostStatus) -> tuple[str, ...]:
-    if host.wanted_release is None:
+    if host.wanted_deployment is None:
         word = "nothing wanted yet"
     elif not host.behind:
         word = "as wanted"
+    elif host.wanted_release is None:
+        word = f"BEHIND: deployment {host.wanted_deployment} is wanted, and its manifest can't be read"
     elif host.release == host.wanted_release:
         word = "NOT PROVEN"
     else:

@@ -121,7 +121,9 @@ def _run(context: Context, name: str, as_json: bool, body: Callable[[Command], M
             f"interrupted during: {console.doing}",
             hint="what ran on the build server was ended"
             + (
-                "; the hosts' last words are shown; those that were let go finish by themselves"
+                "; the release may be announced, and hosts that are not waited for finish by themselves"
+                if outcome.unverified
+                else "; the hosts' last words are shown; those that were let go finish by themselves"
                 if outcome.hosts
                 else "; no host was switched"
             ),
@@ -430,7 +432,7 @@ def check_error(checks: "Sequence[Check]") -> Mapping[str, object]:
 
 def _reference(this: Command, branch: str | None) -> str:
     reference = this.settings.branch if branch is None else branch
-    if not reference or reference.startswith("-") or any(ord(character) < 33 for character in reference):
+    if not reference or reference.startswith("-") or " " in reference or not reference.isprintable():
         raise UsageError(
             f"{reference!r} can't be the name of a branch, tag or commit",
             hint="--branch takes a branch, a tag or a commit's SHA",

@@ -21,6 +21,7 @@ VAR = PROJECT / "var"
 REPOSITORY = VAR / "demo" / "repository"
 HOSTS = {"app1": ("web",), "app2": ("web",), "app3": ("web", "batch")}
 FORGETFUL = "app2"
+PATIENCE_SECONDS = 120
 
 
 def say(text: str = "") -> None:
@@ -125,7 +126,13 @@ def fab(*arguments: str) -> int:
     """Run `fab` as typed, in view; returns its exit code."""
     say(f"$ .venv/bin/fab {' '.join(arguments)}")
     program = Path(sys.executable).parent / "fab"
-    code = subprocess.run([str(program), *arguments], cwd=PROJECT, stdin=subprocess.DEVNULL).returncode
+    process = subprocess.Popen([str(program), *arguments], cwd=PROJECT, stdin=subprocess.DEVNULL)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # It got the Ctrl-C as well, and has things to put in order.
+        process.wait()
+        raise
     say(f"(exit code {code})")
     if code == 130:
         raise KeyboardInterrupt
@@ -207,7 +214,22 @@ def servers(do: str) -> None:
                 say(f"{host} ({role}): {do}{'' if done.returncode == 0 else ' FAILED'}")
 
 
+def is_at_work(host: str, role: str) -> bool:
+    """Whether a receiver is still at a deployment there: it would start what we stop."""
+    try:
+        holder = os.readlink(home(host, role) / ".deploytool" / "lock")
+    except OSError:
+        return False
+    return Path("/proc", holder.partition(":")[0]).exists()
+
+
 def down() -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while any(is_at_work(host, role) for host, roles in HOSTS.items() for role in roles):
+        if time.monotonic() > deadline:
+            say("A pretend host is still at a deployment; run `make demo-down` again when it has ended.")
+            break
+        time.sleep(0.2)
     servers("stop")
     say("What was deployed stays in var/; `rm -r var` removes it.")
 

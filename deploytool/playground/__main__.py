@@ -20,6 +20,8 @@ from deploytool.playground.playground import (
     PlaygroundRole,
 )
 
+#: How often the hosts catch up; a real host's timer has a minute.
+CATCH_UP_SECONDS = 10
 DEFAULT_STATE = CHECKOUT / "var" / "playground"
 
 
@@ -37,7 +39,7 @@ def _say(line: str) -> None:
 
 def up(state: Path, project: Path) -> None:
     """Start a playground that stays until `down`, and write the project's `config/playground.yml`."""
-    playground = Playground(state, say=_say)
+    playground = Playground(state, catch_up_seconds=CATCH_UP_SECONDS, say=_say)
     config = project / "config"
     if not config.is_dir():
         raise UsageError(

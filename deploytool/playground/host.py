@@ -6,7 +6,8 @@ daemons included, as with a power cut.
 
 It is told what to do by files in the host's directory, so that whoever can see the directory can do it:
 
-    watches/<any>         one line `application role environment`: keep a watch for that event running
+    watches/<any>         one line `application role environment`: keep a watch for that event running, and catch up,
+                          with templates/app-server/catch-up.sh, at the host's start and from time to time
     control/no-agent      while it is there, the Consul agent is down: killed, or if it holds `leave`, after leaving
     control/restart-watches   end all watches, remove this file; they start again and Consul replays its old events
 """
@@ -82,15 +83,32 @@ def watch_command(line: str, consul: str, stretcher: str) -> list[str]:
     return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", handler]
 
 
+class CatchUp(Program):
+    """The boot unit and timer of docs/app-servers.md: again soon if Consul did not answer, else every so often."""
+
+    def __init__(self, command: list[str], log: Path, every_seconds: float | None) -> None:
+        super().__init__(command, log)
+        #: None: only at the host's start
+        self.every_seconds = every_seconds
+
+    def has_ended(self, status: int) -> None:
+        pause = self.every_seconds if status == 0 else 2 * BACKOFF_SECONDS
+        self.next_start = float("inf") if pause is None else time.monotonic() + pause
+
+
 class Host:
     """Keeps what should run on the host running, and reaps what has ended."""
 
-    def __init__(self, home: Path, consul: str, stretcher: str) -> None:
+    def __init__(self, home: Path, consul: str, stretcher: str, catch_up: str, catch_up_seconds: float | None) -> None:
         self.home = home
         self.consul = consul
         self.stretcher = stretcher
+        self.catch_up = catch_up
+        self.catch_up_seconds = catch_up_seconds
+        self.booting = True
         self.agent = Program([consul, "agent", f"-config-file={home}/consul.json"], home / "log" / "consul.log")
         self.watches: dict[str, Program] = {}
+        self.catch_ups: dict[str, CatchUp] = {}
         self.ending = False
 
     def step(self) -> None:
@@ -107,7 +125,13 @@ class Host:
         for name in self.watches.keys() - wanted.keys():
             self.watches[name].end()
             del self.watches[name]
+            if name in self.catch_ups:
+                del self.catch_ups[name]
         for name, line in wanted.items():
+            if name not in self.catch_ups and (self.booting or self.catch_up_seconds is not None):
+                self.catch_ups[name] = self.new_catch_up(line)
+            if name in self.catch_ups:
+                self.catch_ups[name].keep_running()
             if name not in self.watches:
                 log = self.home / "log" / f"watch-{'-'.join(line.split())}.log"
                 self.watches[name] = Program(watch_command(line, self.consul, self.stretcher), log)
@@ -117,11 +141,19 @@ class Host:
             for watch in self.watches.values():
                 watch.end()
             restart.unlink()
+        self.booting = False
+
+    def new_catch_up(self, line: str) -> CatchUp:
+        application, role, environment = line.split()
+        deploy_to = str(self.home / application / role)
+        command = ["/bin/sh", self.catch_up, application, environment, role, deploy_to]
+        log = self.home / "log" / f"catch-up-{'-'.join(line.split())}.log"
+        return CatchUp(command, log, self.catch_up_seconds)
 
     def reap(self) -> None:
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -129,6 +161,10 @@ class Host:
             for program in (self.agent, *self.watches.values()):
                 if program.pid == pid:
                     program.pid = None
+            for catch_up in self.catch_ups.values():
+                if catch_up.pid == pid:
+                    catch_up.pid = None
+                    catch_up.has_ended(status)
 
     def run(self) -> None:
         while not self.ending:
@@ -154,7 +190,13 @@ def main() -> None:
     socket.sethostname(description["hostname"])
     bind_mount(Path(description["directory"]), home)
     os.chdir(home)
-    host = Host(home, description["consul"], description["stretcher"])
+    host = Host(
+        home,
+        description["consul"],
+        description["stretcher"],
+        description["catch_up"],
+        description["catch_up_seconds"],
+    )
     signal.signal(signal.SIGTERM, host.shut_down)
     (home / "ready").touch()
     host.run()

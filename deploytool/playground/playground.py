@@ -77,12 +77,15 @@ class Playground:
         applications: Sequence[Application] = (SHOP,),
         *,
         source: Path = CHECKOUT / "examples" / "shop",
+        catch_up_seconds: float | None = None,
         say: Callable[[str], None] = _silent,
     ) -> None:
         #: Resolved, since it becomes `deploy_to` on hosts and mount points in them.
         self.directory = directory.resolve()
         self.applications = tuple(applications)
         self.source = source
+        #: how often each host catches up; None: only at its start
+        self.catch_up_seconds = catch_up_seconds
         self.say = say
         self.user = getpass.getuser()
         self.parts: Parts | None = None
@@ -325,6 +328,7 @@ class Playground:
             (self.directory / directory).mkdir()
         for name in ("consul", "stretcher", "rsync"):
             (self._bin / name).symlink_to(getattr(self.parts, name))
+        shutil.copy(catch_up_script(), self._bin / "catch-up.sh")
         self._prepare_ssh()
         _write_private(
             self.directory / "s3.json",
@@ -442,6 +446,8 @@ class Playground:
             "hostname": f"machine-{HOSTS.index(host) + 1}",
             "consul": str(self.consul),
             "stretcher": str(self.stretcher),
+            "catch_up": str(self._bin / "catch-up.sh"),
+            "catch_up_seconds": self.catch_up_seconds,
         }
         (home / "host.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
@@ -510,12 +516,9 @@ class Playground:
 
     def _start_parts(self) -> None:
         assert self.parts is not None
-        environment = {"PATH": self._path, "HOME": str(self.directory), "LANG": "C.UTF-8"}
-        self._launch("weed", self._weed_command(), environment)
-        self._launch(
-            "consul", [str(self.consul), "agent", f"-config-file={self.directory / 'consul.json'}"], environment
-        )
-        self._start_sshd(environment)
+        self._launch("weed", self._weed_command(), self._server_environment)
+        self._launch_consul()
+        self._start_sshd(self._server_environment)
         for host in HOSTS:
             self._launch_host(host)
         deadline = time.monotonic() + START_SECONDS
@@ -525,6 +528,14 @@ class Playground:
         for node in (SERVER_NODE, *HOSTS):
             self._wait_for("consul", partial(self.sees_all_nodes, node), deadline, part=f"Consul on {node}")
         self._wait_for("weed", self._has_bucket, deadline, part="the S3 server")
+
+    @property
+    def _server_environment(self) -> dict[str, str]:
+        return {"PATH": self._path, "HOME": str(self.directory), "LANG": "C.UTF-8"}
+
+    def _launch_consul(self) -> None:
+        command = [str(self.consul), "agent", f"-config-file={self.directory / 'consul.json'}"]
+        self._launch("consul", command, self._server_environment)
 
     def _launch(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
@@ -720,11 +731,14 @@ class Playground:
 
     def start_host(self, host: str) -> None:
         """Boot the host again, on the files that it has. Its apps do not start by themselves."""
-        if processes.find(self.records, host) is not None:
+        if self.host_is_running(host):
             raise PlaygroundError(f"{host} is running already.")
         self._launch_host(host)
         ready = self.host_directory(host) / "ready"
         self._wait_for(host, ready.exists, time.monotonic() + START_SECONDS)
+
+    def host_is_running(self, host: str) -> bool:
+        return processes.find(self.records, host) is not None
 
     def _end_host(self, host: str, number: signal.Signals) -> None:
         pair = [found for name in (f"{host}.init", host) if (found := processes.find(self.records, name))]
@@ -751,6 +765,29 @@ class Playground:
         """Let the host's Consul agent run again, and wait until the cluster has all its hosts again."""
         (self.host_directory(host) / "control" / "no-agent").unlink(missing_ok=True)
         self._until(f"{host} is not back in the cluster", lambda: self._agent_answers(host))
+
+    def kill_consul_server(self) -> None:
+        """End the cluster's only server at once; what it has written stays."""
+        found = processes.find(self.records, "consul")
+        if found is None:
+            raise PlaygroundError("The Consul server is not running.")
+        processes.send(found, signal.SIGKILL)
+        processes.wait_until_gone([found], 15)
+        for started in self._started:
+            started.poll()
+        processes.forget(self.records, "consul")
+
+    def start_consul_server(self) -> None:
+        """Start the Consul server again, on what it had written, and wait until every node has the cluster again."""
+        self._launch_consul()
+        deadline = time.monotonic() + START_SECONDS
+        self._wait_for("consul", self.sees_all_nodes, deadline, part="Consul")
+
+    def catch_up(self, host: str, role: str, application: str = SHOP.name) -> subprocess.CompletedProcess[str]:
+        """Run on the host what its timer would run: `catch-up.sh` for one role."""
+        known = next(each for each in self.applications if each.name == application)
+        arguments = [application, known.environment, role, str(self.deploy_to(role, application))]
+        return self.run_on_host(host, ["sh", str(self._bin / "catch-up.sh"), *arguments])
 
     def restart_watches(self, host: str) -> None:
         """End the host's watches; they start again, and Consul hands them all its old events."""
@@ -881,6 +918,12 @@ SHOP_ROLES: Mapping[str, Mapping[str, object]] = {
         },
     },
 }
+
+
+def catch_up_script() -> Path:
+    """The script that docs/app-servers.md gives app servers: beside our modules, or in the checkout."""
+    beside = Path(__file__).resolve().parents[1] / "templates" / "app-server" / "catch-up.sh"
+    return beside if beside.is_file() else CHECKOUT / "templates" / "app-server" / "catch-up.sh"
 
 
 def _part_names() -> Iterator[str]:

@@ -83,6 +83,14 @@ def environment_as_given() -> dict[str, str]:
     return environment
 
 
+def signal_name(number: int) -> str:
+    """`SIGTERM`, or the number where it has no name of its own, as real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 class Shell:
     """Runs commands and logs what they say."""
 
@@ -143,7 +151,7 @@ class Shell:
         if status > 0:
             raise ReceiverError(f"failed: {command} exit status {status}")
         if status < 0:
-            raise ReceiverError(f"failed: {command} signal: {signal.Signals(-status).name}")
+            raise ReceiverError(f"failed: {command} signal: {signal_name(-status)}")
 
 
 def _feed(pipe: IO[bytes], content: bytes) -> None:

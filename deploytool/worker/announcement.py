@@ -22,6 +22,7 @@ OPERATOR_SILENT_SECONDS = 30.0
 LOOK_SECONDS = 0.1
 LOOK_SECONDS_LARGE = 0.6
 LARGE = 100
+ABORT_TRIES = 5
 
 #: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
 DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
@@ -76,11 +77,11 @@ class Announcement:
                         self._end_exceptions(role["role"])
                 for role in self._roles:
                     self._bus.fire(role["event"], role["url"], role["hosts"])
+                    # Hosts that are not waited for go as soon as they hear: nothing is taken back from here on.
+                    self._open = self._open and wait
             except BaseException:
                 self.abort()
                 raise
-            if not wait:
-                self._open = False
 
     def _refuse_older(self) -> None:
         for role in self._roles:
@@ -118,9 +119,13 @@ class Announcement:
         whole = self._bus.get(self._whole_key(role))
         single, _ = self._bus.list(self._whole_key(role) + "/")
         for name in {deployment_of(entry) for entry in [*single, whole]} - {None}:
-            go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
-            if go is not None and go.value.startswith("wait"):
-                self._bus.put(go.key, "abort", expected_index=go.modified)
+            # Its operator may be counting at this very moment: then once more.
+            for _ in range(ABORT_TRIES):
+                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
+                if go is None or not go.value.startswith("wait"):
+                    break
+                if self._bus.put(go.key, "abort", expected_index=go.modified):
+                    break
 
     def _say(self, role: str, value: str, expected_index: int) -> bool:
         if not self._bus.put(self._go_key(role), value, expected_index=expected_index):
@@ -188,7 +193,9 @@ class Announcement:
                 "it is not known whether the hosts were let go: {}".format(failure.message),
                 hint="nothing was taken back; when Consul is up again, deploy again",
             ) from failure
-        return current is not None and current.value == writes[0][1]
+        if current is not None and current.value == writes[0][1]:
+            return True
+        raise failure
 
     def abort(self) -> None:
         """If open: hosts at the barrier leave, and `wanted` is what it was. Safe to repeat, also after a failure."""
@@ -198,7 +205,7 @@ class Announcement:
             trouble: Optional[Failure] = None
             for role in sorted(self._said):
                 try:
-                    self._bus.put(self._go_key(role), "abort")
+                    self._abort_own(role)
                     del self._said[role]
                 except Failure as failure:
                     trouble = failure
@@ -215,6 +222,15 @@ class Announcement:
                     hint="hosts leave the barrier by themselves after a minute; deploy again to put `wanted` right",
                 )
             self._open = False
+
+    def _abort_own(self, role: str) -> None:
+        for _ in range(ABORT_TRIES):
+            current = self._bus.get(self._go_key(role))
+            # A `go` that was written without our hearing of it stands, and so does somebody else's `abort`.
+            if current is not None and current.value != self._said[role]:
+                return
+            if self._bus.put(self._go_key(role), "abort", expected_index=current.modified if current else 0):
+                return
 
     def _put_back(self, key: str, previous: Optional[Entry]) -> None:
         current = self._bus.get(key)

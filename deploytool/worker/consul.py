@@ -113,7 +113,7 @@ class Consul:
         patience: float = PATIENCE_SECONDS,
         conflict: bool = False,
     ) -> Tuple[Any, int]:
-        """The decoded answer (None for 404, and for 409 if `conflict`) and the index of a blocking query.
+        """The decoded answer (None for 404) and the index of a blocking query. A 409 is an answer if `conflict`.
 
         Unreachable agents and missing leaders are retried for `patience` seconds: an agent that is not there at all is
         refused at once. `right` names what the token needs, for the sentence of a refusal.
@@ -143,9 +143,9 @@ class Consul:
                 "Consul refused {} {}: the token lacks a right".format(method, path),
                 hint="it needs {}".format(right),
             )
-        if status == 404 or (conflict and status == 409):
+        if status == 404:
             return None, _index(headers)
-        if status >= 400:
+        if status >= 400 and not (conflict and status == 409):
             raise Failure(
                 "consul",
                 "Consul answered {} to {} {}: {}".format(status, method, path, content.decode("utf-8", "replace")),
@@ -203,7 +203,11 @@ class Consul:
         right = 'key_prefix "deploytool/" write'
         # 409 is the answer to a transaction that was rolled back.
         answer, _ = self.call("PUT", "/v1/txn", body=body, right=right, patience=0, conflict=True)
-        return answer is not None
+        if answer is None or answer.get("Errors"):
+            if "Permission denied" in json.dumps(answer):
+                raise Failure("consul", "Consul refused to let the hosts go", hint="the token needs {}".format(right))
+            return False
+        return True
 
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
         query = {} if expected_index is None else {"cas": str(expected_index)}

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from . import archive, locks, steps
 from .announcement import Announcement, watch_reports
@@ -31,7 +31,7 @@ from .store import open_store
 
 #: An operator whose heartbeat stops for this long counts as gone, even if the connection seems to stand.
 OPERATOR_GONE_SECONDS = 90.0
-UPLOAD_END_SECONDS = 5.0
+LAST_ANSWERS_SECONDS = 5.0
 
 Tell = Callable[[Dict[str, Any]], None]
 
@@ -60,7 +60,8 @@ class Worker:
         self._hello: Dict[str, Any] = {}
         self._root = ""
         self._ending = threading.Lock()
-        self._uploading = threading.Lock()
+        #: requests whose answer is owed, but for `watch`, which ends when it is told to
+        self._owed: Set[int] = set()
 
     # --- the line
 
@@ -102,6 +103,8 @@ class Worker:
     def _answer(self, message: Dict[str, Any]) -> None:
         number = message.pop("id")
         do = message.pop("do")
+        if do != "watch":
+            self._owed.add(number)
         try:
             action = self._actions()[do]
             result = action(lambda event: self.send({"id": number, "event": event}), **message)
@@ -127,6 +130,8 @@ class Worker:
                     },
                 }
             )
+        finally:
+            self._owed.discard(number)
 
     def end(self, why: str) -> None:
         """End the steps, take back what was announced, let go of the locks, and leave. Comes back to nobody."""
@@ -135,7 +140,7 @@ class Worker:
             threading.Event().wait()
         self._watch_ended.set()
         # In this order, and each whatever becomes of the others.
-        for act in (self._end_steps, self._let_uploads_end, self._take_back, self._release_locks, self._say_farewell):
+        for act in (self._end_steps, self._let_answers_out, self._take_back, self._release_locks, self._say_farewell):
             try:
                 act(why)
             except Exception:
@@ -145,10 +150,14 @@ class Worker:
     def _end_steps(self, why: str) -> None:
         self._groups.cancel(why)
 
-    def _let_uploads_end(self, why: str) -> None:
-        """An upload whose source has died is taken back by boto3, which needs a moment: parts would stay, and cost."""
-        if self._uploading.acquire(timeout=UPLOAD_END_SECONDS):
-            self._uploading.release()
+    def _let_answers_out(self, why: str) -> None:
+        """Whoever waits for a step is told why it ended.
+
+        And an upload whose source has died is taken back by boto3, which needs a moment: its parts would stay and cost.
+        """
+        deadline = time.monotonic() + LAST_ANSWERS_SECONDS
+        while self._owed and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _take_back(self, why: str) -> None:
         if self._announcement is not None:
@@ -336,8 +345,7 @@ class Worker:
             directory, exclude=exclude, epoch=epoch, compression=compression, groups=self._groups
         )
         try:
-            with self._uploading:
-                store.upload(key, stream)
+            store.upload(key, stream)
             if stream.size_bytes == 0:
                 raise Failure("step", "packing {} gave nothing".format(directory))
         finally:

@@ -79,6 +79,10 @@ class Groups:
         with self._guard:
             self._running[process.pid] = started_at(process.pid)
             self._changed(self._pairs())
+            late = self.cancelled.is_set()
+        if late:
+            # It began while all was being ended, and is not on that list.
+            end_group(process.pid)
         return process
 
     def finished(self, process: "subprocess.Popen[bytes]") -> None:

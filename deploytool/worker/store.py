@@ -6,13 +6,14 @@ import contextlib
 import errno
 import fcntl
 import importlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple, cast
 from urllib.parse import unquote, urlsplit
 
 from .failure import Failure
@@ -96,8 +97,10 @@ class DirectoryStore:
 
     @contextlib.contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
-        """The object as a stream."""
-        with self._faults("reading {}".format(key)), open(self._path(key), "rb") as file:
+        """The object as a stream. What goes wrong with what is read is not the store's fault."""
+        with self._faults("reading {}".format(key)):
+            file = open(self._path(key), "rb")  # noqa: SIM115
+        with file:
             yield file
 
     def list(self, prefix: str) -> List[str]:
@@ -222,8 +225,8 @@ class S3Store:
                 "{} in {} was refused: {} ({})".format(
                     doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
                 ),
-                hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket and "
-                "s3:AbortMultipartUpload on the bucket",
+                hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and, "
+                "for `check`, s3:DeleteObject on the bucket",
             )
         return Failure("store", "{} in {} failed: {}".format(doing, place, error))
 
@@ -293,8 +296,8 @@ class S3Store:
     def open(self, key: str) -> Iterator[IO[bytes]]:
         with self._faults("reading {}".format(key)):
             body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
-            with contextlib.closing(body):
-                yield body
+        with contextlib.closing(body):
+            yield cast("IO[bytes]", _Body(body, lambda: self._faults("reading {}".format(key))))
 
     def list(self, prefix: str) -> List[str]:
         found = []
@@ -320,6 +323,21 @@ class S3Store:
             with self._faults("deleting {}".format(probe)):
                 self._client.delete_object(**where)
         return "bucket {} at {}: list, put, get and delete work".format(self._bucket, self._where)
+
+
+class _Body(io.RawIOBase):
+    """What S3 sends, with its faults in our words."""
+
+    def __init__(self, body: Any, faults: Callable[[], ContextManager[None]]) -> None:
+        self._body = body
+        self._faults = faults
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        with self._faults():
+            return bytes(self._body.read(None if size < 0 else size))
 
 
 def _exists(key: str) -> Failure:

@@ -49,6 +49,7 @@ barrier() {
   go_key=$consul_prefix/deployments/$deployment/$role/go
   beat=-1
   said=
+  taken_back=
   # Not all hosts in step: each has its own pause, of 0.40 to 0.59 s.
   pause=0.$((40 + $$ % 20))
   read_clock
@@ -72,12 +73,17 @@ barrier() {
       asked=$clock
       if kv_list "$consul_prefix/wanted/$role" -stale; then
         pick_wanted
-        if [ -n "$wanted_deployment" ] && [ "$wanted_deployment" != "$deployment" ]; then
-          wanted_now=$wanted_deployment
+        wanted_now=$wanted_deployment
+        if [ -z "$wanted_now" ] || [ "$wanted_now" = "$deployment" ]; then
+          taken_back=
+        elif is_before "$deployment" "$wanted_now"; then
           last_word && return
-          if is_before "$deployment" "$wanted_now"; then
-            leave superseded "deployment $wanted_now is wanted by now"
-          fi
+          leave superseded "deployment $wanted_now is wanted by now"
+        elif [ -z "$taken_back" ]; then
+          # Or told so by a server that has just started, and shows the past until it has read its log.
+          taken_back=$clock
+        elif [ $((clock - taken_back)) -ge $((silence_seconds / 6)) ]; then
+          last_word && return
           leave aborted "the operator has taken this deployment back; $wanted_now is wanted"
         fi
       fi

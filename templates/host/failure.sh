@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034,SC2154
+# shellcheck shell=sh disable=SC2030,SC2031,SC2034,SC2154
 # Phase `failure`: pre, unpacking or post failed, or the archive never came, so pre never ran. May find a full disk.
 
 # The directory that we were started in may be gone already.
@@ -19,6 +19,58 @@ verdict=${last_note%%: *}
 sentence=${last_note#*: }
 log=$(printf '%s\n' "$log" | tail -n 20 | clean_lines)
 cause=$(printf '%s\n' "$log" | sed -n 's/^.* Deploy manifest failed: //p' | tail -n 1)
+
+# leftover_is_over: whether the switch that read_switch found was cut off and nobody will finish it: it is another
+# deployment's, and the one that is wanted here by now has been let go, so it can't be taken back any more.
+leftover_is_over() {
+  [ -n "$switch_deployment" ] && find_node && kv_list "$consul_prefix/wanted/$role" || return 1
+  pick_wanted
+  [ -n "$wanted_deployment" ] && [ "$wanted_deployment" != "$switch_deployment" ] || return 1
+  wanted_go=$consul_prefix/deployments/$wanted_deployment/$role/go
+  kv_list "$wanted_go" && kv_pick "$wanted_go" || return 1
+  case $kv_value in "go "*) return 0 ;; esac
+  return 1
+}
+
+# In a subshell: it speaks in the other deployment's name.
+undo_leftover() (
+  deployment=$switch_deployment
+  undo_switch
+  sentence="the switch for $deployment was cut off, and $wanted_deployment is wanted by now; $undone"
+  say "$sentence"
+  report failed "$sentence" '' && tell_serving "$serving_now" "$proven"
+)
+
+# mend_word: says again what this host should have said last, if Consul does not have it: stretcher was killed before it
+# could speak, or Consul was away for too long.
+mend_word() (
+  read_last
+  [ -n "$last_deployment" ] && find_node || return 0
+  write_state node "$node" || :
+  kv_list "$consul_prefix/serving/$role/$node" || return 0
+  kv_pick "$consul_prefix/serving/$role/$node" || :
+  case $kv_value in *"\"deployment\": \"$last_deployment\""*) return 0 ;; esac
+  read_current && kv_list "$consul_prefix/wanted/$role" || return 0
+  pick_wanted
+  deployment=$last_deployment
+  outcome=${state#* }
+  last_release=${outcome#* }
+  outcome=${outcome%% *}
+  serving_now=${current_target##*/}
+  proven=false
+  case $outcome:$current_target in
+    "verified:releases/$last_release") proven=true ;;
+    *:-) serving_now= ;;
+  esac
+  # For a deployment that is over, nobody listens.
+  if [ "$wanted_deployment" = "$deployment" ]; then
+    case $outcome:$proven in
+      verified:true) report verified "$last_release serves; the report was lost at first" '' || return ;;
+      failed:*) report failed "failed after the switch; the report was lost, and its log with it" '' || return ;;
+    esac
+  fi
+  tell_serving "$serving_now" "$proven" && say "said again, as it was lost: $last_deployment $outcome"
+)
 
 name_run
 mine=no
@@ -50,17 +102,22 @@ if [ "$mine" = yes ]; then
     undo_switch
     sentence="$sentence; $undone"
     verdict=failed
+  elif leftover_is_over; then
+    undo_leftover || :
   fi
   rm -rf -- "$deploy_to/incoming/$deployment"
 fi
 say "$verdict: $sentence"
 
 case $verdict in
-  replay | not-meant) ;;
+  replay | not-meant)
+    if [ "$mine" = yes ]; then
+      mend_word || :
+    fi
+    ;;
   *)
     if find_node; then
-      report "$verdict" "$sentence" "$log" || :
-      if [ -n "${undone-}" ]; then
+      if report "$verdict" "$sentence" "$log" && [ -n "${undone-}" ]; then
         tell_serving "$serving_now" "$proven" || :
       fi
     else

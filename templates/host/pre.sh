@@ -41,6 +41,8 @@ read_state owner
 if [ -z "$state" ]; then
   write_state owner "$application $environment $role" || leave failed "$room/owner can't be written"
 fi
+# For catch-up.sh, which has no other way to learn it than a person who writes it down.
+write_state node "$node" || :
 read_current || leave failed "$current_problem"
 linked_files need_file || leave failed "$link_problem"
 rm -rf -- "$deploy_to/incoming/$deployment"

@@ -177,6 +177,60 @@ def test_event_that_can_not_be_fired_takes_everything_back(consul: Consul, prefi
     assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
 
 
+def test_hosts_that_went_without_being_waited_for_are_not_taken_back(consul: Consul, prefix: str) -> None:
+    class FiresOnce(Failing):
+        def fire(self, name: str, payload: str, hosts: list[str]) -> str:
+            if self.fails:
+                raise Failure("consul", "the second event failed")
+            self.fails = {"fire"}
+            return consul.fire(name, payload, hosts)
+
+    roles = [
+        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
+    ]
+    made = Announcement(FiresOnce(consul), prefix, "20260101T000001Zaaaa", roles, False)
+    with pytest.raises(Failure, match="the second event failed"):
+        made.announce(wait=False)
+    made.abort()
+    for role in ("web", "batch"):
+        assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/{role}/go") == "go all"
+        assert value(consul, f"{prefix}/wanted/{role}") == f"20260101T000001Zaaaa s3://b/{role}"
+
+
+def test_abort_of_an_open_deployment_wins_over_its_ticks(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    ticks = iter(["wait 1", "wait 2"])
+
+    class Ticking(Failing):
+        def put(self, key: str, text: str, **options: Any) -> bool:
+            if text == "abort" and (tick := next(ticks, None)):
+                consul.put(go, tick)
+            return consul.put(key, text, **options)
+
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    Announcement(Ticking(consul), prefix, "20260101T000002Zbbbb", [role], False).announce(wait=True)
+    assert value(consul, go) == "abort"
+
+
+def test_abort_does_not_overwrite_a_go_that_was_written_unheard(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    consul.put(go, "go all")
+    made.abort()
+    assert value(consul, go) == "go all"
+
+
+def test_refused_go_says_why(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails = {"put_all"}
+    with pytest.raises(Failure, match="put_all failed"):
+        made.go("all")
+
+
 def test_nonsense_in_wanted_stops_no_deployment(consul: Consul, prefix: str) -> None:
     consul.put(f"{prefix}/wanted/web", "zzz")
     announce(consul, prefix, "20260101T000001Zaaaa")

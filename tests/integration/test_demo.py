@@ -111,16 +111,17 @@ def test_demo_deploys_then_shows_a_failure_and_puts_it_right_and_stops(clone: Cl
     assert clone.servers() == []
 
 
-def test_ctrl_c_during_the_demo_leaves_nothing_running(clone: Clone) -> None:
+@pytest.mark.parametrize("moment", ["fetched after", "migrate: done"])
+def test_ctrl_c_during_the_demo_leaves_nothing_running(clone: Clone, moment: str) -> None:
     process = clone.start("demo")
     assert process.stdout is not None
     for line in process.stdout:
-        if "fetched after" in line:
+        if moment in line:
             break
+    # After the migrations the hosts are let go: nothing can call them back, they have to be waited for.
+    time.sleep(2)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
+    process.communicate(timeout=180)
     assert process.returncode != 0
-    deadline = time.monotonic() + 60
-    while clone.servers():
-        assert time.monotonic() < deadline, clone.servers()
-        time.sleep(0.5)
+    time.sleep(10)
+    assert clone.servers() == []

@@ -588,6 +588,34 @@ def test_newer_deployment_frees_the_host_at_the_barrier(host: Host) -> None:
     assert set(host.finish(process, FIRST).reports) == {"fetched", "superseded"}
 
 
+def test_server_that_shows_the_past_while_it_starts_takes_no_host_from_the_barrier(host: Host) -> None:
+    host.environment["DEPLOYTOOL_SILENCE_SECONDS"] = "60"
+    host.want(SECOND)
+    host.go(SECOND, "wait 0")
+    process = host.start(SECOND, OLD)
+    until(lambda: "fetched" in host.reports(SECOND))
+    host.want(FIRST)
+    # Longer than from one look at `wanted` to the next.
+    time.sleep(4)
+    host.want(SECOND)
+    host.go(SECOND, "go all")
+    assert "verified" in host.finish(process, SECOND).reports
+
+
+def test_host_leaves_when_the_deployment_before_is_wanted_again_for_good(host: Host) -> None:
+    host.environment["DEPLOYTOOL_SILENCE_SECONDS"] = "30"
+    host.want(SECOND)
+    host.go(SECOND, "wait 0")
+    process = host.start(SECOND, OLD)
+    until(lambda: "fetched" in host.reports(SECOND))
+    host.want(FIRST)
+    began = time.monotonic()
+    run = host.finish(process, SECOND)
+    assert time.monotonic() - began < 25
+    assert f"taken this deployment back; {FIRST} is wanted" in run.reports["aborted"]["reason"]
+    assert host.current is None
+
+
 def test_consul_restarting_at_the_barrier_is_borne(host: Host) -> None:
     host.want(FIRST)
     host.go(FIRST, "wait 0")

@@ -117,3 +117,12 @@ def test_nonsense_in_wanted_is_nothing_wanted() -> None:
 def test_no_host_at_all_is_an_error() -> None:
     with pytest.raises(ConsulError, match="Consul knows no host of production"):
         read_status(session({"web": role(up=[])}))
+
+
+def test_wanted_deployment_whose_manifest_is_gone_is_still_wanted() -> None:
+    gone = "20260103T000003Zcccc"
+    status = read_status(session({"web": role(wanted=f"{gone} url", serving={"a": serving(NEW, SECOND)})}))
+    assert status.exit_code == 8
+    assert f"deployment {gone} is wanted" in lines(status, "production")[0]
+    status = read_status(session({"web": role(wanted=f"{gone} url", serving={"a": serving(NEW, gone)})}))
+    assert status.exit_code == 0

@@ -1,0 +1,68 @@
+"""What a machine can't run is left out with a loud line; with CI set that is a failure.
+
+The integration tests need the playground's programs. Tests run in processes of their own (pytest-xdist), and the lines
+at the end are written by the one above them: the reason travels up.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deploytool.errors import DeployError
+from deploytool.playground import parts
+from deploytool.playground.playground import check_namespaces
+
+INTEGRATION = Path(__file__).parent / "integration"
+LEFT_OUT = pytest.StashKey[str]()
+
+
+def _why_not(config: pytest.Config) -> str | None:
+    """Why this machine can't have the playground; None if it can."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        check_namespaces()
+        with capture.global_and_fixture_disabled():
+            used = parts.versions(parts.find_or_install(lambda line: print(line, flush=True)))
+            print("playground: " + ", ".join(f"{name} ({version})" for name, version in used.items()))
+    except DeployError as error:
+        return str(error)
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needing = [item for item in items if INTEGRATION in item.path.parents]
+    for item in needing:
+        item.add_marker("integration")
+    if not needing or config.option.collectonly:
+        return
+    reason = _why_not(config)
+    if reason is None:
+        return
+    config.stash[LEFT_OUT] = f"LEFT OUT: {len(needing)} integration tests. {reason}"
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = config.stash[LEFT_OUT]
+    items[:] = [item for item in items if item not in needing]
+    config.hook.pytest_deselected(items=needing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object, error: object) -> None:
+    """A process of pytest-xdist has ended: what it left out is ours to tell."""
+    message = getattr(node, "workeroutput", {}).get("left_out")
+    if message is not None:
+        node.config.stash[LEFT_OUT] = message  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(LEFT_OUT, None) is not None and os.environ.get("CI"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if message := config.stash.get(LEFT_OUT, None):
+        terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
+        terminalreporter.line(message, red=True)
+        if os.environ.get("CI"):
+            terminalreporter.line("With CI set, none may be left out: this run has failed.", red=True)
