@@ -63,6 +63,7 @@ check: lint parts test
 
 bench: venv parts
 	$(BIN)/python -m benchmarks.fleet
+	$(BIN)/python -m benchmarks.good_runs
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)
