@@ -20,7 +20,7 @@ TICK_SECONDS = 15.0
 OPERATOR_SILENT_SECONDS = 30.0
 #: One look at the reports may follow the last one this soon; with many hosts every look is a large answer.
 LOOK_SECONDS = 0.1
-LOOK_SECONDS_LARGE = 0.6
+LOOK_SECONDS_LARGE = 0.7
 LARGE = 100
 ABORT_TRIES = 5
 
