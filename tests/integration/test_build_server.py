@@ -39,22 +39,27 @@ def build(playground: Playground, **changes: Any) -> Any:
     )
 
 
+def greet(client: WorkerClient, root: str) -> None:
+    """What every session begins with."""
+    client.ask(
+        "hello",
+        root=root,
+        application="ssh",
+        environment="test",
+        store={"url": "file:///nowhere"},
+        consul={},
+        secrets=[],
+        operator="me@laptop",
+        purpose="testing",
+    )
+
+
 @contextlib.contextmanager
 def worker(settings: Any) -> Iterator[WorkerClient]:
     channel, read = start_worker(settings)
     client = WorkerClient(channel, read, settings.server)
     try:
-        client.ask(
-            "hello",
-            root=settings.root,
-            application="ssh",
-            environment="test",
-            store={"url": "file:///nowhere"},
-            consul={},
-            secrets=[],
-            operator="me@laptop",
-            purpose="testing",
-        )
+        greet(client, settings.root)
         yield client
     finally:
         client.close()
@@ -168,17 +173,7 @@ def test_cut_connection_ends_the_step_on_the_server(playground: Playground, tmp_
     channel, read = start_worker(settings)
     assert isinstance(channel, SshChannel)
     client = WorkerClient(channel, read, settings.server)
-    client.ask(
-        "hello",
-        root=settings.root,
-        application="ssh",
-        environment="test",
-        store={"url": "file:///nowhere"},
-        consul={},
-        secrets=[],
-        operator="me@laptop",
-        purpose="testing",
-    )
+    greet(client, settings.root)
     script = f"while true; do date > '{alive}'; sleep 0.1; done"
     asked = client.start("run", step="try", script=script, timeout_seconds=600)
     deadline = time.monotonic() + 10
