@@ -254,25 +254,25 @@ def rollout(
         }
         for role, url in urls.items()
     ]
+    # From here on nobody can say that no host was switched, if they go without being waited for.
+    outcome.unverified = not wishes.wait
     try:
-        # From here on nobody can say that no host was switched, if they go without being waited for.
-        outcome.unverified = not wishes.wait
         with outcome.phase("announce"), session.console.step("announce"):
             worker.ask("announce", deployment=deployment, roles=roles, only_hosts=bool(wishes.nodes), wait=wishes.wait)
-        if not wishes.wait:
-            session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
-            return
-        listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
-        try:
-            prepare_hosts(session, wishes, release, listening, outcome)
-            worker.ask("go", value="all")
-        except (DeployError, KeyboardInterrupt) as reason:
-            take_back(session, cancel=isinstance(reason, KeyboardInterrupt))
-            with session.console.fleet(fleet, "abort"):
-                listening.for_seconds(LAST_WORDS_SECONDS)
-            raise
     except KeyboardInterrupt:
         take_back(session, cancel=True)
+        raise
+    if not wishes.wait:
+        session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
+        return
+    listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
+    try:
+        prepare_hosts(session, wishes, release, listening, outcome)
+        worker.ask("go", value="all")
+    except (DeployError, KeyboardInterrupt) as reason:
+        take_back(session, cancel=isinstance(reason, KeyboardInterrupt))
+        with session.console.fleet(fleet, "abort"):
+            listening.for_seconds(LAST_WORDS_SECONDS)
         raise
     try:
         with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
