@@ -45,8 +45,9 @@ demo-down: $(VENV)/.run-stamp
 parts: venv
 	$(BIN)/python -m deploytool.playground parts
 
+# More processes than the two cores that CI has: the tests mostly wait, for hosts and for limits.
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -64,6 +65,7 @@ check: lint parts test
 bench: venv parts
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.good_runs
+	$(BIN)/python -m benchmarks.rollback
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

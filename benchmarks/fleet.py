@@ -23,9 +23,9 @@ import psutil
 
 from deploytool.build_server import start_worker
 from deploytool.console import Console
-from deploytool.deployment import Listening
 from deploytool.fleet import Fleet
 from deploytool.playground import configs, parts, processes
+from deploytool.rollout import Listening
 from deploytool.worker_client import WorkerClient
 
 SECONDS = 10.0

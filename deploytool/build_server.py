@@ -53,22 +53,26 @@ class Refusal(IntEnum):
     BAD_TRANSFER = 94
     NO_SPACE = 95
     NOT_WRITABLE = 96
+    NO_MEMORY_FILE = 97
 
 
 FIND_PYTHON = """
 for python in "$5" python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
-  if [ -n "$python" ] && "$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then
-    exec "$python" -c "$4" "$1" "$2" "$3"
+  if [ -n "$python" ] && "$python" -B -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then
+    exec "$python" -B -c "$4" "$1" "$2" "$3" "$6"
   fi
 done
 exit 91
 """
 
 #: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker. It says
-#: `need` or `ready`, and `ready` after `need` when the file is there.
+#: `need` or `ready`, and `ready` after `need` when the file is there. A file that is used is touched: retention removes
+#: those that nobody has used for long. One that may write nothing (`read-only`) keeps the file in memory instead, and
+#: has Python leave no compiled modules anywhere.
 RECEIVE_WORKER = """
 import errno, hashlib, os, sys
 root, digest, size = os.path.expanduser(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+read_only = sys.argv[4] == "read-only"
 home = os.path.join(root, ".worker")
 def refuse(error, status):
     sys.stderr.write("%s: %s\\n" % (error.filename or home, error.strerror or error))
@@ -76,25 +80,9 @@ def refuse(error, status):
 def say(word):
     sys.stdout.write("deploytool-boot %s\\n" % word)
     sys.stdout.flush()
-os.umask(0o077)
-try:
-    os.makedirs(home, exist_ok=True)
-    owner = os.stat(home).st_uid
-except OSError as error:
-    refuse(error, 92)
-if owner != os.geteuid():
-    sys.stderr.write("%s belongs to user id %d\\n" % (home, owner))
-    sys.exit(93)
-path = os.path.join(home, digest + ".pyz")
 def whole(data):
     return hashlib.sha256(data).hexdigest() == digest
-try:
-    with open(path, "rb") as file:
-        here = whole(file.read())
-except OSError:
-    here = False
-if not here:
-    say("need")
+def receive():
     data = b""
     while len(data) < size:
         more = os.read(0, size - len(data))
@@ -103,21 +91,65 @@ if not here:
         data += more
     if not whole(data):
         sys.exit(94)
+    return data
+def keep_in_memory(data):
+    try:
+        number = os.memfd_create("deploytool-worker", 0)
+    except (AttributeError, OSError):
+        import tempfile
+        with tempfile.TemporaryFile() as file:
+            number = os.dup(file.fileno())
+        os.set_inheritable(number, True)
+    with os.fdopen(os.dup(number), "wb") as file:
+        file.write(data)
+    return "/dev/fd/%d" % number
+def keep_on_disk(data):
     beside = "%s.%d" % (path, os.getpid())
     try:
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-            os.rename(beside, path)
-        except OSError:
-            if os.path.exists(beside):
-                os.unlink(beside)
-            raise
+        with open(beside, "wb") as file:
+            file.write(data)
+        os.rename(beside, path)
+    except OSError:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
+os.umask(0o077)
+try:
+    if not read_only:
+        os.makedirs(home, exist_ok=True)
+    owner = os.geteuid() if read_only and not os.path.lexists(home) else os.stat(home).st_uid
+except OSError as error:
+    refuse(error, 92)
+if owner != os.geteuid():
+    sys.stderr.write("%s belongs to user id %d\\n" % (home, owner))
+    sys.exit(93)
+path = os.path.join(home, digest + ".pyz")
+try:
+    if not read_only:
+        os.utime(path)
+except OSError:
+    pass
+try:
+    with open(path, "rb") as file:
+        here = whole(file.read())
+except OSError:
+    here = False
+if not here:
+    say("need")
+    data = receive()
+    try:
+        if read_only:
+            path = keep_in_memory(data)
+        else:
+            keep_on_disk(data)
     except OSError as error:
-        refuse(error, 96)
+        if not read_only:
+            refuse(error, 96)
+        sys.stderr.write("%s\\n" % error)
+        sys.exit(97)
 say("ready")
 os.umask(0o022)
-os.execv(sys.executable, [sys.executable, path])
+os.execv(sys.executable, [sys.executable, *(["-B", path, "read-only"] if read_only else [path])])
 """
 
 
@@ -151,24 +183,30 @@ def worker_archive() -> bytes:
     return buffer.getvalue()
 
 
-def boot_command(root: str, digest: str, size_bytes: int, python: str = "") -> tuple[str, ...]:
+def boot_command(
+    root: str, digest: str, size_bytes: int, python: str = "", *, read_only: bool = False
+) -> tuple[str, ...]:
     """The command line that becomes the worker. `python` is tried first, then what is in PATH, 3.8 or newer."""
-    return ("sh", "-c", FIND_PYTHON, "deploytool", root, digest, str(size_bytes), RECEIVE_WORKER, python)
+    mode = "read-only" if read_only else ""
+    return ("sh", "-c", FIND_PYTHON, "deploytool", root, digest, str(size_bytes), RECEIVE_WORKER, python, mode)
 
 
-def start_worker(build: "Build", fabric_config: Any = None) -> tuple[Channel, Callable[[], bytes]]:
+def start_worker(
+    build: "Build", fabric_config: Any = None, read_only: bool = False
+) -> tuple[Channel, Callable[[], bytes]]:
     """Connect, and start the worker; returns its channel and a function that reads on from where its line begins.
 
-    `fabric_config` is the config of the `fab` command line (its -i and -S), or None. Raises ConnectionFailed, or
-    StepError if the server has no fitting Python or its work area can't be used.
+    `fabric_config` is the config of the `fab` command line (its -i and -S), or None. With `read_only` nothing is
+    written to the server's disk: the worker runs from memory unless its file is there already, and refuses all that
+    writes. Raises ConnectionFailed, or StepError if the server has no fitting Python or its work area can't be used.
     """
     archive = worker_archive()
     digest = hashlib.sha256(archive).hexdigest()
     channel: LocalChannel | SshChannel
     if build.is_local:
-        channel = LocalChannel(boot_command(build.root, digest, len(archive), sys.executable))
+        channel = LocalChannel(boot_command(build.root, digest, len(archive), sys.executable, read_only=read_only))
     else:
-        channel = SshChannel(build, fabric_config, boot_command(build.root, digest, len(archive)))
+        channel = SshChannel(build, fabric_config, boot_command(build.root, digest, len(archive), read_only=read_only))
     return channel, boot(channel, build, archive)
 
 
@@ -259,6 +297,12 @@ def _refused(build: "Build", status: int | None, words: tuple[str, ...]) -> Depl
                 f"the work area {build.root} can't be written on {where}",
                 tail=words,
                 hint="mend the rights there, or choose another build.root",
+            )
+        case Refusal.NO_MEMORY_FILE:
+            return StepError(
+                f"the worker can be kept neither in memory nor in a temporary file on {where}",
+                tail=words,
+                hint="free some memory there, or some space below TMPDIR",
             )
         case None:
             return ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import deploytool
 from deploytool import stages
 from deploytool.errors import StepError, StoreError, UsageError
+from deploytool.fleet import printable
 from deploytool.manifest import render_manifest
 from deploytool.release import (
     NO_DEPLOYMENT,
@@ -99,17 +100,24 @@ def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]
     }
 
 
-def obtain_release(session: Session, reference: str) -> Built:
-    """The release of that branch, tag or SHA: from the store if equal inputs were built already, else a new one."""
+def obtain_release(session: Session, reference: str, *, rebuild: bool = False) -> Built:
+    """The release of that branch, tag or SHA: from the store if equal inputs were built already, else a new one.
+
+    With `rebuild` it is built whatever the store has, and later deployments of equal inputs get the new one.
+    """
     with session.lock("workspace", wait=True):
         fetched = stages.fetched(session.run(stages.fetch(session.settings, session.place, reference)))
         session.console.note(f"{reference} is {fetched.revision[:10]} {fetched.subject}")
         key = build_key(build_inputs(session.settings, fetched))
-        release = find_built(session, key)
-        if release is not None:
-            session.console.note(f"reusing release {release.id}: equal inputs, built at {release.built_at}")
-            return Built(release, reused=True)
-        return Built(build_release(session, reference, fetched, key), reused=False)
+        found = find_built(session, key)
+        if found is not None and not rebuild:
+            session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
+            return Built(found, reused=True)
+        release = build_release(session, reference, fetched, key, replace=rebuild)
+        if found is not None:
+            same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
+            session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")
+        return Built(release, reused=False)
 
 
 def find_built(session: Session, key: str) -> Release | None:
@@ -126,8 +134,11 @@ def find_built(session: Session, key: str) -> Release | None:
     return release if session.worker.ask("store_exists", key=release.archive_key)["exists"] else None
 
 
-def build_release(session: Session, reference: str, fetched: Fetched, key: str) -> Release:
-    """Check out, install, build, pack and publish. The workspace's lock is held."""
+def build_release(session: Session, reference: str, fetched: Fetched, key: str, *, replace: bool = False) -> Release:
+    """Check out, install, build, pack and publish. The workspace's lock is held.
+
+    With `replace`, whatever equal inputs gave before, from now on they give this one.
+    """
     settings, place = session.settings, session.place
     release_id = new_release_id(session, fetched.revision)
     session.worker.ask("name_log", name=release_id)
@@ -150,21 +161,22 @@ def build_release(session: Session, reference: str, fetched: Fetched, key: str) 
             revision=fetched.revision,
             branch=reference,
             built_at=f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
-            built_by=session.operator,
+            built_by=str(session.operator),
             build_key=key,
             compression=settings.build.compression,
             checksum=packed["checksum"],
             size_bytes=packed["size_bytes"],
             unpacked_bytes=packed["unpacked_bytes"],
+            subject=printable(fetched.subject),
         )
-        put_new_records(session, release)
+        put_new_records(session, release, replace=replace)
     session.console.note(
         f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
     )
     return release
 
 
-def put_new_records(session: Session, release: Release) -> None:
+def put_new_records(session: Session, release: Release, *, replace: bool = False) -> None:
     """Write what tells of a release whose archive is in the store. Raises StoreError if its id is taken."""
     record, for_reuse = record_key(release.id), build_record_key(release.build_key)
     text = release_record(release)
@@ -176,6 +188,9 @@ def put_new_records(session: Session, release: Release) -> None:
             hint="another build got the same id at the same time; run the same command again",
         )
     entries = [*render_all(session.every, release), (for_reuse, json.dumps({"release": release.id}) + "\n")]
+    if replace:
+        # Whoever is killed in between leaves no record for reuse, and the next build makes one.
+        session.worker.ask("store_delete", keys=[for_reuse])
     existed = session.worker.ask("store_put", entries=entries)["existed"]
     if for_reuse in existed and find_built(session, release.build_key) is None:
         session.console.note(
@@ -212,7 +227,7 @@ def read_release(session: Session, release_id: str) -> Release:
     if not is_release_id(release_id):
         raise UsageError(
             f"{release_id!r} is no release id",
-            hint="one looks like 20261123T061500Z-1a2b3c4; see the output of `build`",
+            hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
         )
     content = session.worker.ask("store_get", key=record_key(ReleaseId(release_id)))["content"]
     if content is None:

@@ -3,18 +3,26 @@
 It goes on after a failure as far as it can, and changes nothing that lasts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool import stages
+from deploytool.audience import check_event_sizes, expected_hosts
 from deploytool.building import rehearse_manifests
-from deploytool.deployment import check_event_sizes, expected_hosts
-from deploytool.errors import DeployError
+from deploytool.errors import (
+    ConnectionFailed,
+    ConsulError,
+    DeployError,
+    FleetError,
+    SettingsError,
+    StepError,
+    StoreError,
+)
 from deploytool.session import Session
 
 if TYPE_CHECKING:
-    from deploytool.tasks import Command
+    from deploytool.command import Command
 
 #: The exit code of `check` is the first of these that applies.
 ORDER = (2, 5, 6, 7, 4, 8)
@@ -112,3 +120,11 @@ def hosts_found(session: Session) -> str:
     found = "; ".join(f"{role}: {', '.join(hosts)}" for role, hosts in expected.up.items())
     down = ", ".join(f"{host} ({role})" for role, host in expected.down)
     return found + (f"; down: {down}" if down else "")
+
+
+def check_error(checks: Sequence[Check]) -> Mapping[str, object]:
+    """The first failed check, as the error that it stands for in `--json`; its exit code is the command's."""
+    first = next(check for check in checks if not check.ok)
+    kinds = (SettingsError, ConnectionFailed, StoreError, ConsulError, StepError, FleetError)
+    kind = next((kind for kind in kinds if kind.exit_code == first.exit_code), DeployError)
+    return {**DeployError(f"{first.name}: {first.text}", hint=first.hint).as_dict(), "kind": kind.kind}

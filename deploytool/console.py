@@ -4,6 +4,7 @@ It shows, and decides nothing. Text that comes from hosts or repositories is neu
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    from deploytool.deployment import Outcome
+    from deploytool.outcome import Outcome
 
 #: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
 HEARTBEAT_SECONDS = 15.0
@@ -62,7 +63,7 @@ class Console:
             if self._live:
                 self._rich.print(line, markup=False, soft_wrap=True)
             else:
-                print(line, file=self._progress, flush=True)
+                tell(self._progress, line)
 
     @contextmanager
     def step(self, name: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
@@ -151,18 +152,36 @@ class Console:
 
         # Where no screen has an edge, no name is broken at one.
         rich = RichConsole(file=self._results, highlight=False, width=None if self._results.isatty() else 1000)
-        if role_hosts:
-            rich.print(self._table(role_hosts, rows=len(role_hosts)))
-        for line in (*reasons(role_hosts), *others(outcome), *conclusion(outcome, environment)):
-            rich.print(line, markup=False, soft_wrap=True)
+        with surviving_a_closed_pipe(self._results):
+            if role_hosts:
+                rich.print(self._table(role_hosts, rows=len(role_hosts)))
+            for line in (*reasons(role_hosts), *others(outcome), *conclusion(outcome, environment)):
+                rich.print(line, markup=False, soft_wrap=True)
 
     def print(self, text: str) -> None:
         """A result, for people."""
-        print(printable_lines(text), file=self._results, flush=True)
+        tell(self._results, printable_lines(text))
 
     def document(self, content: Mapping[str, Any]) -> None:
         """The result as the one JSON document."""
-        print(json.dumps(content, indent=2), file=self._results, flush=True)
+        tell(self._results, json.dumps(content, indent=2))
+
+
+def tell(stream: TextIO, text: str) -> None:
+    """Write a line, whoever reads it."""
+    with surviving_a_closed_pipe(stream):
+        print(text, file=stream, flush=True)
+
+
+@contextmanager
+def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
+    """Nobody listens any more, as in `fab … | head -3`: what is under way goes on, in silence."""
+    try:
+        yield
+    except BrokenPipeError:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, stream.fileno())
+        os.close(silence)
 
 
 def printable_lines(text: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: Everything that could move the cursor or forge a line on the operator's screen.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+#: Everything that could move the cursor or forge a line on the operator's screen, and what no file can hold.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class State(StrEnum):
@@ -56,6 +56,8 @@ class Report:
     state: State
     reason: str = ""
     log: tuple[str, ...] = ()
+    #: the host was to serve a release that it kept, and has not kept it whole
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class HostResult:
     seconds: float | None
     reason: str
     log: tuple[str, ...]
+    incomplete: bool = False
 
     def as_dict(self) -> Mapping[str, object]:
         return {
@@ -97,10 +100,48 @@ def read_report(role: str, host: str, state: str, value: str) -> Report | None:
     try:
         content = json.loads(value)
         reason, log = str(content.get("reason") or ""), str(content.get("log") or "")
+        incomplete = content.get("incomplete") is True
     except (ValueError, AttributeError):
-        reason, log = "", value
+        reason, log, incomplete = "", value, False
     lines = tuple(printable(line) for line in log.splitlines()[-20:])
-    return Report(role, printable(host), known, printable(" ".join(reason.split())), lines)
+    return Report(role, printable(host), known, printable(" ".join(reason.split())), lines, incomplete)
+
+
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """What a host said last of what it serves."""
+
+    release: str | None = None
+    deployment: str | None = None
+    #: as text, in UTC
+    time: str | None = None
+    #: whether the release was proven when the host said so
+    verified: bool = False
+    #: the releases that it has whole
+    kept: tuple[str, ...] = ()
+
+
+def read_last_word(value: str | None) -> LastWord:
+    """A host's last word as it stands in Consul, where any host may write anything; what makes no sense is left out."""
+    try:
+        said = json.loads(value or "{}")
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        return LastWord()
+
+    def text(name: str) -> str | None:
+        found = said.get(name)
+        return printable(found) if isinstance(found, str) else None
+
+    kept = said.get("releases")
+    return LastWord(
+        release=text("release"),
+        deployment=text("deployment"),
+        time=text("time"),
+        verified=said.get("verified") is True,
+        kept=tuple(printable(each) for each in kept if isinstance(each, str)) if isinstance(kept, list) else (),
+    )
 
 
 class Fleet:
@@ -133,7 +174,7 @@ class Fleet:
             return HostResult(role, host, Verdict.SILENT, state, last, _still(state), ())
         if best[1] is Verdict.VERIFIED:
             state = State.VERIFIED
-        return HostResult(role, host, best[1], state, last, best[2].reason, best[2].log)
+        return HostResult(role, host, best[1], state, last, best[2].reason, best[2].log, best[2].incomplete)
 
     def results(self) -> tuple[HostResult, ...]:
         """The expected hosts, in their order."""

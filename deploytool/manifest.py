@@ -8,16 +8,17 @@ The text never holds two opening braces in a row: stretcher after 1.1.0 runs a G
 """
 
 import difflib
+import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote
 
 from deploytool.errors import SettingsError
-from deploytool.release import DeploymentId, Release, consul_prefix
+from deploytool.release import DeploymentId, Release, ReleaseId, consul_prefix
 
 if TYPE_CHECKING:
     import yaml
@@ -34,9 +35,9 @@ BUS = "bus"
 _ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
 PARTS: dict[Phase, tuple[str, ...]] = {
     "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "pre"),
-    "post": (*_ALWAYS, "switch", "shared", "verify", "post"),
-    "success": (*_ALWAYS, "success"),
-    "failure": (*_ALWAYS, "guard", "switch", "verify", "failure"),
+    "post": (*_ALWAYS, "switch", "shared", "verify", "retention", "post"),
+    "success": (*_ALWAYS, "retention", "success"),
+    "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "failure"),
 }
 
 #: Linux takes no single argument of this size or more (MAX_ARG_STRLEN), and a command is one argument of `sh -c`.
@@ -62,6 +63,7 @@ class RoleManifest:
     role: str
     release: Release
     deployment: DeploymentId
+    #: the archive's URL; empty if hosts use the release that they have kept
     src: str
     deploy_to: str
     keep_releases: int
@@ -78,6 +80,13 @@ class RoleManifest:
     stable_seconds: int
     #: the directory that takes Consul's place; empty if it is Consul
     bus_directory: str
+    #: what `fab ENV rollback` goes to once this deployment is verified, and hosts therefore keep; None if not known
+    rollback_release: ReleaseId | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether hosts use the release that they have kept from before, and download nothing."""
+        return not self.src
 
     @property
     def dest(self) -> str:
@@ -108,14 +117,25 @@ def hook_names(
 
 
 def render_manifest(
-    settings: "Settings", role: str, release: Release, deployment: DeploymentId, template_directory: Path | None
+    settings: "Settings",
+    role: str,
+    release: Release,
+    deployment: DeploymentId,
+    template_directory: Path | None,
+    *,
+    kept: bool = False,
+    rollback_release: ReleaseId | None = None,
 ) -> str:
     """The checked manifest of `role`, by the template in `template_directory` if there is one, else by our own.
 
-    Raises SettingsError for a hook or a template that can't be rendered, or whose manifest stretcher would not take.
+    With `kept` its hosts use the release that they have from before: no `src`, so nothing is downloaded; a host that
+    has it no more reports `failed`, with `incomplete`, before it changes anything. For `rollback_release` see
+    RoleManifest. Raises SettingsError for a hook or a template that can't be rendered, or whose manifest stretcher
+    would not take.
     """
-    text = render(role_manifest(settings, role, release, deployment), template_directory)
-    check_manifest(text)
+    manifest = role_manifest(settings, role, release, deployment, kept=kept, rollback_release=rollback_release)
+    text = render(manifest, template_directory)
+    check_manifest(text, kept=kept)
     return text
 
 
@@ -125,7 +145,15 @@ def manifest_url(store_url: str, key: str) -> str:
     return f"{scheme}://{quote(place.rstrip('/') + '/' + key, safe='/')}"
 
 
-def role_manifest(settings: "Settings", role: str, release: Release, deployment: DeploymentId) -> RoleManifest:
+def role_manifest(
+    settings: "Settings",
+    role: str,
+    release: Release,
+    deployment: DeploymentId,
+    *,
+    kept: bool = False,
+    rollback_release: ReleaseId | None = None,
+) -> RoleManifest:
     """The values of one manifest. Raises SettingsError with all templates that can't be rendered."""
     said = settings.roles[role]
     deploy_to = settings.deploy_to_of(role)
@@ -146,7 +174,7 @@ def role_manifest(settings: "Settings", role: str, release: Release, deployment:
         role=role,
         release=release,
         deployment=deployment,
-        src=manifest_url(settings.store.url, release.archive_key),
+        src="" if kept else manifest_url(settings.store.url, release.archive_key),
         deploy_to=deploy_to,
         keep_releases=settings.keep_releases,
         linked_dirs=_inside_release("linked_dirs", settings.linked_dirs, problems),
@@ -160,6 +188,7 @@ def role_manifest(settings: "Settings", role: str, release: Release, deployment:
         hook_seconds=settings.wait.hook_seconds,
         stable_seconds=settings.wait.stable_seconds,
         bus_directory=(settings.consul.address or "").partition("file://")[2],
+        rollback_release=rollback_release,
     )
     if problems:
         raise SettingsError(problems)
@@ -251,7 +280,7 @@ def host_script(manifest: RoleManifest, phase: Phase) -> str:
     mark = f"# deploytool {manifest.deployment} {phase}"
     bus = "directory" if manifest.bus_directory else "consul"
     names = (bus if part == BUS else part for part in PARTS[phase])
-    parts = (_without_comments((_templates() / "host" / f"{name}.sh").read_text("utf-8")) for name in names)
+    parts = (_host_part(name) for name in names)
     return "\n".join([f"{mark} begin", *_values(manifest), *_lists(manifest, phase), *parts, f"{mark} end"])
 
 
@@ -260,6 +289,8 @@ def _values(manifest: RoleManifest) -> Iterator[str]:
         **manifest.names,
         "consul_prefix": consul_prefix(manifest.application, manifest.environment),
         "bus_directory": manifest.bus_directory,
+        "kept": "yes" if manifest.kept else "no",
+        "rollback_release": manifest.rollback_release or "",
         "verify_pid_file": manifest.verify_pid_file,
         "verify_url": manifest.verify_url,
         "verify_expect": manifest.verify_expect,
@@ -288,6 +319,11 @@ def _lists(manifest: RoleManifest, phase: Phase) -> Iterator[str]:
 def _each(name: str, items: Iterator[tuple[str, ...]]) -> str:
     calls = [f'  "$1" {" ".join(map(shell_quote, item))} || return' for item in items]
     return "\n".join([f"{name}() {{", *calls, "  return 0", "}"])
+
+
+@functools.cache
+def _host_part(name: str) -> str:
+    return _without_comments((_templates() / "host" / f"{name}.sh").read_text("utf-8"))
 
 
 def _without_comments(script: str) -> str:
@@ -332,26 +368,28 @@ _FIELDS = ("src", "checksum", "dest", "dest_mode", "commands", "excludes", "excl
 _CHECKSUM_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
-def check_manifest(text: str) -> None:
+def check_manifest(text: str, *, kept: bool = False) -> None:
     """Raises SettingsError with all that stretcher would stumble over, or, worse, pass over in silence.
 
-    With a manifest that stretcher can't read no hook runs, so no host would ever report.
+    With `kept` it must have no `src`, or an empty one, which is the same to stretcher. With a manifest that stretcher
+    can't read no hook runs, so no host would ever report.
     """
-    problems = list(_manifest_problems(text))
+    problems = list(_manifest_problems(text, kept=kept))
     if problems:
         raise SettingsError(
             [f"manifest: {problem}" for problem in problems], hint=f"look at templates/{TEMPLATE_NAME} and at the hooks"
         )
 
 
-def _manifest_problems(text: str) -> Iterator[str]:
+def _manifest_problems(text: str, *, kept: bool) -> Iterator[str]:
     import yaml
 
     if OPENING_BRACES in text:
         line = text[: text.index(OPENING_BRACES)].count("\n") + 1
         yield f"line {line} has {OPENING_BRACES}, a template to newer stretchers; put it through the yaml filter"
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        # In C it takes a tenth of the time, and every command checks every manifest.
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         yield f"is not YAML: {' '.join(str(error).split())}"
         return
@@ -365,18 +403,16 @@ def _manifest_problems(text: str) -> Iterator[str]:
         if name in fields and not _is_text(fields[name]):
             yield f"{name} is not a text; put it in quotes"
     words = {name: node.value for name, node in fields.items() if _is_text(node)}
-    if "src" not in fields:
-        yield "src is missing"
-    if not words.get("dest", "").startswith("/"):
-        yield "dest is missing or no absolute path"
-    checksum = words.get("checksum", "")
-    if len(checksum) not in _CHECKSUM_DIGITS or not re.fullmatch(r"[0-9a-fA-F]*", checksum):
-        yield f"checksum is missing or no {', '.join(_CHECKSUM_DIGITS.values())} in hexadecimal digits"
+    if kept:
+        if "src" in fields and words.get("src") != "":
+            yield "src names an archive, though hosts are to use the release that they have; write src | yaml(2) there"
+    else:
+        yield from _archive_problems(fields, words)
     if words.get("sync_strategy", "rsync") not in ("rsync", "mv"):
         yield "sync_strategy is neither rsync nor mv"
     if "dest_mode" in fields and not (
         isinstance(mode := fields["dest_mode"], yaml.ScalarNode)
-        and mode.style is None
+        and not mode.style
         and re.fullmatch(r"0[0-7]{3,4}", mode.value)
     ):
         yield "dest_mode is no octal number such as 0755, without quotes"
@@ -384,6 +420,16 @@ def _manifest_problems(text: str) -> Iterator[str]:
         yield from _text_list_problems("excludes", fields["excludes"])
     if "commands" in fields:
         yield from _command_problems(fields["commands"])
+
+
+def _archive_problems(fields: Mapping[str, "yaml.Node"], words: Mapping[str, str]) -> Iterator[str]:
+    if "src" not in fields or words.get("src") == "":
+        yield "src is missing"
+    if not words.get("dest", "").startswith("/"):
+        yield "dest is missing or no absolute path"
+    checksum = words.get("checksum", "")
+    if len(checksum) not in _CHECKSUM_DIGITS or not re.fullmatch(r"[0-9a-fA-F]*", checksum):
+        yield f"checksum is missing or no {', '.join(_CHECKSUM_DIGITS.values())} in hexadecimal digits"
 
 
 def _command_problems(commands: "yaml.Node") -> Iterator[str]:

@@ -22,6 +22,9 @@ class Recipe:
     linked_files: tuple[str, ...] = ()
     #: programs whose `--version` decides the bytes of the archive, see `programs`
     tools: tuple[str, ...] = ()
+    #: git pathspecs, relative to the application's directory, of the files that change the schema, a file a change;
+    #: empty if nobody can tell
+    migrations: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def programs(self, env: Mapping[str, str]) -> tuple[str, ...]:
@@ -122,6 +125,7 @@ _DJANGO = Recipe(
     exclude=("log", "tmp"),
     linked_dirs=("log", "tmp/pids"),
     tools=("python3",),
+    migrations=(":(glob)**/migrations/*.py", ":(glob,exclude)**/migrations/__init__.py"),
     env=MappingProxyType(
         {
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -141,6 +145,8 @@ _RAILS = Recipe(
     exclude=("log", "tmp", "spec", "test", "node_modules"),
     linked_dirs=("log", "tmp/pids", "tmp/sockets", "public/system", "storage"),
     tools=("ruby", "bundle"),
+    # Each of several databases has a directory of its own: db/animals_migrate, say.
+    migrations=(":(glob)db/migrate/**/*.rb", ":(glob)db/*_migrate/**/*.rb"),
     env=MappingProxyType(
         {
             "RAILS_ENV": "production",

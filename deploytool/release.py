@@ -54,8 +54,24 @@ def manifest_key(environment: str, deployment: DeploymentId, role: str) -> str:
     return f"environments/{environment}/deployments/{deployment}/{role}.yml"
 
 
+def kept_manifest_key(environment: str, deployment: DeploymentId, role: str) -> str:
+    """The manifest without an archive, for hosts that have the release still. The event of a rollback names it."""
+    return f"environments/{environment}/deployments/{deployment}/kept/{role}.yml"
+
+
+def begun_key(environment: str, deployment: DeploymentId) -> str:
+    """What is known of a deployment when it begins. From then on retention leaves its release alone."""
+    return f"environments/{environment}/deployments/{deployment}/begun.json"
+
+
 def deployment_record_key(environment: str, deployment: DeploymentId) -> str:
+    """What is known of a deployment when it has ended."""
     return f"environments/{environment}/deployments/{deployment}.json"
+
+
+def mark_key(environment: str, release: ReleaseId, moment: str) -> str:
+    """One word of a person on a release; `moment` has the form of a deployment's id, so marks sort by time."""
+    return f"environments/{environment}/marks/{release}/{moment}.json"
 
 
 def event_name(application: str, role: str, environment: str) -> str:
@@ -90,6 +106,8 @@ class Release:
     size_bytes: int
     #: of the unpacked tree, as the host's disk check needs it
     unpacked_bytes: int
+    #: the first line of the commit's message; empty in records of before it was kept
+    subject: str = ""
 
     @property
     def archive_key(self) -> str:
@@ -118,7 +136,7 @@ def read_record(text: str, expected_id: ReleaseId) -> Release:
     problems = list(_record_problems(record, expected_id))
     if problems:
         raise ValueError("; ".join(problems))
-    return Release(**{field.name: record[field.name] for field in fields(Release)})
+    return Release(**{field.name: record[field.name] for field in fields(Release) if field.name in record})
 
 
 def _matches(pattern: str) -> Callable[[object], bool]:
@@ -149,13 +167,17 @@ _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "checksum": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
     "size_bytes": (_is_size, "no number of bytes"),
     "unpacked_bytes": (_is_size, "no number of bytes"),
+    "subject": (_is_line, "not one line of text"),
 }
+_OPTIONAL = frozenset({"subject"})
 
 
 def _record_problems(record: Mapping[str, object], expected_id: ReleaseId) -> Iterator[str]:
     sound = True
     for name, (fits, otherwise) in _FORMS.items():
         if name not in record:
+            if name in _OPTIONAL:
+                continue
             sound = False
             yield f"{name} is missing"
         elif not fits(record[name]):

@@ -36,7 +36,7 @@ class Session:
     worker: Worker
     console: Console
     place: Place
-    operator: str
+    operator: "Operator"
     #: the build server's clock less ours, in seconds
     clock_offset_seconds: float
 
@@ -78,15 +78,33 @@ class Session:
         self.worker.ask("release_lock", name=name)
 
 
-def operator_name(environ: Mapping[str, str]) -> str:
-    """Who runs this command: user@host, with the CI job's address where there is one."""
+#: Where the CI systems put the address of the job that runs: GitLab, Jenkins, Buildkite, CircleCI.
+CI_JOB_VARIABLES = ("CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who runs this command."""
+
+    #: user@host
+    name: str
+    #: the address of the CI job; None for a person
+    ci_job: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.ci_job})" if self.ci_job else self.name
+
+
+def operator_of(environ: Mapping[str, str]) -> Operator:
+    """Who runs this command, by the machine and the environment."""
     who = printable(f"{getpass.getuser()}@{socket.gethostname()}")
     if environ.get("GITHUB_RUN_ID"):
         job = "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(
             {"GITHUB_SERVER_URL": "", "GITHUB_REPOSITORY": "", **environ}
         )
-        return f"{who} ({printable(job)})"
-    return f"{who} ({printable(environ['CI_JOB_URL'])})" if environ.get("CI_JOB_URL") else who
+    else:
+        job = next((environ[name] for name in CI_JOB_VARIABLES if environ.get(name)), "")
+    return Operator(who, printable(job) or None)
 
 
 def store_request(settings: "Settings") -> Mapping[str, Any]:
@@ -120,15 +138,19 @@ def open_session(
     purpose: str,
     console: Console,
     fabric_config: Any = None,
+    read_only: bool = False,
 ) -> Iterator[Session]:
-    """Connect and start the worker; whatever happens, its line is ended, and with it all that runs there."""
+    """Connect and start the worker; whatever happens, its line is ended, and with it all that runs there.
+
+    With `read_only` the worker writes nothing anywhere, and refuses whatever would.
+    """
     store = store_request(settings)
     secrets = list(settings.secrets)
     if store["credentials"]:
         secrets += [store["credentials"]["secret_key"], store["credentials"]["token"] or ""]
-    operator = operator_name(os.environ)
+    operator = operator_of(os.environ)
     with console.step("connect", quiet=True):
-        channel, read = start_worker(settings.build, fabric_config)
+        channel, read = start_worker(settings.build, fabric_config, read_only=read_only)
         client = WorkerClient(channel, read, settings.build.server)
     try:
         hello = client.ask(
@@ -143,8 +165,9 @@ def open_session(
                 "receiver": RECEIVER,
             },
             secrets=secrets,
-            operator=operator,
+            operator=str(operator),
             purpose=purpose,
+            read_only=read_only,
         )
         yield Session(
             settings=settings,

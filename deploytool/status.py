@@ -3,18 +3,16 @@
 It changes nothing.
 """
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from deploytool.errors import ConsulError
-from deploytool.fleet import printable
-from deploytool.release import DeploymentId, is_deployment_id, is_release_id, manifest_key
+from deploytool.fleet import printable, read_last_word
+from deploytool.freezing import frozen_words
+from deploytool.journal import deployment_named, release_of
+from deploytool.release import ReleaseId, is_release_id
 from deploytool.session import Session
-
-_SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,8 @@ class Status:
     under_way: tuple[str, ...]
     #: who holds the environment's lock, in words; None if it is free
     lock: str | None
+    #: why, by whom and since when it is frozen; None if it is not
+    frozen: Mapping[str, Any] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +67,7 @@ class Status:
             "hosts": [host.as_dict() for host in self.hosts],
             "under_way": list(self.under_way),
             "lock": self.lock,
+            "frozen": self.frozen,
         }
 
 
@@ -80,9 +81,9 @@ def read_status(session: Session) -> Status:
     under_way: set[str] = set()
     for role, found in roles.items():
         for host in sorted({*found["up"], *found["down"]}):
-            wanted = _deployment(found["exceptions"].get(host, found["wanted"]))
+            wanted = deployment_named(found["exceptions"].get(host, found["wanted"]))
             if wanted is not None and wanted not in releases:
-                releases[wanted] = _release_of(session, wanted, role)
+                releases[wanted] = release_of(session, settings.environment, wanted, role)
             release = releases[wanted] if wanted is not None else None
             hosts.append(_host(role, host, host in found["up"], found["serving"].get(host), release, wanted))
         under_way |= {name for name, go in found["go"].items() if go.startswith("wait")}
@@ -91,43 +92,27 @@ def read_status(session: Session) -> Status:
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
     lock = session.worker.ask("lock_holder", name=settings.environment)["sentence"]
-    return Status(tuple(hosts), tuple(sorted(under_way)), lock)
+    frozen = session.worker.ask("frozen")["frozen"]
+    return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen)
 
 
-def _deployment(wanted: str | None) -> str | None:
-    name = (wanted or "").split(" ")[0]
-    return name if is_deployment_id(name) else None
-
-
-def _release_of(session: Session, deployment: str, role: str) -> str | None:
-    """The release that a deployment is about, as its manifest says: its record is written when it has ended."""
-    key = manifest_key(session.settings.environment, DeploymentId(deployment), role)
-    found = _SRC.search(session.worker.ask("store_get", key=key)["content"] or "")
-    return found[1] if found and is_release_id(found[1]) else None
+def running_releases(session: Session) -> frozenset[ReleaseId]:
+    """The releases that the environment's hosts serve, by their last word, or are wanted to. Raises ConsulError."""
+    found = read_status(session)
+    names = {name for host in found.hosts for name in (host.release, host.wanted_release)}
+    return frozenset(ReleaseId(name) for name in names if name is not None and is_release_id(name))
 
 
 def _host(role: str, host: str, up: bool, serving: str | None, release: str | None, wanted: str | None) -> HostStatus:
-    said: Any = None
-    if serving is not None:
-        try:
-            said = json.loads(serving)
-        except ValueError:
-            said = None
-    if not isinstance(said, dict):
-        said = {}
-
-    def text(name: str) -> str | None:
-        value = said.get(name)
-        return printable(value) if isinstance(value, str) else None
-
+    said = read_last_word(serving)
     return HostStatus(
         role=role,
         host=printable(host),
         up=up,
-        release=text("release"),
-        deployment=text("deployment"),
-        time=text("time"),
-        verified=said.get("verified") is True,
+        release=said.release,
+        deployment=said.deployment,
+        time=said.time,
+        verified=said.verified,
         wanted_release=release,
         wanted_deployment=wanted,
     )
@@ -144,12 +129,15 @@ def lines(status: Status, environment: str) -> list[str]:
     text += [f"deployment {name} is under way: its hosts wait for `go`" for name in status.under_way]
     if status.lock is not None:
         text.append(f"{environment} is locked by {status.lock}")
+    if status.frozen is not None:
+        text.append(f"{environment} is {frozen_words(status.frozen)}")
     behind = [host for host in status.hosts if host.up and host.behind]
     if behind:
         names = ",".join(dict.fromkeys(host.host for host in behind))
         release = behind[0].wanted_release
         text.append(
-            f"{len(behind)} behind; to bring them on: fab {environment} deploy --release {release} --nodes {names}"
+            f"{len(behind)} behind; to bring them on: fab {environment} deploy --release {release} --nodes {names}; "
+            f"to go back: fab {environment} rollback"
         )
     return text
 

@@ -2,19 +2,25 @@
 
 from deploytool.stages.checkout import checkout
 from deploytool.stages.commands import assets, dependencies, migrate
+from deploytool.stages.compare import Commit, Comparison, compare, compared
 from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
 from deploytool.stages.place import Place
 from deploytool.stages.prerequisites import linked_files, programs, reach
 from deploytool.stages.step import Code, Step, explain, values
+from deploytool.stages.survey import survey
 
 __all__ = [
     "Code",
+    "Commit",
+    "Comparison",
     "Fetched",
     "LinkedFileDigest",
     "Place",
     "Step",
     "assets",
     "checkout",
+    "compare",
+    "compared",
     "dependencies",
     "explain",
     "fetch",
@@ -23,5 +29,6 @@ __all__ = [
     "migrate",
     "programs",
     "reach",
+    "survey",
     "values",
 ]

@@ -15,6 +15,23 @@ from deploytool.stages.step import CODES, Step, values
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
+# A copy is a bare git directory that has all that the repository has, hidden references, too.
+COPY = r"""
+d_new_copy() {  # in the directory $1, which is empty: a copy without content yet
+  d_git init --quiet --bare --template= "$1"
+  d_git --git-dir="$1" config remote.origin.url "$d_repository"
+  d_git --git-dir="$1" config remote.origin.fetch '+refs/*:refs/*'
+}
+
+d_copied() {  # where the copy in $1 is from; nothing if there is none
+  d_git --git-dir="$1" config --get remote.origin.url 2>/dev/null || true
+}
+
+d_fetch() { d_git --git-dir="$1" fetch --quiet --prune --no-write-fetch-head origin; }
+
+d_answers() { d_git ls-remote --quiet -- "$d_repository" HEAD >/dev/null; }
+"""
+
 _UPDATE = r"""
 mkdir -p -- "$d_application_root"
 
@@ -22,15 +39,11 @@ mkdir -p -- "$d_application_root"
 rm -rf -- "$d_mirror".new.* "$d_mirror".old.*
 if [ -d "$d_mirror" ]; then find "$d_mirror" -name '*.lock' -type f -delete; fi
 
-d_fetch() { d_git --git-dir="$1" fetch --quiet --prune --no-write-fetch-head origin; }
-
 d_make_mirror() {
   local d_new
   d_new=$(mktemp -d "$d_mirror.new.XXXXXX")
   chmod 755 "$d_new"
-  d_git init --quiet --bare --template= "$d_new"
-  d_git --git-dir="$d_new" config remote.origin.url "$d_repository"
-  d_git --git-dir="$d_new" config remote.origin.fetch '+refs/*:refs/*'
+  d_new_copy "$d_new"
   if ! d_fetch "$d_new"; then
     rm -rf -- "$d_new"
     d_answers || d_fail "$d_repository_unreachable" "$d_repository"
@@ -41,10 +54,7 @@ d_make_mirror() {
   rm -rf -- "$d_mirror.old.$$"
 }
 
-d_answers() { d_git ls-remote --quiet -- "$d_repository" HEAD >/dev/null; }
-
-d_known=$(d_git --git-dir="$d_mirror" config --get remote.origin.url 2>/dev/null || true)
-if [ "$d_known" != "$d_repository" ]; then
+if [ "$(d_copied "$d_mirror")" != "$d_repository" ]; then
   echo "making a mirror of $d_repository"
   d_make_mirror
 elif ! d_fetch "$d_mirror"; then
@@ -53,10 +63,12 @@ elif ! d_fetch "$d_mirror"; then
   echo "the mirror can't be brought up to date; making it anew"
   d_make_mirror
 fi
+d_copy=$d_mirror
 """
 
-_RESOLVE = r"""
-d_commit() { d_git --git-dir="$d_mirror" rev-parse --verify --quiet --end-of-options "$1^{commit}"; }
+# In the copy $d_copy: which commit is meant.
+RESOLVE = r"""
+d_commit() { d_git --git-dir="$d_copy" rev-parse --verify --quiet --end-of-options "$1^{commit}"; }
 
 d_revision=''
 for d_kind in heads tags; do
@@ -67,8 +79,8 @@ for d_kind in heads tags; do
 done
 if [ -z "$d_revision" ] && [[ $d_reference =~ ^[0-9a-fA-F]{4,40}$ ]]; then
   d_kind=sha
-  d_candidates=$(d_git --git-dir="$d_mirror" rev-parse --disambiguate="$d_reference" |
-    d_git --git-dir="$d_mirror" cat-file --batch-check='%(objecttype) %(objectname)' | sed -n 's/^commit //p')
+  d_candidates=$(d_git --git-dir="$d_copy" rev-parse --disambiguate="$d_reference" |
+    d_git --git-dir="$d_copy" cat-file --batch-check='%(objecttype) %(objectname)' | sed -n 's/^commit //p')
   case $d_candidates in *$'\n'*) d_fail "$d_ambiguous_revision" "$d_reference" ;; esac
   d_revision=$d_candidates
 fi
@@ -76,11 +88,12 @@ if [ -z "$d_revision" ]; then d_fail "$d_unknown_revision" "$d_reference"; fi
 
 d_result revision "$d_revision"
 d_result kind "$d_kind"
-d_result committed_at "$(d_git --git-dir="$d_mirror" show --no-patch --format=%ct "$d_revision")"
-d_result subject "$(d_git --git-dir="$d_mirror" show --no-patch --encoding=UTF-8 --format=%s "$d_revision")"
+d_result committed_at "$(d_git --git-dir="$d_copy" show --no-patch --format=%ct "$d_revision")"
+d_result subject "$(d_git --git-dir="$d_copy" show --no-patch --encoding=UTF-8 --format=%s "$d_revision")"
 """
 
-_INPUTS = r"""
+# What else decides the bytes of a release.
+INPUTS = r"""
 d_missing=()
 for d_file in "${d_linked_files[@]}"; do
   if [ -f "$d_shared/$d_file" ] && [ -r "$d_shared/$d_file" ]; then
@@ -109,30 +122,37 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
 
     The caller holds the workspace's lock. The reference is a branch, else a tag, else a SHA of at least 4 digits.
     """
-    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
     return Step(
         "fetch",
         shell.script(
-            git.BEFORE_ENVIRONMENT,
-            shell.environment(env, settings.build.path),
-            shell.assignments(
-                {
-                    **CODES,
-                    "d_application_root": place.application_root,
-                    "d_mirror": place.mirror,
-                    "d_shared": place.shared,
-                    "d_reference": reference,
-                    "d_linked_files": settings.build.linked_files,
-                    "d_tools": RECIPES[settings.build.recipe].programs(env),
-                    **git.variables(git.remote(settings.repository)),
-                }
-            ),
+            head(settings, place, {"d_application_root": place.application_root, "d_reference": reference}),
             git.PREPARE,
+            COPY,
             _UPDATE,
-            _RESOLVE,
-            _INPUTS,
+            RESOLVE,
+            INPUTS,
         ),
         settings.build.timeout_seconds,
+    )
+
+
+def head(settings: "Settings", place: Place, variables: Mapping[str, str | Sequence[str]]) -> str:
+    """The environment and the variables of a script that is made of these parts, and `variables`."""
+    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
+    return shell.script(
+        git.BEFORE_ENVIRONMENT,
+        shell.environment(env, settings.build.path),
+        shell.assignments(
+            {
+                **CODES,
+                "d_mirror": place.mirror,
+                "d_shared": place.shared,
+                "d_linked_files": settings.build.linked_files,
+                "d_tools": RECIPES[settings.build.recipe].programs(env),
+                **git.variables(git.remote(settings.repository)),
+                **variables,
+            }
+        ),
     )
 
 

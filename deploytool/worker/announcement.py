@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from . import freezing
 from .bus import Bus, Entry
 from .failure import Failure
 
@@ -31,6 +32,7 @@ DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
 class Announcement:
     """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts.
 
+    A role's `payload` is the URL that the event carries, where that is another one than stands in `wanted`.
     It is open from `announce` until `go` or `abort`; only an open one is taken back.
     """
 
@@ -62,9 +64,13 @@ class Announcement:
         return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._only_hosts else [whole]
 
     def announce(self, *, wait: bool) -> None:
-        """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back."""
+        """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back.
+
+        Where the environment is frozen, or a newer deployment was announced, nothing is written.
+        """
         with self._guard:
             try:
+                freezing.refuse_if_frozen(self._bus, self._prefix)
                 self._refuse_older()
                 for role in self._roles:
                     self._abort_open(role["role"])
@@ -76,7 +82,7 @@ class Announcement:
                     if not self._only_hosts:
                         self._end_exceptions(role["role"])
                 for role in self._roles:
-                    self._bus.fire(role["event"], role["url"], role["hosts"])
+                    self._bus.fire(role["event"], role.get("payload") or role["url"], role["hosts"])
                     # Hosts that are not waited for go as soon as they hear: nothing is taken back from here on.
                     self._open = self._open and wait
             except BaseException:

@@ -13,6 +13,11 @@ class Entry(NamedTuple):
     modified: int
 
 
+def is_below_something(prefix: str) -> bool:
+    """Whether `prefix` names a place of its own: deleting below it can't mean all keys, nor those of a neighbour."""
+    return prefix.endswith("/") and all(part not in ("", ".", "..") for part in prefix[:-1].split("/"))
+
+
 class Bus(Protocol):
     """See `Consul`, whose methods these are."""
 
@@ -26,6 +31,12 @@ class Bus(Protocol):
         """Write each (key, value, expected_index), all or none."""
 
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool: ...
+
+    def names(self, prefix: str) -> List[str]:
+        """The names directly below `prefix`, which ends with a slash, in order."""
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete every key below `prefix`, which ends with a slash."""
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str: ...
 

@@ -15,7 +15,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from .bus import Entry
+from .bus import Entry, is_below_something
 from .failure import Failure
 
 CALL_SECONDS = 10.0
@@ -213,6 +213,19 @@ class Consul:
         query = {} if expected_index is None else {"cas": str(expected_index)}
         answer, _ = self.call("DELETE", "/v1/kv/" + key, query, right='key_prefix "deploytool/" write')
         return bool(answer)
+
+    def names(self, prefix: str) -> List[str]:
+        """The names directly below `prefix`, each once, in order: of keys, and of places that hold keys."""
+        answer, _ = self.call(
+            "GET", "/v1/kv/" + prefix, {"keys": "", "separator": "/"}, right='key_prefix "deploytool/" read'
+        )
+        return sorted({key[len(prefix) :].rstrip("/") for key in answer or []} - {""})
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete every key below `prefix`, at once. Raises ValueError for a prefix that is no place of its own."""
+        if not is_below_something(prefix):
+            raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
+        self.call("DELETE", "/v1/kv/" + prefix, {"recurse": ""}, right='key_prefix "deploytool/" write')
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str:
         """Fire the event; returns its id. Never repeated by itself: the reports say who heard.

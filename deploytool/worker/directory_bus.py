@@ -15,12 +15,14 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from urllib.parse import urlsplit
 
-from .bus import Entry
+from .bus import Entry, is_below_something
 from .failure import Failure
 
 #: What `deploy_to` of a pretend host begins with; the receiver puts the host's own directory in its place.
 PRETEND_HOST = "/pretend/host"
 LOOK_SECONDS = 0.05
+#: Longer than anybody takes from making a file to giving it its name.
+WRITING_SECONDS = 60.0
 SUFFIX = ".value"
 
 
@@ -114,6 +116,38 @@ class DirectoryBus:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(key))
             return True
+
+    def names(self, prefix: str) -> List[str]:
+        found = set()
+        try:
+            with os.scandir(os.path.join(self._root, *prefix.split("/"))) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        found.add(entry.name)
+                    elif entry.name.endswith(SUFFIX):
+                        found.add(entry.name[: -len(SUFFIX)])
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return sorted(found)
+
+    def delete_all(self, prefix: str) -> None:
+        """As in Consul; emptied directories go as well, but for one in which a host is writing at this moment.
+
+        A host that made its directory just before it goes finds it gone: it reports once more, as it does to Consul.
+        """
+        if not is_below_something(prefix):
+            raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
+        top = os.path.join(self._root, *prefix.split("/"))
+        with self._alone():
+            for directory, _, files in os.walk(top, topdown=False):
+                for name in files:
+                    path = os.path.join(directory, name)
+                    with contextlib.suppress(FileNotFoundError):
+                        # What is no value yet belongs to whoever is about to give it its name, unless he died over it.
+                        if name.endswith(SUFFIX) or time.time() - os.lstat(path).st_mtime > WRITING_SECONDS:
+                            os.unlink(path)
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
 
     def _is_expected(self, key: str, expected_index: Optional[int]) -> bool:
         if expected_index is None:

@@ -17,6 +17,9 @@ from typing import Any, Callable, Dict, List, Optional
 from .failure import Failure
 from .processes import end_group, started_at
 
+#: Whoever looks who holds a lock takes it for a moment: nobody is refused for that.
+GLANCE_SECONDS = 0.2
+
 
 def sentence(holder: Dict[str, Any]) -> str:
     """The holder in words: who, from where, since when, for what."""
@@ -83,12 +86,16 @@ def acquire(path: str, holder: Dict[str, Any], *, waiting: Optional[Callable[[Di
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    glance_ends = time.monotonic() + GLANCE_SECONDS
     try:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if waiting is None and time.monotonic() < glance_ends:
+                    time.sleep(0.02)
+                    continue
                 current = _content(descriptor)
             if waiting is None or not waiting(current):
                 raise Failure(

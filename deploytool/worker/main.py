@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from . import archive, locks, steps
+from . import archive, freezing, locks, retention, steps
 from .announcement import Announcement, watch_reports
 from .bus import Bus
 from .consul import Consul
@@ -33,6 +34,27 @@ from .store import open_store
 OPERATOR_GONE_SECONDS = 90.0
 LAST_ANSWERS_SECONDS = 5.0
 
+#: So many records are read from the store side by side.
+READERS = 8
+
+#: All that a worker does that was started to write nothing. `run` is among them: its scripts are the operator's, who
+#: gives them a temporary directory of their own.
+READ_ONLY = frozenset(
+    (
+        "hello",
+        "run",
+        "cancel",
+        "lock_holder",
+        "store_get",
+        "store_read",
+        "store_exists",
+        "store_list",
+        "hosts",
+        "status",
+        "frozen",
+    )
+)
+
 Tell = Callable[[Dict[str, Any]], None]
 
 
@@ -43,7 +65,7 @@ def now_text() -> str:
 class Worker:
     """One operator's worker: what it holds and what is under way."""
 
-    def __init__(self, read: Any, write: Any) -> None:
+    def __init__(self, read: Any, write: Any, *, read_only: bool = False) -> None:
         self._read = read
         self._write = write
         self._write_guard = threading.Lock()
@@ -52,6 +74,7 @@ class Worker:
         self._locks: Dict[str, locks.Lock] = {}
         self._groups = Groups(self._note_groups)
         self._log: Optional[steps.Log] = None
+        self._read_only = read_only
         self._bus_client: Optional[Bus] = None
         self._store_client: Any = None
         self._store_guard = threading.Lock()
@@ -107,6 +130,12 @@ class Worker:
             self._owed.add(number)
         try:
             action = self._actions()[do]
+            if self._read_only and do not in READ_ONLY:
+                raise Failure(
+                    "bug",
+                    "a worker that writes nothing was asked for `{}`, and refused".format(do),
+                    hint="this is a bug in deploytool; please report it with the command that you gave",
+                )
             result = action(lambda event: self.send({"id": number, "event": event}), **message)
             self.send({"id": number, "ok": result if result is not None else {}})
         except Failure as failure:
@@ -186,13 +215,20 @@ class Worker:
             "unpack_release": self.unpack_release,
             "remove_unpacked": self.remove_unpacked,
             "store_get": self.store_get,
+            "store_read": self.store_read,
             "store_exists": self.store_exists,
             "store_put": self.store_put,
             "store_list": self.store_list,
+            "store_delete": self.store_delete,
             "check_store": self.check_store,
             "check_consul": self.check_consul,
             "hosts": self.hosts,
             "status": self.status,
+            "frozen": self.frozen,
+            "freeze": self.freeze,
+            "thaw": self.thaw,
+            "prune_keys": self.prune_keys,
+            "prune_build_server": self.prune_build_server,
             "announce": self.announce,
             "watch": self.watch,
             "end_watch": self.end_watch,
@@ -203,13 +239,18 @@ class Worker:
     # --- who speaks, and where
 
     def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
-        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose."""
+        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only.
+
+        A worker that was started, or once greeted, as one that writes nothing stays so.
+        """
         self._hello = given
+        self._read_only = self._read_only or bool(given.get("read_only", False))
         self._masking = Masking(given["secrets"])
         root = os.path.abspath(os.path.expanduser(given["root"]))
         self._root = os.path.join(root, given["application"])
         try:
-            os.makedirs(self._root, exist_ok=True)
+            if not self._read_only:
+                os.makedirs(self._root, exist_ok=True)
         except OSError as error:
             raise Failure(
                 "step",
@@ -244,7 +285,9 @@ class Worker:
         with self._store_guard:
             if self._store_client is None:
                 python_directory = os.path.join(os.path.dirname(self._root), ".worker")
-                self._store_client = open_store(self._hello["store"], python_directory, self._groups)
+                self._store_client = open_store(
+                    self._hello["store"], python_directory, self._groups, read_only=self._read_only
+                )
             return self._store_client
 
     @property
@@ -258,14 +301,6 @@ class Worker:
 
     def lock(self, tell: Tell, name: str, wait: bool) -> None:
         """Take a lock. With `wait`, tell who holds it, about every 5 s, until it is free."""
-        holder = {
-            "operator": self._hello["operator"],
-            "environment": self._hello["environment"],
-            "purpose": self._hello["purpose"],
-            "since": now_text(),
-            "pid": os.getpid(),
-            "started": started_at(os.getpid()),
-        }
         told = [0.0]
 
         def waiting(current: Dict[str, Any]) -> bool:
@@ -275,7 +310,17 @@ class Worker:
             self._groups.refuse_if_cancelled("waiting for the {} lock".format(name))
             return True
 
-        self._locks[name] = locks.acquire(self._lock_path(name), holder, waiting=waiting if wait else None)
+        self._locks[name] = locks.acquire(self._lock_path(name), self._holder(), waiting=waiting if wait else None)
+
+    def _holder(self) -> Dict[str, Any]:
+        return {
+            "operator": self._hello["operator"],
+            "environment": self._hello["environment"],
+            "purpose": self._hello["purpose"],
+            "since": now_text(),
+            "pid": os.getpid(),
+            "started": started_at(os.getpid()),
+        }
 
     def release_lock(self, tell: Tell, name: str) -> None:
         lock = self._locks.pop(name, None)
@@ -316,7 +361,7 @@ class Worker:
                 step,
                 script,
                 timeout_seconds=timeout_seconds,
-                log=self._current_log(),
+                log=steps.NoLog(self._masking) if self._read_only else self._current_log(),
                 groups=self._groups,
                 progress=lambda line: tell({"line": line}),
             )
@@ -370,8 +415,29 @@ class Worker:
         shutil.rmtree(os.path.join(self._root, "unpacked", self._hello["environment"]), ignore_errors=True)
 
     def store_get(self, tell: Tell, key: str) -> Dict[str, Any]:
+        return {"content": self._text(key)}
+
+    def _text(self, key: str) -> Optional[str]:
         content = self._store.get(key)
-        return {"content": None if content is None else content.decode("utf-8", "replace")}
+        return None if content is None else content.decode("utf-8", "replace")
+
+    def store_read(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
+        """The text of each key, None where there is none."""
+        contents: Dict[str, Optional[str]] = {}
+        if not keys:
+            return {"contents": contents}
+        with ThreadPoolExecutor(READERS) as readers:
+            asked = {key: readers.submit(self._text, key) for key in dict.fromkeys(keys)}
+            try:
+                for key, answer in asked.items():
+                    contents[key] = answer.result()
+                    self._groups.refuse_if_cancelled("reading the store")
+            except BaseException:
+                # Of a store that can't be reached no other keys are asked for.
+                for answer in asked.values():
+                    answer.cancel()
+                raise
+        return {"contents": contents}
 
     def store_exists(self, tell: Tell, key: str) -> Dict[str, Any]:
         return {"exists": self._store.exists(key)}
@@ -382,6 +448,23 @@ class Worker:
 
     def store_list(self, tell: Tell, prefix: str) -> Dict[str, Any]:
         return {"keys": self._store.list(prefix)}
+
+    def store_delete(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
+        """Delete each key, strictly in this order and one after the other: whatever points to another goes first.
+
+        One that is gone already is no error.
+        """
+        for key in keys:
+            if any(part in ("", ".", "..") for part in key.split("/")):
+                raise Failure(
+                    "bug",
+                    "{!r} is no key of the store that could be deleted".format(key),
+                    hint="this is a bug in deploytool; please report it with the command that you gave",
+                )
+        for key in keys:
+            self._groups.refuse_if_cancelled("deleting {} from the store".format(key))
+            self._store.delete(key)
+        return {"deleted": len(keys)}
 
     def check_store(self, tell: Tell) -> Dict[str, Any]:
         return {"found": self._store.check()}
@@ -425,6 +508,52 @@ class Worker:
             answer[role] = found
         return {"roles": answer}
 
+    # --- freezing
+
+    def frozen(self, tell: Tell) -> Dict[str, Any]:
+        """Who froze the environment, when and why; null if it is not frozen."""
+        return {"frozen": freezing.read(self._bus, self._prefix)}
+
+    def freeze(self, tell: Tell, why: str) -> Dict[str, Any]:
+        told = freezing.freeze(
+            self._bus, self._prefix, why=self._masking.text(why), operator=self._hello["operator"], at=now_text()
+        )
+        return {"frozen": told}
+
+    def thaw(self, tell: Tell) -> Dict[str, Any]:
+        return {"was": freezing.thaw(self._bus, self._prefix)}
+
+    # --- retention
+
+    def prune_keys(self, tell: Tell, keep: List[str]) -> Dict[str, Any]:
+        """Remove the keys of deployments that nobody needs any more; see `retention.prune_deployments`."""
+        return {
+            "removed": retention.prune_deployments(
+                self._bus,
+                self._prefix,
+                keep,
+                now=time.time(),
+                go_on=lambda: self._groups.refuse_if_cancelled("removing keys of old deployments"),
+            )
+        }
+
+    def prune_build_server(self, tell: Tell, keep: List[str], logs: int) -> Dict[str, Any]:
+        """Remove old logs, leftovers of migrations in this environment, and worker files of old versions."""
+        environment = self._hello["environment"]
+        sweep = retention.Sweep()
+        now = time.time()
+        retention.prune_logs(sweep, os.path.join(self._root, "logs"), keep, logs, now=now)
+        retention.prune_unpacked(
+            sweep,
+            os.path.join(self._root, "unpacked", environment),
+            self._lock_path(environment),
+            None if environment in self._locks else self._holder(),
+        )
+        retention.prune_worker_files(sweep, os.path.join(os.path.dirname(self._root), ".worker"), now=now)
+        return sweep.finish()
+
+    # --- a deployment
+
     def announce(self, tell: Tell, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool, wait: bool) -> None:
         self._groups.refuse_if_cancelled("announcing the deployment")
         self._announcement = Announcement(self._bus, self._prefix, deployment, roles, only_hosts)
@@ -454,7 +583,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    worker = Worker(line_in, line_out)
+    worker = Worker(line_in, line_out, read_only="read-only" in sys.argv[1:])
 
     def ended(number: int, frame: Any) -> None:
         # In a thread: the handler may have interrupted whatever holds the locks that `end` needs.

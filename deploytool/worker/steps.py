@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import fcntl
 import os
 import selectors
 import subprocess
+import tempfile
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
 from .failure import Failure
 from .masking import Masking
@@ -33,6 +35,9 @@ class Log:
         self.masking = masking
         self.path = os.path.join(directory, name + ".log")
         self._file = os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+        # Says to retention that it is in use, for as long as we live.
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def rename(self, name: str) -> None:
         path = os.path.join(self._directory, name + ".log")
@@ -47,6 +52,21 @@ class Log:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+class NoLog:
+    """In place of a log where nothing may be written: lines are masked all the same."""
+
+    path = None
+
+    def __init__(self, masking: Masking) -> None:
+        self.masking = masking
+
+    def write(self, line: str) -> str:
+        return self.masking.text(line)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 class Lines:
@@ -84,25 +104,34 @@ def _above_ten(descriptor: int) -> int:
     return moved
 
 
+def _nameless_file(called: str) -> int:
+    """A file in memory; on the disk where Python was built without that."""
+    try:
+        return os.memfd_create(called)
+    except AttributeError:
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+
 def run_step(
     name: str,
     script: str,
     *,
     timeout_seconds: float,
-    log: Log,
+    log: Union[Log, NoLog],
     groups: Groups,
     progress: Callable[[str], None],
 ) -> Dict[str, Any]:
     """Run the script and wait for it.
 
     Returns exit_code (128 + the signal's number for one that was killed), results (what the script wrote to file
-    descriptor 3, in lines), tail (the last lines of output), timed_out, seconds and the log's path. Raises Cancelled if
-    the operator interrupted, Failure if bash or the disk is missing.
+    descriptor 3, in lines), tail (the last lines of output), timed_out, seconds and the log's path (None
+    without a log). Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
     """
     begin = time.monotonic()
     log.write("==> {} {}".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), name))
     # The script goes in through a file of no name: on a command line every user of the machine could read it.
-    source = _above_ten(os.memfd_create("deploytool-" + name))
+    source = _above_ten(_nameless_file("deploytool-" + name))
     with os.fdopen(os.dup(source), "wb") as file:
         file.write(script.encode())
     result_read, write_end = os.pipe()

@@ -70,14 +70,28 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _beside(self, key: str) -> Iterator[Tuple[IO[bytes], str]]:
         directory = os.path.dirname(self._path(key))
-        os.makedirs(directory, exist_ok=True)
-        descriptor, path = tempfile.mkstemp(prefix=".part-", dir=directory)
+        os.makedirs(self._root, exist_ok=True)
+        with self._directories(fcntl.LOCK_SH):
+            os.makedirs(directory, exist_ok=True)
+            descriptor, path = tempfile.mkstemp(prefix=".part-", dir=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 yield file, path
         finally:
             os.unlink(path)
+
+    @contextlib.contextmanager
+    def _directories(self, how: int) -> Iterator[None]:
+        """Nobody removes a directory for being empty while somebody else is about to put a file into it."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Some network file systems can't lock a directory: there it stays with hoping.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _appear(self, path: str, key: str) -> bool:
         try:
@@ -115,6 +129,16 @@ class DirectoryStore:
                         found.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
         return sorted(found)
 
+    def delete(self, key: str) -> None:
+        """Delete the object, and the directories that this leaves empty. One that is gone already is no error."""
+        with self._faults("deleting {}".format(key)), contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(key))
+        # Whatever is not empty, or gone already, ends it; the store itself stays.
+        with contextlib.suppress(OSError), self._directories(fcntl.LOCK_EX):
+            while "/" in key:
+                key = key.rpartition("/")[0]
+                os.rmdir(self._path(key))
+
     def check(self) -> str:
         """Try what a deploy needs; returns what was found in words."""
         with self._faults("writing"):
@@ -137,12 +161,13 @@ class S3Store:
         credentials: Optional[Dict[str, str]],
         python_directory: str,
         groups: Groups,
+        read_only: bool,
     ) -> None:
         parts = urlsplit(url)
         self._bucket = parts.netloc
         self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
         self._where = endpoint_url or "Amazon S3"
-        import_boto3(python_directory, groups)
+        import_boto3(python_directory, groups, read_only=read_only)
         import boto3
         from botocore.config import Config
 
@@ -226,7 +251,7 @@ class S3Store:
                     doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
                 ),
                 hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and, "
-                "for `check`, s3:DeleteObject on the bucket",
+                "for retention and `check`, s3:DeleteObject on the bucket",
             )
         return Failure("store", "{} in {} failed: {}".format(doing, place, error))
 
@@ -309,6 +334,10 @@ class S3Store:
                 found += [entry["Key"][len(self._prefix) :] for entry in page.get("Contents", [])]
         return sorted(found)
 
+    def delete(self, key: str) -> None:
+        with self._faults("deleting {}".format(key)):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
     def check(self) -> str:
         probe = "check/{}-{}".format(int(time.time()), os.getpid())
         where = {"Bucket": self._bucket, "Key": self._prefix + probe}
@@ -344,10 +373,11 @@ def _exists(key: str) -> Failure:
     return Failure("store", "{} is in the store already, and nothing in it is ever overwritten".format(key))
 
 
-def import_boto3(python_directory: str, groups: Groups) -> None:
+def import_boto3(python_directory: str, groups: Groups, *, read_only: bool) -> None:
     """Make `import boto3` work: from this Python, or from a virtual environment of the worker's own, made once.
 
-    Cleaners of old files may have taken parts of one that was whole: what can't be imported is made anew.
+    Cleaners of old files may have taken parts of one that was whole: what can't be imported is made anew. A worker that
+    may write nothing makes none: Failure.
     """
     try:
         import boto3  # noqa: F401
@@ -360,6 +390,15 @@ def import_boto3(python_directory: str, groups: Groups) -> None:
     packages = os.path.join(environment, "lib", "python" + version, "site-packages")
     if _import_boto3_from(packages) is None:
         return
+    if read_only:
+        raise Failure(
+            "step",
+            "the build server's {} has no boto3, and a command that writes nothing can't install it there".format(
+                sys.executable
+            ),
+            hint="`fab ENV check` installs it for the worker alone; or install it there by hand (on Debian: "
+            "`apt install python3-boto3`)",
+        )
     try:
         # Of two workers one makes it, and the other waits. The file system frees the lock of one that dies.
         with open(environment + ".lock", "ab") as lock:
@@ -434,8 +473,11 @@ def _import_boto3_from(packages: str) -> Optional[Exception]:
     return None
 
 
-def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups) -> "Any":
-    """The store that the settings name: url, endpoint_url, region, credentials (or None: the build server's own)."""
+def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups, *, read_only: bool) -> "Any":
+    """The store that the settings name: url, endpoint_url, region, credentials (or None: the build server's own).
+
+    With `read_only` boto3 is not installed where it is missing.
+    """
     if settings["url"].startswith("file:"):
         return DirectoryStore(settings["url"])
     return S3Store(
@@ -445,4 +487,5 @@ def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups) 
         credentials=settings.get("credentials"),
         python_directory=python_directory,
         groups=groups,
+        read_only=read_only,
     )

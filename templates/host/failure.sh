@@ -38,7 +38,9 @@ undo_leftover() (
   undo_switch
   sentence="the switch for $deployment was cut off, and $wanted_deployment is wanted by now; $undone"
   say "$sentence"
-  report failed "$sentence" '' && tell_serving "$serving_now" "$proven"
+  report failed "$sentence" '' || return
+  remove_unproven
+  tell_serving "$serving_now" "$proven"
 )
 
 # mend_word: says again what this host should have said last, if Consul does not have it: stretcher was killed before it
@@ -78,7 +80,9 @@ if take_lock 0; then
   mine=yes
 fi
 
+incomplete=
 case $verdict in
+  incomplete) verdict=failed incomplete=yes ;;
   '')
     # pre has said nothing, so it never came to judge.
     judge
@@ -101,11 +105,10 @@ if [ "$mine" = yes ]; then
   if [ "$switch_deployment" = "$deployment" ]; then
     undo_switch
     sentence="$sentence; $undone"
-    verdict=failed
+    verdict=failed incomplete=
   elif leftover_is_over; then
     undo_leftover || :
   fi
-  rm -rf -- "$deploy_to/incoming/$deployment"
 fi
 say "$verdict: $sentence"
 
@@ -114,15 +117,27 @@ case $verdict in
     if [ "$mine" = yes ]; then
       mend_word || :
     fi
+    sweep
     ;;
   *)
+    reported=no
     if find_node; then
-      if report "$verdict" "$sentence" "$log" && [ -n "${undone-}" ]; then
-        tell_serving "$serving_now" "$proven" || :
+      if report "$verdict" "$sentence" "$log" "$incomplete"; then
+        reported=yes
       fi
     else
       say "$node_problem"
     fi
+    set_aside_any=no
+    if [ "$verdict" = failed ]; then
+      remove_unproven
+    fi
+    # Of a report that was lost, catch-up.sh sees to it that all is said again.
+    case $reported:${undone:+undone}:$set_aside_any in
+      yes:undone:*) tell_serving "$serving_now" "$proven" || : ;;
+      yes::yes) tell_kept || : ;;
+    esac
+    sweep
     hook_directory=$deploy_to
     [ -d "$deploy_to" ] || hook_directory=/
     failure_hooks run_hook || say "$hook_problem"

@@ -1,27 +1,5 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# Phase `post`: the release is unpacked in incoming/. Nothing has changed yet.
-
-# discard DIRECTORY: renamed first, so that no half-removed release ever passes for a whole one.
-discard() {
-  discarded=$deploy_to/incoming/.discarded-${1##*/}
-  rm -rf -- "$discarded" && mv -T -- "$1" "$discarded" && rm -rf -- "$discarded"
-}
-
-# Keeps the newest keep_releases of those that once served here, and in any case `current` and the one before it: failed
-# releases must not push out good ones.
-remove_old_releases() {
-  kept=0
-  for old in $(complete_releases); do
-    if [ "$old" = "$release" ] || [ "releases/$old" = "$switch_previous" ]; then
-      kept=$((kept + 1))
-    elif [ "$kept" -lt "$keep_releases" ] && grep -qxF "$old" "$room/verified"; then
-      kept=$((kept + 1))
-    else
-      discard "$deploy_to/releases/$old" || say "the old release $old could not be removed"
-    fi
-  done
-  rm -rf -- "$deploy_to/incoming"/* "$deploy_to/incoming"/.discarded-* || say "incoming/ could not be emptied"
-}
+# Phase `post`: the release is unpacked in incoming/, or was kept from before. Nothing has changed yet.
 
 # Sets switch_previous to what an undo goes back to. A switch that was cut off, by a reboot say, left a release in
 # `current` that never proved itself: then it is the one before.
@@ -40,11 +18,14 @@ find_previous() {
 
 cd -- "$deploy_to" || leave failed "$deploy_to is gone"
 incoming=$deploy_to/incoming/$deployment
-[ -d "$incoming" ] || leave failed "nothing was unpacked in $incoming; does the manifest's template say so in dest?"
+if [ "$kept" = yes ]; then
+  [ -d "$release_path" ] || leave incomplete "$release_path has gone from this host since the deployment began"
+else
+  [ -d "$incoming" ] || leave failed "nothing was unpacked in $incoming; does the manifest's template say so in dest?"
+fi
 linked_files need_file || leave failed "$link_problem"
 if [ -d "$release_path" ]; then
   link_shared "$release_path" || leave failed "$link_problem"
-  rm -rf -- "$incoming"
 else
   link_shared "$incoming" || leave failed "$link_problem"
   # What `current` points to must be there after a power cut, too.
@@ -66,17 +47,23 @@ hook_directory=$release_path
 post_hooks run_hook || leave failed "$hook_problem"
 restart_commands run_restart || leave failed "$hook_problem"
 note activated "$current_path points to releases/$release"
-# Worth knowing, but nothing to wait for.
+# Worth knowing, but nothing to wait for before the proof; after it, so that the last report comes last.
 (
   report_seconds=2
   if find_node; then
     report activated '' ''
   fi
-)
+) &
+telling=$!
 verify_path=$release_path
-verify_release || leave failed "not proven to serve within $hook_seconds s: $doubt"
+verify_release
+verify_status=$?
+wait "$telling"
+[ "$verify_status" -eq 0 ] || leave failed "not proven to serve within $hook_seconds s: $doubt"
 grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
 keep_kit || rm -rf -- "$room/kit"
+switch_before=$switch_previous
 finish_switch verified
 note verified "$release serves"
-remove_old_releases
+# Nothing that fails from here on may undo the switch.
+retain_verified "$switch_before" || :

@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# Phase `pre`: stretcher holds the archive, checked, and has not unpacked it yet.
+# Phase `pre`: stretcher holds the archive, checked, and has not unpacked it yet; or there is none (kept=yes), as this
+# host should have the release from before.
 
 # free_kib DIRECTORY: prints the space left there; nothing if df can't tell.
 free_kib() {
@@ -42,11 +43,16 @@ if [ -z "$state" ]; then
   write_state owner "$application $environment $role" || leave failed "$room/owner can't be written"
 fi
 # For catch-up.sh, which has no other way to learn it than a person who writes it down.
-write_state node "$node" || :
+read_state node
+[ "$state" = "$node" ] || write_state node "$node" || :
 read_current || leave failed "$current_problem"
 linked_files need_file || leave failed "$link_problem"
 rm -rf -- "$deploy_to/incoming/$deployment"
-check_space
+if [ "$kept" = yes ]; then
+  [ -d "$release_path" ] || leave incomplete "this host has kept no $release_path; it has to download the release"
+else
+  check_space
+fi
 report fetched '' '' || leave failed "the report could not be written to Consul: $kv_problem"
 note fetched "waiting for the operator's go"
 barrier

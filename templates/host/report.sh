@@ -15,21 +15,28 @@ put_patiently() {
   done
 }
 
-# report STATE REASON LOG: says that this host has reached a state of this deployment.
+# report STATE REASON LOG [incomplete]: says that this host has reached a state of this deployment; with the last word,
+# that it only lacks the release that it should have kept, and has changed nothing.
 report() {
   report_value=$(
-    printf '{"time": "%s", "reason": "%s", "log": "%s"}' "$(utc_time)" \
-      "$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)" "$(printf '%s' "$3" | json_text)"
+    printf '{"time": "%s", "reason": "%s", "log": "%s"%s}' "$(utc_time)" \
+      "$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)" "$(printf '%s' "$3" | json_text)" \
+      "${4:+, \"incomplete\": true}"
   )
   put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/$1" "$report_value"
 }
 
-# tell_serving RELEASE VERIFIED: the host's last word, what `current` points to now. RELEASE is empty if it is gone.
-tell_serving() {
+# Sets serving_kept to the items of a JSON list of the releases that this host has whole.
+list_kept() {
   serving_kept=
   for serving_release in $(complete_releases); do
     serving_kept="$serving_kept${serving_kept:+, }\"$serving_release\""
   done
+}
+
+# tell_serving RELEASE VERIFIED: the host's last word, what `current` points to now. RELEASE is empty if it is gone.
+tell_serving() {
+  list_kept
   serving_name=null
   if [ -n "$1" ]; then
     serving_name="\"$(printf '%s' "$1" | clean_lines | json_text)\""
@@ -38,4 +45,13 @@ tell_serving() {
     printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s, "releases": [%s]}' \
       "$serving_name" "$deployment" "$(utc_time)" "$2" "$serving_kept"
   )"
+}
+
+# tell_kept: the host's last word stands, but for its list of releases, if that has changed.
+tell_kept() {
+  kv_list "$consul_prefix/serving/$role/$node" && kv_pick "$consul_prefix/serving/$role/$node" || return 0
+  case $kv_value in *', "releases": ['*']}') ;; *) return 0 ;; esac
+  list_kept
+  kept_word=${kv_value%, \"releases\": \[*}", \"releases\": [$serving_kept]}"
+  [ "$kept_word" = "$kv_value" ] || put_patiently "$consul_prefix/serving/$role/$node" "$kept_word"
 }

@@ -114,10 +114,14 @@ take_lock() {
   done
 }
 
+# holds_lock: whether it is this run that has the lock.
+holds_lock() {
+  case $(readlink "$room/lock") in "$run:"*) return 0 ;; esac
+  return 1
+}
+
 drop_lock() {
-  case $(readlink "$room/lock") in
-    "$run:"*) rm -f -- "$room/lock" ;;
-  esac
+  holds_lock && rm -f -- "$room/lock"
 }
 
 # Prints the ids of all releases that this host has whole, newest first. They are made and taken away by renaming, so

@@ -12,6 +12,7 @@ if find_node; then
 else
   say "$node_problem"
 fi
+sweep
 hook_directory=$release_path
 success_hooks run_hook || say "$hook_problem"
 drop_lock

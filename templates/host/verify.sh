@@ -199,13 +199,22 @@ verify_release() {
         held_since=$clock_hundredths
       fi
       held=$proof
-      [ $((clock_hundredths - held_since)) -lt $((stable_seconds * 100)) ] || return 0
+      still_to_hold=$((held_since + stable_seconds * 100 - clock_hundredths))
+      [ "$still_to_hold" -gt 0 ] || return 0
     else
       held_since=
       held=
       read_clock
       [ "$clock" -le "$verify_deadline" ] || return 1
     fi
-    sleep 0.4
+    # Most restarts take less than a second or much longer.
+    if [ -z "$held_since" ] && [ $((verify_deadline - clock)) -ge $((hook_seconds - 2)) ]; then
+      sleep 0.1
+    elif [ -n "$held_since" ] && [ "$still_to_hold" -lt 40 ]; then
+      # The last look, not long after the time is over.
+      sleep "0.$((still_to_hold / 10))$((still_to_hold % 10))"
+    else
+      sleep 0.4
+    fi
   done
 }

@@ -305,6 +305,13 @@ CASES = (
         leaves={"trace": GOOD},
     ),
     Case(
+        "an empty src is no src, whatever else is there",
+        text="src: ''\nchecksum: @MD5@\ndest: @WORLD@/disk/www\nsync_strategy: rsync\nexcludes: []\n"
+        "commands: {pre: ['echo pre >>@WORLD@/disk/trace'], success: ['echo success >>@WORLD@/disk/trace']}\n",
+        disk=(file("www/old", "x"),),
+        leaves={"trace": "pre\nsuccess\n", "www/old": "x", "www/app.py": None},
+    ),
+    Case(
         "with no src dest does not count",
         manifest={"src": None, **hooks()},
         disk=(file("www/old", "x"),),

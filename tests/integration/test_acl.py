@@ -27,6 +27,12 @@ BUILD_SERVER = {
     "nodes": 'node_prefix "" { policy = "read" }',
     "services": 'service_prefix "" { policy = "read" }',
 }
+#: Enough for a look.
+READER = {
+    "keys": 'key_prefix "deploytool/" { policy = "read" }',
+    "nodes": BUILD_SERVER["nodes"],
+    "services": BUILD_SERVER["services"],
+}
 HOST = {
     "events": 'event_prefix "deploy_" { policy = "read" }',
     "agent": 'agent_prefix "" { policy = "read" }',
@@ -141,12 +147,34 @@ def test_least_rights_do(project: Project) -> None:
     assert project.fab("playground", "status").code == 0
 
 
+def test_plan_needs_no_right_to_write(project: Project, guarded: Guarded, tmp_path: Path) -> None:
+    live = project.deploy().json["release"]
+    project.repository.commit({"VERSION": "planned"}, "Sell more")
+    guarded.allow("reader", READER)
+    (tmp_path / "token").write_text(guarded.token("reader") + "\n")
+    project.settings["store"]["credentials"] = "operator"
+    project.write()
+    keys = {
+        "AWS_ACCESS_KEY_ID": guarded.reader_keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": guarded.reader_keys.secret_key,
+    }
+    result = project.fab("playground", "plan", env=keys)
+    assert result.code == 0, result.out + result.err
+    assert f"brings 1 commit since {live}:" in result.out
+    assert "hosts of web: app1, app2, app3" in result.out
+    assert "nothing stands in the way of: fab playground deploy --branch main" in result.out
+    # And those rights do not do for more.
+    assert project.fab("playground", "freeze", "--why", "to see", env=keys).code == 7
+    assert project.fab("playground", "deploy", env=keys).code in (6, 7)
+
+
 def test_no_token_at_all_is_told_from_no_hosts(project: Project) -> None:
     project.settings["consul"]["token_file"] = None
     project.write()
     result = project.fab("playground", "deploy")
     assert result.code == 7
-    assert "node read" in result.err or "node_prefix" in result.err
+    assert "the token lacks a right" in result.err
+    assert 'it needs key_prefix "deploytool/"' in result.err
 
 
 @pytest.mark.parametrize(

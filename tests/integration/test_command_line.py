@@ -72,7 +72,7 @@ def test_usage_error_has_its_json_document(project: Project, typed: str, words: 
 def test_environment_alone_is_told_what_is_missing(project: Project) -> None:
     result = project.fab("playground")
     assert (result.code, result.out) == (2, "")
-    assert "playground is an environment: what is to be done there? Commands: build, check, deploy" in result.err
+    assert "playground is an environment: what is to be done there? Commands: build, check, cleanup, " in result.err
 
 
 def test_list_and_help_and_completion_need_no_whole_command(project: Project) -> None:

@@ -76,16 +76,23 @@ class Clone:
         return found
 
 
-@pytest.fixture
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+@pytest.fixture(scope="module")
+def copy() -> Iterator[Clone]:
+    """The files, and what the first `make` installs beside them."""
     # An ordinary user may not enter pytest's own directories.
     base = Path(subprocess.run(["mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
     base.chmod(0o755)
-    made = Clone(base)
-    yield made
-    for pid in made.servers():
-        os.kill(pid, signal.SIGKILL)
+    yield Clone(base)
     shutil.rmtree(base)
+
+
+@pytest.fixture
+def clone(copy: Clone) -> Iterator[Clone]:
+    """No demo has run there yet."""
+    yield copy
+    for pid in copy.servers():
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(copy.directory / "var", ignore_errors=True)
 
 
 def answers(output: str) -> dict[str, str]:

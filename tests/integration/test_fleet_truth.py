@@ -519,7 +519,7 @@ def test_archive_that_is_corrupted_in_the_store(truth: Truth) -> None:
     body = client.get_object(Bucket=truth.playground.bucket, Key=key)["Body"].read()
     client.put_object(Bucket=truth.playground.bucket, Key=key, Body=body[:-100] + bytes(100))
     client.close()
-    result = truth.failing_deploy("--release", release)
+    result = truth.failing_deploy("--release", release, "--force", "to see what happens")
     assert set(result.verdicts().values()) <= {"failed", "aborted", "silent"}
     assert "failed" in result.verdicts().values()
     assert "hecksum" in result.out

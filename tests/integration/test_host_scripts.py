@@ -9,11 +9,13 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from deploytool.manifest import HostCommand, Phase, RoleManifest, check_manifest, manifest_url, render
 from deploytool.playground.parts import Parts, find_or_install
@@ -53,7 +57,7 @@ class Run:
 
     log: str
     exit_status: int
-    reports: dict[str, dict[str, str]]
+    reports: dict[str, dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -65,6 +69,7 @@ class Host:
     deploy_to: Path
     environment: dict[str, str]
     changes: dict[str, Any] = field(default_factory=dict)
+    templates: Path | None = None
     started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     tree: dict[str, str] = field(default_factory=lambda: {"app.py": "print('hello')\n", "config/app.yml": "a: 1\n"})
 
@@ -87,7 +92,7 @@ class Host:
     def mark(self, name: str) -> Path:
         return Path(self.environment["FAKE_CONSUL"]) / name
 
-    def reports(self, deployment: str) -> dict[str, dict[str, str]]:
+    def reports(self, deployment: str) -> dict[str, dict[str, Any]]:
         start = f"{PREFIX}/deployments/{deployment}/web/hosts/app1/".replace("/", "%")
         kv = Path(self.environment["FAKE_CONSUL"])
         return {p.name.removeprefix(start): json.loads(p.read_text()) for p in kv.iterdir() if p.name.startswith(start)}
@@ -143,8 +148,9 @@ class Host:
         return self.home / f"{number}.log"
 
     def start(self, deployment: str, release: str) -> "subprocess.Popen[bytes]":
-        text = render(self.manifest(deployment, release), None)
-        check_manifest(text)
+        manifest = self.manifest(deployment, release)
+        text = render(manifest, self.templates)
+        check_manifest(text, kept=manifest.kept)
         path = self.home / f"{deployment}.yml"
         path.write_text(text)
         event = self.home / f"{deployment}.event"
@@ -182,6 +188,15 @@ class Host:
     def current(self) -> str | None:
         link = self.deploy_to / "current"
         return os.readlink(link) if link.is_symlink() else None
+
+    @property
+    def releases(self) -> list[str]:
+        return sorted(path.name for path in (self.deploy_to / "releases").iterdir())
+
+    @property
+    def told(self) -> list[str]:
+        """The releases that the host says it has."""
+        return sorted(json.loads(self.key("serving/web/app1").read_text())["releases"])
 
     @property
     def last(self) -> str:
@@ -304,19 +319,6 @@ def test_release_that_is_there_already_is_used_again(host: Host) -> None:
     assert host.current == f"releases/{OLD}"
 
 
-def test_old_releases_go_and_failed_ones_go_first(host: Host) -> None:
-    releases = [f"2026112{n}T000000Z-{n}000000" for n in range(6)]
-    ids = [f"2026112{n}T000100Zaaaa" for n in range(6)]
-    for n in range(3):
-        host.deploy(DeploymentId(ids[n]), releases[n])
-    host.changes = {"hooks": hooks(post="false")}
-    host.deploy(ids[3], releases[3])
-    host.changes = {}
-    host.deploy(ids[4], releases[4])
-    left = sorted(path.name for path in (host.deploy_to / "releases").iterdir())
-    assert left == [releases[2], releases[4]]
-
-
 def test_foreign_directories_in_releases_stay(host: Host) -> None:
     (host.deploy_to / "releases/20200101000000").mkdir(parents=True)
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
@@ -401,6 +403,370 @@ def test_hooks_arrive_at_the_shell_exactly(host: Host) -> None:
     assert "verified" in run.reports, run.log
     texts = (host.home / "texts").read_bytes().decode().split("\0")
     assert [text for text in texts if text in NASTY_HOOKS] == NASTY_HOOKS
+
+
+# a release that was kept
+
+
+def kept_host(host: Host) -> Host:
+    """It serves NEW, has OLD from before, and could download nothing."""
+    host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid", "stable_seconds": 0}
+    host.deploy(FIRST, OLD)
+    host.deploy(SECOND, NEW)
+    host.changes |= {"src": "", "stable_seconds": 1}
+    return host
+
+
+def test_kept_release_is_switched_to_without_its_archive(host: Host) -> None:
+    kept_host(host)
+    shutil.rmtree(host.home / "store")
+    host.manifest(THIRD, OLD)
+    shutil.rmtree(host.home / "store")
+    release = replace(host.manifest(THIRD, OLD).release, unpacked_bytes=1 << 50)
+    run = finish_kept(host, release)
+    assert set(run.reports) == {"fetched", "activated", "verified"}, run.log
+    assert host.current == f"releases/{OLD}"
+    assert os.readlink(f"/proc/{host.app}/cwd") == str(host.deploy_to / "releases" / OLD)
+    assert host.told == [OLD, NEW]
+    assert "replay" in host.run(THIRD, OLD).log
+
+
+def finish_kept(host: Host, release: Release) -> Run:
+    """A kept deployment, held at the barrier until `go`."""
+    host.changes["release"] = release
+    host.want(THIRD)
+    host.go(THIRD, "wait 0")
+    process = host.start(THIRD, OLD)
+    until(lambda: "fetched" in host.reports(THIRD))
+    assert host.current == f"releases/{NEW}"
+    host.go(THIRD, "go all")
+    return host.finish(process, THIRD)
+
+
+def test_own_template_with_an_empty_src_does_for_a_kept_release(host: Host) -> None:
+    kept_host(host)
+    host.templates = host.home / "templates"
+    host.templates.mkdir()
+    phases = "".join(f"  {name}:\n    - {{{{ host_script('{name}') | yaml(6) }}}}\n" for name in hooks())
+    (host.templates / "manifest.yml.j2").write_text(
+        "src: {{ src | yaml(2) }}\nchecksum: {{ checksum | yaml(2) }}\ndest: {{ dest | yaml(2) }}\n"
+        f"sync_strategy: rsync\nexcludes: ['*.log']\ncommands:\n{phases}"
+    )
+    assert "verified" in host.deploy(THIRD, OLD).reports
+    assert host.current == f"releases/{OLD}"
+
+
+def test_host_that_lost_the_release_says_so_and_takes_the_download_of_the_same_deployment(host: Host) -> None:
+    app = kept_host(host).app
+    shutil.rmtree(host.deploy_to / "releases" / OLD)
+    run = host.deploy(THIRD, OLD)
+    assert set(run.reports) == {"failed"}
+    assert run.reports["failed"]["incomplete"] is True
+    assert "has kept no" in run.reports["failed"]["reason"]
+    assert (host.current, host.app) == (f"releases/{NEW}", app)
+    del host.changes["src"]
+    assert "verified" in host.run(THIRD, OLD).reports
+    assert host.current == f"releases/{OLD}"
+
+
+def test_kept_release_that_vanishes_at_the_barrier_changes_nothing(host: Host) -> None:
+    app = kept_host(host).app
+    host.want(THIRD)
+    host.go(THIRD, "wait 0")
+    process = host.start(THIRD, OLD)
+    until(lambda: "fetched" in host.reports(THIRD))
+    shutil.rmtree(host.deploy_to / "releases" / OLD)
+    host.go(THIRD, "go all")
+    run = host.finish(process, THIRD)
+    assert run.reports["failed"]["incomplete"] is True
+    assert (host.current, host.app) == (f"releases/{NEW}", app)
+    assert not host.has_switch_record()
+
+
+def test_kept_release_that_fails_now_is_undone_and_stays(host: Host) -> None:
+    kept_host(host)
+    host.changes["hooks"] = hooks(post="exit 3")
+    run = host.deploy(THIRD, OLD)
+    assert f"put back to {NEW}, which is proven to serve again" in run.reports["failed"]["reason"]
+    assert "incomplete" not in run.reports["failed"]
+    assert host.releases == host.told == [OLD, NEW]
+
+
+def test_other_failures_are_not_called_incomplete(host: Host) -> None:
+    host.changes = {"linked_files": (".env",)}
+    assert "incomplete" not in host.deploy(FIRST, OLD).reports["failed"]
+
+
+# what stays
+
+
+RELEASES = [f"2026112{n}T000000Z-{n}000000" for n in range(7)]
+IDS = [f"2026112{n}T000100Zaaaa" for n in range(7)]
+
+
+def test_failed_releases_go_at_once_and_push_out_no_good_one(host: Host) -> None:
+    host.changes = {"stable_seconds": 0}
+    for n in range(3):
+        host.deploy(IDS[n], RELEASES[n])
+    host.changes |= {"hooks": hooks(post="false")}
+    for n in range(3, 6):
+        host.deploy(IDS[n], RELEASES[n])
+        assert host.releases == host.told == [RELEASES[1], RELEASES[2]]
+    host.changes["hooks"] = hooks()
+    host.deploy(IDS[6], RELEASES[6])
+    assert host.releases == host.told == [RELEASES[2], RELEASES[6]]
+
+
+def test_release_that_a_rollback_would_go_to_stays_whatever_its_age(host: Host) -> None:
+    host.changes = {"stable_seconds": 0, "rollback_release": ReleaseId(RELEASES[0])}
+    for n in range(4):
+        host.deploy(IDS[n], RELEASES[n])
+    assert host.releases == host.told == [RELEASES[0], RELEASES[3]]
+
+
+def test_keep_releases_of_one_still_leaves_something_to_go_back_to(host: Host) -> None:
+    host.changes = {"stable_seconds": 0, "keep_releases": 1}
+    for n in range(3):
+        host.deploy(IDS[n], RELEASES[n])
+    assert host.releases == host.told == [RELEASES[1], RELEASES[2]]
+    # Back and forth, without a word of the operator's: the one before is the newer one.
+    host.deploy(IDS[3], RELEASES[1])
+    assert host.releases == host.told == [RELEASES[1], RELEASES[2]]
+
+
+def test_failed_first_deployment_leaves_no_release(host: Host) -> None:
+    host.changes = {"hooks": hooks(post="false")}
+    host.deploy(FIRST, OLD)
+    assert host.current is None
+    assert host.releases == host.told == []
+
+
+def test_failed_deployment_of_the_serving_release_leaves_it_there(host: Host) -> None:
+    host.changes = {"stable_seconds": 0}
+    host.deploy(FIRST, OLD)
+    (host.deploy_to / ".deploytool/verified").unlink()
+    host.changes |= {"hooks": hooks(post="false")}
+    host.deploy(SECOND, OLD)
+    assert host.current == f"releases/{OLD}"
+    assert host.releases == [OLD]
+
+
+def test_release_that_comes_back_has_to_prove_itself_again(host: Host) -> None:
+    host.changes = {"stable_seconds": 0}
+    for n in range(3):
+        host.deploy(IDS[n], RELEASES[n])
+    assert RELEASES[0] not in (host.deploy_to / ".deploytool/verified").read_text().splitlines()
+    host.changes |= {"hooks": hooks(post="false")}
+    host.deploy(IDS[3], RELEASES[0])
+    assert host.releases == host.told == [RELEASES[1], RELEASES[2]]
+
+
+def test_failure_sweeps_what_others_left_and_corrects_the_hosts_word(host: Host) -> None:
+    host.changes = {"stable_seconds": 0}
+    host.deploy(FIRST, OLD)
+    for name in (NEW, f".discarded-{NEW}", f".incoming-{RELEASES[0]}", "20200101000000", ".incoming-mine"):
+        (host.deploy_to / "releases" / name).mkdir()
+        (host.deploy_to / "releases" / name / "file").touch()
+    (host.deploy_to / "incoming/20261123T000000Zcut0").mkdir()
+    word = host.key("serving/web/app1")
+    before = word.read_text()
+    word.write_text(before.replace(f'["{OLD}"]', f'["{NEW}", "{OLD}"]'))
+    host.changes |= {"hooks": hooks(pre="false")}
+    assert "failed" in host.deploy(SECOND, RELEASES[1]).reports
+    assert host.releases == [".incoming-mine", "20200101000000", OLD]
+    assert list((host.deploy_to / "incoming").iterdir()) == []
+    assert word.read_text().strip() == before.strip()
+
+
+def test_unfinished_switch_keeps_both_its_ends(tmp_path: Path) -> None:
+    retention = Retention(tmp_path)
+    retention.step(
+        *("mkdir $releases/A $releases/B $releases/C", "ln -s releases/C $deploy_to/current"),
+        f"echo '{FIRST} B A' >$room/switch",
+    )
+    assert retention.left("remove_unproven") == {"A", "B", "C"}
+    retention.step("rm $room/switch")
+    assert retention.left("remove_unproven") == {"C"}
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "rm -f $room/lock; ln -s $$:another $room/lock",
+        "rm -f $room/lock",
+        "rm $deploy_to/current; mkdir $deploy_to/current",
+        "rm $room/verified; mkdir $room/verified",
+    ],
+    ids=["another's lock", "no lock", "current is no link", "verified can't be read"],
+)
+def test_nothing_goes_where_it_is_not_known_what_is_needed(tmp_path: Path, trouble: str) -> None:
+    retention = Retention(tmp_path)
+    retention.step(
+        *("mkdir $releases/A $releases/B $releases/C $releases/.discarded-D", "ln -s releases/C $deploy_to/current"),
+        *("echo C >$room/verified", trouble),
+    )
+    assert {"A", "B", "C"} <= retention.left("remove_unproven")
+    assert {"A", "B", "C"} <= retention.left("retain_verified -")
+
+
+def test_release_with_directories_that_nobody_may_write_to_goes(tmp_path: Path) -> None:
+    retention = Retention(tmp_path)
+    retention.step(
+        *("mkdir -p $releases/A/sub $releases/B", "ln -s releases/B $deploy_to/current", "touch $releases/A/sub/x"),
+        *("chmod 500 $releases/A/sub", "chown -R 65534 $deploy_to"),
+    )
+    assert retention.left("remove_unproven; sweep", user=65534) == {"B"}
+
+
+class Retention:
+    """The retention scripts on a directory of their own; releases are named by one letter here."""
+
+    PARTS = ("limits", "log", "process", "keys", "directory", "room", "report", "switch", "retention")
+
+    def __init__(self, home: Path) -> None:
+        self.home = home / "www"
+        for name in ("releases", "incoming", ".deploytool/log"):
+            (self.home / name).mkdir(parents=True)
+        (self.home / "releases/20200101000000").mkdir()
+        for directory in (home, *home.parents):
+            if directory.stat().st_mode & 0o5 != 0o5 and directory != Path("/"):
+                directory.chmod(0o755)
+        values = {
+            "deploy_to": self.home,
+            "current_path": self.home / "current",
+            "bus_directory": home / "kv",
+            "releases": self.home / "releases",
+            "deployment": THIRD,
+            "rollback_release": "",
+            "release": "",
+        }
+        scripts = Path(__file__).parents[2] / "templates/host"
+        self.script = "".join(
+            [
+                *(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items()),
+                "keep_releases=2\n",
+                *(f". {shlex.quote(str(scripts / part))}.sh\n" for part in self.PARTS),
+            ]
+        )
+        self.step("take_lock 0")
+
+    @staticmethod
+    def id_of(letter: str) -> str:
+        return f"202611{ord(letter) - 55:02}T000000Z-000000{letter.lower() if letter in 'ABCDEF' else 0}"
+
+    def run(self, text: str, user: int | None = None) -> str:
+        text = re.sub(r"\b[A-N]\b", lambda found: self.id_of(found[0]), text)
+        done = subprocess.run(["sh", "-c", self.script + text], capture_output=True, text=True, timeout=60, user=user)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        return done.stdout
+
+    def step(self, *lines: str) -> None:
+        self.run("\n".join(lines))
+
+    def left(self, call: str, *, user: int | None = None) -> set[str]:
+        """Which releases are there after `call`; fails if another's directory has gone."""
+        out = self.run(f"{call}\nls --almost-all $releases", user)
+        return self.letters(out.splitlines())
+
+    def letters(self, names: list[str]) -> set[str]:
+        assert "20200101000000" in names
+        letters = {self.id_of(letter): letter for letter in "ABCDEFGHIJKLMN"}
+        return {letters[name] for name in names if name in letters}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One deployment of a history."""
+
+    release: str
+    #: verified, failed and undone, or cut off after the switch
+    outcome: str
+    #: whether the operator names the release that a rollback would go to, and which: any that ever was verified
+    target: int | None
+    keep: int
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        release=st.sampled_from("ABCDEFGH"),
+        outcome=st.sampled_from(["verified", "verified", "failed", "cut off"]),
+        target=st.none() | st.integers(0, 7),
+        keep=st.integers(1, 4),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(steps=STEPS)
+@example(steps=[Step("A", "failed", None, 1)])
+@example(steps=[Step(letter, "verified", 0, 1) for letter in "ABCAB"])
+@example(steps=[*(Step(letter, "verified", None, 2) for letter in "ABC"), *(Step(x, "failed", 0, 2) for x in "DEFA")])
+@settings(max_examples=50, deadline=None)
+def test_retention_after_any_history(steps: list[Step]) -> None:
+    """Never `current` or the rollback's target goes; what else stays has proven itself, and is not too much."""
+    with tempfile.TemporaryDirectory() as home:
+        retention = Retention(Path(home))
+        plan: list[tuple[Step, str, str | None, str, bool]] = []
+        lines: list[str] = []
+        ever: list[str] = []
+        current, before_cut, cut = "-", "", ""
+        for step in steps:
+            target = ever[step.target % len(ever)] if step.target is not None and ever else None
+            # As post.sh does: after a cut-off switch the release before it is the one to go back to.
+            previous = before_cut if cut else current
+            lines += [
+                f"keep_releases={step.keep} release={step.release} rollback_release={target or ''}",
+                f"mkdir -p $releases/{step.release}; echo before; ls --almost-all $releases",
+                f"echo '{THIRD} {step.release} {previous_of(previous)}' >$room/switch",
+                f"point_current releases/{step.release}",
+            ]
+            if step.outcome == "verified":
+                lines += [
+                    f"grep -qxF {step.release} $room/verified 2>/dev/null || echo {step.release} >>$room/verified",
+                    f"rm $room/switch; retain_verified {previous_of(previous)}",
+                ]
+                if step.release not in ever:
+                    ever.append(step.release)
+                current, cut = step.release, ""
+            elif step.outcome == "failed":
+                undo = "rm -f $current_path" if previous == "-" else f"point_current releases/{previous}"
+                lines += [undo, "rm $room/switch", "remove_unproven"]
+                current, cut = previous, ""
+            else:
+                before_cut, cut = previous, step.release
+                lines += ["remove_unproven"]
+                current = step.release
+            lines += [
+                "echo after; ls --almost-all $releases; echo proven; cat $room/verified 2>/dev/null; sweep; echo swept"
+            ]
+            lines += ["ls --almost-all $releases; echo end"]
+            plan.append((step, current, target, previous, bool(cut)))
+        told = retention.run("\n".join(lines)).split("end\n")
+        for (step, current, target, previous, is_cut), text in zip(plan, told, strict=False):
+            before_text, _, rest = text.removeprefix("before\n").partition("after\n")
+            after_text, _, rest = rest.partition("proven\n")
+            proven_text, _, swept_text = rest.partition("swept\n")
+            before, after = retention.letters(before_text.split()), retention.letters(after_text.split())
+            proven = {letter for letter in "ABCDEFGH" if retention.id_of(letter) in proven_text.split()}
+            needed = {current, target} | ({previous} if is_cut else set())
+            if step.outcome == "verified" and target is None:
+                needed |= {previous}
+            needed &= before
+            assert needed <= after
+            assert after <= proven | needed
+            assert not [name for name in swept_text.split() if name.startswith(".")]
+            if step.outcome == "verified":
+                assert len(after) == max(len(needed), min(step.keep, len((proven | needed) & before)))
+                gone = (proven & before) - after
+                assert not gone or min(after - needed, default="Z") > max(gone)
+            else:
+                assert after == before & (proven | needed)
+
+
+def previous_of(letter: str) -> str:
+    return "-" if letter == "-" else f"releases/{letter}"
 
 
 # the guard
@@ -939,7 +1305,7 @@ def client(request: pytest.FixtureRequest, host: Host) -> str:
 PLAIN_PROGRAMS = (
     *("sh", "cat", "tr", "cut", "date", "tail", "head", "timeout", "mkdir", "rm", "mv", "ln", "readlink", "sleep"),
     *("sync", "expr", "df", "stat", "id", "sort", "ls", "base64", "dirname", "basename", "wc", "touch", "od", "uname"),
-    *("printf", "mktemp", "sed", "grep", "tar", "gzip"),
+    *("printf", "mktemp", "chmod", "sed", "grep", "tar", "gzip"),
 )
 
 

@@ -178,6 +178,8 @@ def test_pretend_hosts_must_be_named(local: Local) -> None:
 
 def test_quote_in_the_projects_path_has_a_sentence(tmp_path: Path) -> None:
     odd = Local(tmp_path / "it's")
+    odd.settings["wait"]["fetch_seconds"] = 2
+    odd.write()
     result = odd.fab("local", "deploy", "--json")
     assert result.code != 0
     assert json.loads(result.out)["error"]["message"]

@@ -120,7 +120,7 @@ def test_built_release_is_deployed_as_it_is(project: Project) -> None:
     project.repository.commit({"VERSION": "promote"})
     built = project.fab("playground", "build", "--json").json
     project.repository.commit({"VERSION": "later"})
-    document = project.deploy("--release", built["release"]).json
+    document = project.deploy("--release", built["release"], "--force", "straight from the build").json
     assert (document["release"], document["reused"]) == (built["release"], True)
     assert project.file("app1", "current/VERSION").read_text() == "promote"
 

@@ -4,10 +4,12 @@ import base64
 import fcntl
 import http.server
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,25 @@ from typing import Any
 
 import pytest
 
+from deploytool.errors import StepError
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
-from deploytool.stages import Code, Fetched, Place, Step, checkout, dependencies, explain, fetch, fetched, migrate
+from deploytool.stages import (
+    Code,
+    Comparison,
+    Fetched,
+    Place,
+    Step,
+    checkout,
+    compare,
+    compared,
+    dependencies,
+    explain,
+    fetch,
+    fetched,
+    migrate,
+    survey,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -726,3 +744,292 @@ def test_a_virtual_environment_is_the_same_wherever_it_is_built(tmp_path: Path, 
         trees.append(str(server.tree / "venv"))
     compared = subprocess.run(["diff", "-r", "--no-dereference", *trees], capture_output=True, text=True)
     assert compared.stdout == ""
+
+
+# Looking ahead: what lies between two revisions, and what fetch would find
+
+
+def compare_in(server: Server, old: str, new: str, mirror: Path | None = None) -> Comparison:
+    outcome = run(compare(server.settings, server.place, old, new, mirror=str(mirror) if mirror else None))
+    assert outcome.exit_code == 0, outcome.output
+    return compared(outcome.results)
+
+
+def look_ahead(server: Server, reference: str = "main", live: str | None = None, **environ: str) -> Outcome:
+    return run(survey(server.settings, server.place, reference, live), **environ)
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Every path with its size, mode, time of change and content."""
+    return {
+        str(path.relative_to(directory)): (
+            found.st_size,
+            found.st_mode,
+            found.st_mtime_ns,
+            path.read_bytes() if path.is_file() and not path.is_symlink() else b"",
+        )
+        for path in sorted(directory.rglob("*"))
+        for found in (path.lstat(),)
+    }
+
+
+def test_commits_between_two_revisions_are_told_newest_first(repository: Repository, server: Server) -> None:
+    old = repository.commit({"app.txt": "old\n"})
+    first = repository.commit({"app.txt": "1\n"}, "Sell\tmore")
+    second = repository.commit({"app.txt": "2\n"}, "Sell \x1b[2Jeverything")
+    server.found()
+    forward = compare_in(server, old, second)
+    assert forward.known
+    assert [commit.revision for commit in forward.brings] == [second, first]
+    assert [commit.subject for commit in forward.brings] == [
+        "Sell \N{REPLACEMENT CHARACTER}[2Jeverything",
+        "Sell    more",
+    ]
+    assert (forward.brings_count, forward.takes_away, forward.takes_away_count) == (2, (), 0)
+    back = compare_in(server, second, old)
+    assert (back.takes_away, back.takes_away_count, back.brings) == (forward.brings, 2, ())
+    assert compare_in(server, old, old) == Comparison(known=True)
+
+
+def test_another_branch_brings_commits_and_takes_others_away(repository: Repository, server: Server) -> None:
+    repository.git("checkout", "--quiet", "-b", "other")
+    there = repository.commit({"there.txt": "1\n"}, "there")
+    repository.git("checkout", "--quiet", "main")
+    here = repository.commit({"here.txt": "1\n"}, "here")
+    server.found()
+    found = compare_in(server, there, here)
+    assert [commit.subject for commit in found.brings] == ["here"]
+    assert [commit.subject for commit in found.takes_away] == ["there"]
+
+
+def test_of_many_commits_the_newest_fifty_are_named_and_all_are_counted(repository: Repository, server: Server) -> None:
+    old = repository.git("rev-parse", "HEAD")
+    for number in range(53):
+        new = repository.commit({}, f"commit {number}")
+    server.found()
+    found = compare_in(server, old, new)
+    assert (found.brings_count, len(found.brings)) == (53, 50)
+    assert (found.brings[0].subject, found.brings[-1].subject) == ("commit 52", "commit 3")
+
+
+@pytest.mark.parametrize("unknown", ["1234567890" * 4, "main", "HEAD", "--all", ""])
+def test_a_revision_that_the_mirror_lacks_can_not_be_compared(
+    repository: Repository, server: Server, unknown: str
+) -> None:
+    revision = server.found().revision
+    assert not compare_in(server, unknown, revision).known
+    assert not compare_in(server, revision, unknown).known
+
+
+def test_without_a_mirror_nothing_can_be_told(server: Server, repository: Repository) -> None:
+    revision = repository.git("rev-parse", "HEAD")
+    assert compare_in(server, revision, revision) == Comparison(known=False)
+    assert not server.root.exists()
+    # Another git directory does as well.
+    assert compare_in(server, revision, revision, repository.path / ".git").known
+
+
+def test_migrations_are_told_by_the_recipe(tmp_path: Path, repository: Repository) -> None:
+    old = repository.commit({"shop/migrations/__init__.py": "", "shop/migrations/0001_first.py": ""})
+    (repository.path / "shop/migrations/0001_first.py").unlink()
+    new = repository.commit(
+        {
+            "shop/migrations/0002 naïve.py": "",
+            "deep/er/migrations/0001_x.py": "",
+            "deep/er/migrations/__init__.py": "",
+            "shop/migrations/notes.txt": "",
+            "shop/models.py": "",
+        }
+    )
+    server = Server(tmp_path / "build", str(repository.path), recipe="django")
+    server.build["recipe"] = "django"
+    git_directory = repository.path / ".git"
+    found = compare_in(server, old, new, git_directory)
+    assert found.migrations_told
+    assert found.migrations_added == ("deep/er/migrations/0001_x.py", "shop/migrations/0002 naïve.py")
+    assert found.migrations_taken_away == ("shop/migrations/0001_first.py",)
+    assert compare_in(server, new, new, git_directory).migrations_told
+    server.build["recipe"] = "none"
+    untold = compare_in(server, old, new, git_directory)
+    assert (untold.known, untold.migrations_told, untold.migrations_added) == (True, False, ())
+
+
+def test_migrations_of_rails_in_a_subdirectory_with_odd_characters(tmp_path: Path, repository: Repository) -> None:
+    server = Server(tmp_path / "build", str(repository.path), subdirectory=f"apps/[a-z]*{ODD}", recipe="rails")
+    before = repository.commit({"apps/b/db/migrate/1_elsewhere.rb": ""})
+    new = repository.commit(
+        {
+            f"apps/[a-z]*{ODD}/db/migrate/2_here.rb": "",
+            f"apps/[a-z]*{ODD}/db/animals_migrate/3_there.rb": "",
+            f"apps/[a-z]*{ODD}/db/schema.rb": "",
+            "apps/b/db/migrate/4_elsewhere.rb": "",
+        }
+    )
+    found = compare_in(server, before, new, repository.path / ".git")
+    # The directory was not there before: all of it is new.
+    assert found.migrations_told
+    assert found.migrations_added == ("db/animals_migrate/3_there.rb", "db/migrate/2_here.rb")
+
+
+def test_a_subdirectory_that_is_a_link_leaves_migrations_untold(tmp_path: Path, repository: Repository) -> None:
+    server = Server(tmp_path / "build", str(repository.path), subdirectory="link", recipe="rails")
+    old = repository.git("rev-parse", "HEAD")
+    (repository.path / "link").symlink_to("apps")
+    new = repository.commit({"apps/db/migrate/1_a.rb": ""})
+    found = compare_in(server, old, new, repository.path / ".git")
+    assert (found.known, found.migrations_told, found.brings_count) == (True, False, 1)
+
+
+def test_a_comparison_that_says_nothing_is_an_error() -> None:
+    for results in ([], ["known\tperhaps"], ["known\tyes", "brings_count\t1"]):
+        with pytest.raises(StepError, match="did not say its"):
+            compared(results)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    made = tmp_path / f"tmp {ODD}"
+    made.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["no mirror", "a mirror that is behind"])
+def test_a_survey_finds_what_fetch_would_and_leaves_no_trace(
+    repository: Repository, server: Server, temporary: Path, prepared: bool
+) -> None:
+    old = repository.git("rev-parse", "HEAD")
+    server.build["linked_files"] = ("key",)
+    shared = Path(server.place.shared)
+    shared.mkdir(parents=True)
+    (shared / "key").write_text("secret")
+    repository.commit({"app.txt": "between\n"})
+    if prepared:
+        server.files()
+    # Content that the mirror has from long ago is sent again: git must not mark it there.
+    repository.commit({"app.txt": "one\n", "more.txt": "more\n"})
+    new = repository.commit({"app.txt": "two\n"}, "two")
+    repository.git("tag", "-a", "-m", "first", "v1", old)
+    before = snapshot(server.root), snapshot(repository.path)
+    surveys = [
+        look_ahead(server, reference, old, TMPDIR=str(temporary)) for reference in ("main", "v1", new[:8].upper())
+    ]
+    assert (snapshot(server.root), snapshot(repository.path)) == before
+    assert list(temporary.iterdir()) == []
+    for outcome, reference in zip(surveys, ("main", "v1", new[:8].upper()), strict=True):
+        assert outcome.exit_code == 0, outcome.output
+        assert fetched(outcome.results) == server.found(reference)
+    assert compared(surveys[0].results).brings_count == 3
+    assert compared(surveys[1].results).brings_count == 0
+
+
+def test_a_survey_borrows_what_the_mirror_has(repository: Repository, server: Server, temporary: Path) -> None:
+    lost = repository.commit({"app.txt": "lost\n"})
+    server.found("main")
+    repository.git("reset", "--hard", "--quiet", "HEAD~1")
+    # Only the mirror has it still.
+    repository.git("reflog", "expire", "--expire=now", "--all")
+    repository.git("gc", "--quiet", "--prune=now")
+    outcome = look_ahead(server, lost[:9], TMPDIR=str(temporary))
+    assert fetched(outcome.results) == server.found(lost[:9])
+
+
+def test_a_survey_takes_nothing_from_the_mirror_of_another_repository(
+    tmp_path: Path, repository: Repository, server: Server
+) -> None:
+    lost = repository.git("rev-parse", "HEAD")
+    server.found()
+    other = Repository(tmp_path / "git" / "other")
+    other.commit({"other.txt": "1\n"})
+    server.values["repository"] = str(other.path)
+    assert look_ahead(server, lost).exit_code == Code.UNKNOWN_REVISION
+
+
+def test_a_survey_does_without_a_damaged_mirror_and_leaves_it_as_it_is(
+    repository: Repository, server: Server, temporary: Path
+) -> None:
+    server.found()
+    repository.commit({"app.txt": "two\n"})
+    for path in (Path(server.place.mirror) / "objects").rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+            path.write_bytes(b"rubbish")
+    before = snapshot(server.root)
+    outcome = look_ahead(server, TMPDIR=str(temporary))
+    assert outcome.exit_code == 0, outcome.output
+    assert fetched(outcome.results).revision == repository.git("rev-parse", "HEAD")
+    assert snapshot(server.root) == before
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("reference", ["nowhere", "main~1", "HEAD", "0" * 40, "-", ODD])
+def test_a_survey_refuses_what_fetch_refuses_in_the_same_words(server: Server, temporary: Path, reference: str) -> None:
+    looked = look_ahead(server, reference, TMPDIR=str(temporary))
+    assert list(temporary.iterdir()) == []
+    assert not server.root.exists()
+    outcome = server.fetch(reference)
+    assert (looked.exit_code, looked.message) == (outcome.exit_code, outcome.message)
+
+
+def test_a_survey_of_an_unreachable_repository_says_so(tmp_path: Path, server: Server, temporary: Path) -> None:
+    server.values["repository"] = str(tmp_path / "gone")
+    looked = look_ahead(server, TMPDIR=str(temporary))
+    assert looked.exit_code == Code.REPOSITORY_UNREACHABLE
+    assert looked.message == f"the build server could not fetch from the repository {tmp_path}/gone"
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_survey_names_linked_files_and_tools_that_are_missing(server: Server) -> None:
+    server.build["linked_files"] = ("key",)
+    assert look_ahead(server).message == server.fetch().message
+    assert f"asks for it: {server.place.shared}/key" in look_ahead(server).message
+    server.build |= {"linked_files": (), "recipe": "django", "env": {**server.build["env"], "PYTHON": "no-such-python"}}
+    assert look_ahead(server).exit_code == Code.TOOL_MISSING
+
+
+def test_a_survey_without_room_for_its_copy_says_where(tmp_path: Path, server: Server) -> None:
+    looked = look_ahead(server, TMPDIR=str(tmp_path / "nowhere"))
+    assert looked.exit_code == Code.MIRROR_UNUSABLE
+    assert f"{tmp_path}/nowhere/deploytool-plan." in looked.message
+
+
+def test_credentials_of_a_survey_are_seen_nowhere(
+    tmp_path: Path, server: Server, guarded: str, watched: Callable[[], str]
+) -> None:
+    server.values["repository"] = f"http://us%20er:p%40ss%27w@{guarded}/shop"
+    server.build["path"] = (str(tmp_path / "watched"),)
+    looked = look_ahead(server)
+    assert looked.exit_code == 0, looked.output
+    for seen in (looked.output, *looked.results, watched()):
+        assert "ss'w" not in seen
+        assert "ss%27w" not in seen
+
+
+def test_a_survey_that_is_ended_leaves_nothing_behind(tmp_path: Path, server: Server, temporary: Path) -> None:
+    """In the midst of the fetch: a git that hangs once it has begun."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = subprocess.run(["sh", "-c", "command -v git"], capture_output=True, text=True, check=True).stdout.strip()
+    hang = f'case " $* " in *" fetch "*) touch "{tmp_path}/begun"; sleep 60 ;; esac'
+    (programs / "git").write_text(f'#!/bin/sh\n{hang}\nexec {real} "$@"\n')
+    (programs / "git").chmod(0o755)
+    server.build["path"] = (str(programs),)
+    step = survey(server.settings, server.place, "main")
+    (tmp_path / "script").write_text(step.script)
+    # As the worker starts and ends it: a group of its own, and the signal to all of it.
+    process = subprocess.Popen(
+        ["bash", "-c", 'exec 3>/dev/null; exec bash -euo pipefail "$1"', "bash", str(tmp_path / "script")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    assert list(temporary.iterdir()) != []
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=30) != 0
+    assert list(temporary.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from deploytool.build_server import start_worker
 from deploytool.errors import Interrupted, StepError, StoreError
 from deploytool.playground import Playground
+from deploytool.worker.store import DirectoryStore
 from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
@@ -161,6 +163,66 @@ def test_reader_may_read_and_not_write(start: Start, playground: Playground) -> 
     assert reader.ask("store_get", key="x")["content"] == "one"
     with pytest.raises(StoreError, match="was refused"):
         reader.ask("store_put", entries=[["y", "two"]])
+
+
+def test_many_objects_are_read_at_once(start: Start) -> None:
+    worker = start()
+    entries = [[f"many/{number}", f"content {number}"] for number in range(30)]
+    worker.ask("store_put", entries=entries)
+    contents = worker.ask("store_read", keys=[*(key for key, _ in entries), "many/none"])["contents"]
+    assert contents == {**dict(entries), "many/none": None}
+
+
+def test_deleting_goes_in_order_and_what_is_gone_is_no_error(start: Start) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["x/1", "a"], ["x/2", "b"], ["x/3", "c"]])
+    assert worker.ask("store_delete", keys=["x/2", "x/none", "x/2", "x/1"]) == {"deleted": 4}
+    assert worker.ask("store_list", prefix="x/")["keys"] == ["x/3"]
+    # A name is free again once it is deleted.
+    assert worker.ask("store_put", entries=[["x/1", "new"]])["existed"] == []
+
+
+def test_reader_may_not_delete_and_learns_which_right_is_missing(start: Start, playground: Playground) -> None:
+    start().ask("store_put", entries=[["x/1", "a"], ["x/2", "b"]])
+    reader = start(playground.reader_keys)
+    with pytest.raises(StoreError, match=r"deleting x/1 in .* was refused") as raised:
+        reader.ask("store_delete", keys=["x/1", "x/2"])
+    assert "s3:DeleteObject" in str(raised.value)
+    assert reader.ask("store_list", prefix="x/")["keys"] == ["x/1", "x/2"]
+
+
+def test_unreachable_store_is_not_asked_for_every_key(start: Start) -> None:
+    begin = time.monotonic()
+    with pytest.raises(StoreError, match="can't be reached from the build server"):
+        start(endpoint_url="http://127.0.0.1:9").ask("store_read", keys=[f"x/{number}" for number in range(200)])
+    assert time.monotonic() - begin < 20
+
+
+def test_writing_into_a_directory_that_retention_empties_loses_nothing(tmp_path: Path) -> None:
+    store = DirectoryStore(f"file://{tmp_path}/store")
+    troubles: list[Exception] = []
+    ended = threading.Event()
+
+    def sweep() -> None:
+        while not ended.is_set():
+            try:
+                store.delete("a/b/old")
+            except Exception as error:
+                troubles.append(error)
+
+    sweeping = [threading.Thread(target=sweep) for _ in range(2)]
+    for thread in sweeping:
+        thread.start()
+    try:
+        for number in range(200):
+            assert store.put_new(f"a/b/{number}", b"x")
+            assert store.get(f"a/b/{number}") == b"x"
+            store.delete(f"a/b/{number}")
+    finally:
+        ended.set()
+        for thread in sweeping:
+            thread.join()
+    assert troubles == []
 
 
 def test_wrong_secret_key_is_refused_without_being_shown(start: Start, playground: Playground) -> None:

@@ -1,5 +1,6 @@
 """The worker for real: as a process of its own, with bash, tar, gzip and a directory as the store."""
 
+import fcntl
 import gzip
 import io
 import json
@@ -20,7 +21,11 @@ import pytest
 
 from deploytool import worker_client
 from deploytool.build_server import start_worker
-from deploytool.errors import ConnectionFailed, Interrupted, LockedError, StepError, StoreError
+from deploytool.errors import ConnectionFailed, DeployError, Interrupted, LockedError, StepError, StoreError
+from deploytool.playground import Playground
+from deploytool.worker import locks
+from deploytool.worker.main import READ_ONLY
+from deploytool.worker.main import Worker as RealWorker
 from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
@@ -35,8 +40,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def begin(**changes: Any) -> WorkerClient:
         root = str(changes.pop("root", tmp_path / "root"))
+        started_read_only = changes.pop("started_read_only", changes.get("read_only", False))
         build = SimpleNamespace(is_local=True, root=root, server="local", gateway=None, ssh_config=None)
-        channel, read = start_worker(build)  # type: ignore[arg-type]
+        channel, read = start_worker(build, read_only=started_read_only)  # type: ignore[arg-type]
         client = WorkerClient(channel, read, "local")
         clients.append(client)
         hello = {
@@ -307,6 +313,16 @@ def test_unlock_ends_the_holder_and_what_it_runs(start: Start, tmp_path: Path) -
     other.ask("lock", name="test", wait=False)
 
 
+def test_asking_who_holds_a_lock_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "test"
+    with path.open("w") as glance:
+        fcntl.flock(glance, fcntl.LOCK_EX)
+        over = threading.Timer(0.05, lambda: fcntl.flock(glance, fcntl.LOCK_UN))
+        over.start()
+        locks.acquire(str(path), {}).release()
+        over.join()
+
+
 def test_lock_that_nobody_holds_has_no_holder(start: Start) -> None:
     worker = start()
     worker.ask("lock", name="test", wait=False)
@@ -469,6 +485,192 @@ def test_store_that_can_not_be_written_has_a_sentence(start: Start, tmp_path: Pa
     (tmp_path / "store").write_text("a file where the directory should be")
     with pytest.raises(StoreError, match=r"writing a in the store .* failed: "):
         start().ask("store_put", entries=[["a", "x"]])
+
+
+def test_many_objects_are_read_at_once_and_missing_ones_are_none(start: Start) -> None:
+    worker = start()
+    entries = [[f"many/{number}", f"content {number}"] for number in range(50)]
+    worker.ask("store_put", entries=entries)
+    contents = worker.ask("store_read", keys=[*(key for key, _ in entries), "many/none", "many/none"])["contents"]
+    assert contents == {**dict(entries), "many/none": None}
+    assert worker.ask("store_read", keys=[])["contents"] == {}
+
+
+def test_object_that_can_not_be_read_has_a_sentence_among_many(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["many/1", "x"], ["many/2/below", "x"]])
+    with pytest.raises(StoreError, match="reading many/2 in the store"):
+        worker.ask("store_read", keys=["many/1", "many/2"])
+
+
+def test_deleting_goes_in_order_and_stops_at_what_fails(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["a/1", "x"], ["b/2/below", "x"], ["c/3", "x"]])
+    with pytest.raises(StoreError, match=r"deleting b/2 in the store .* failed"):
+        worker.ask("store_delete", keys=["a/1", "b/2", "c/3"])
+    assert worker.ask("store_list", prefix="")["keys"] == ["b/2/below", "c/3"]
+
+
+def test_deleting_what_is_gone_is_no_error_and_empty_directories_go_as_well(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["a/b/c/1", "x"], ["a/b/2", "x"], ["d/3", "x"]])
+    keys = ["a/b/c/1", "a/b/c/1", "never/was/there"]
+    assert worker.ask("store_delete", keys=keys) == {"deleted": 3}
+    assert [path.name for path in sorted((tmp_path / "store/a/b").iterdir())] == ["2"]
+    worker.ask("store_delete", keys=["a/b/2", "d/3"])
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["", "a/", "/a", "a//b", "../store-of-others/a", "a/../../b", "."])
+def test_key_that_is_none_deletes_nothing(start: Start, key: str) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["a", "x"]])
+    with pytest.raises(DeployError, match="is no key of the store that could be deleted"):
+        worker.ask("store_delete", keys=["a", key])
+    assert worker.ask("store_list", prefix="")["keys"] == ["a"]
+
+
+# --- a worker that writes nothing
+
+WRITING = (
+    "lock", "release_lock", "break_lock", "name_log", "publish_archive", "unpack_release", "remove_unpacked",
+    "store_put", "store_delete", "check_store", "check_consul", "freeze", "thaw", "prune_keys", "prune_build_server",
+    "announce", "watch", "end_watch", "go", "abort",
+)  # fmt: skip
+
+
+def snapshot(directory: Path) -> dict[str, object]:
+    """Everything below, with its content and when it was last changed."""
+    found: dict[str, object] = {}
+    for path in [directory, *directory.rglob("*")]:
+        state = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path)] = (state.st_mtime_ns, state.st_ctime_ns, state.st_mode, content)
+    return found
+
+
+def bus(tmp_path: Path) -> dict[str, Any]:
+    return {"address": f"file://{tmp_path}/bus", "receiver": ["true"]}
+
+
+@pytest.mark.parametrize("is_known_there", [False, True])
+def test_read_only_worker_leaves_the_file_system_as_it_was(start: Start, tmp_path: Path, is_known_there: bool) -> None:
+    start(root=tmp_path / "other").ask("store_put", entries=[["a/1", "x"]])
+    if is_known_there:
+        start().close()
+    before = snapshot(tmp_path)
+    worker = start(read_only=True, consul=bus(tmp_path))
+    selectors = {"web": {"nodes": ["app1"]}}
+    answer = run(worker, "cd / && git --version >&3; echo said; d=$(mktemp -d); rm -r $d")
+    assert answer["tail"] == ["said"]
+    assert answer["log"] is None
+    assert worker.ask("store_read", keys=["a/1", "b"])["contents"] == {"a/1": "x", "b": None}
+    assert worker.ask("store_get", key="a/1")["content"] == "x"
+    assert worker.ask("store_exists", key="a/1")["exists"]
+    assert worker.ask("store_list", prefix="a/")["keys"] == ["a/1"]
+    assert worker.ask("hosts", roles=selectors)["roles"]["web"]["up"] == ["app1"]
+    assert worker.ask("status", roles=selectors)["roles"]["web"]["serving"] == {}
+    assert worker.ask("frozen")["frozen"] is None
+    assert worker.ask("lock_holder", name="test")["holder"] is None
+    worker.ask("cancel")
+    worker.close()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("operation", WRITING)
+def test_read_only_worker_refuses_to_write(start: Start, tmp_path: Path, operation: str) -> None:
+    worker = start(read_only=True, consul=bus(tmp_path))
+    with pytest.raises(DeployError, match=f"that writes nothing was asked for `{operation}`") as raised:
+        worker.ask(operation)
+    assert type(raised.value) is DeployError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_operation_is_known_to_write_or_not() -> None:
+    assert set(RealWorker(None, None)._actions()) == {*WRITING, *READ_ONLY}
+
+
+def test_worker_that_was_started_read_only_stays_so_whatever_it_is_told(start: Start, tmp_path: Path) -> None:
+    worker = start(started_read_only=True, read_only=False)
+    with pytest.raises(DeployError, match="that writes nothing was asked for `lock`"):
+        worker.ask("lock", name="test", wait=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_worker_that_was_greeted_read_only_makes_no_work_area(start: Start, tmp_path: Path) -> None:
+    worker = start(started_read_only=False, read_only=True)
+    assert run(worker, "echo fine")["tail"] == ["fine"]
+    with pytest.raises(DeployError, match="that writes nothing was asked for `store_put`"):
+        worker.ask("store_put", entries=[["a", "x"]])
+    assert [path.name for path in (tmp_path / "root").iterdir()] == [".worker"]
+
+
+def test_read_only_worker_masks_secrets_and_ends_its_steps(start: Start, tmp_path: Path) -> None:
+    worker = start(read_only=True, secrets=["hunter2"])
+    assert run(worker, "echo the password is hunter2")["tail"] == ["the password is ***"]
+    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    worker.close()
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_read_only_worker_runs_from_memory_only_if_it_is_not_there(start: Start) -> None:
+    def file_of(worker: WorkerClient) -> str:
+        return str(run(worker, "tr '\\0' '\\n' < /proc/$PPID/cmdline | grep -e pyz -e /dev/fd >&3")["results"][0])
+
+    assert file_of(start(read_only=True)).startswith("/dev/fd/")
+    assert file_of(start()).endswith(".pyz")
+    assert file_of(start(read_only=True)).endswith(".pyz")
+
+
+def test_read_only_worker_starts_where_python_has_no_files_in_memory(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text("import os\ndel os.memfd_create\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    worker = start(read_only=True)
+    assert run(worker, "echo fine")["tail"] == ["fine"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "root").exists()
+
+
+def test_read_only_worker_answers_over_ssh_and_leaves_nothing(playground: Playground, tmp_path: Path) -> None:
+    build: Any = SimpleNamespace(
+        is_local=False,
+        server=playground.build_server,
+        gateway=None,
+        forward_agent=False,
+        ssh_config=str(playground.ssh_config),
+        root=str(tmp_path / "root"),
+    )
+    channel, read = start_worker(build, read_only=True)
+    worker = WorkerClient(channel, read, build.server)
+    try:
+        worker.ask(
+            "hello", root=build.root, application="shop", environment="test", store={"url": f"file://{tmp_path}/store"},
+            consul={}, secrets=[], operator="me@laptop", purpose="testing", read_only=True,
+        )  # fmt: skip
+        assert run(worker, "echo fine")["tail"] == ["fine"]
+        assert worker.ask("store_get", key="a")["content"] is None
+    finally:
+        worker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_read_only_worker_does_not_install_boto3(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/boto3.py").write_text("raise ImportError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    before = snapshot(tmp_path)
+    worker = start(read_only=True, store={"url": "s3://bucket/x"})
+    with pytest.raises(StepError, match="has no boto3, and a command that writes nothing can't install it") as raised:
+        worker.ask("store_get", key="a")
+    assert "fab ENV check" in str(raised.value)
+    assert snapshot(tmp_path) == before
 
 
 # --- starting

@@ -3,8 +3,8 @@
 import io
 
 from deploytool.console import Console, conclusion, reasons
-from deploytool.deployment import Outcome
 from deploytool.fleet import HostResult, State, Verdict
+from deploytool.outcome import Outcome
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())
 BAD = HostResult("web", "app2", Verdict.FAILED, State.FETCHED, 3.2, "hooks.post[0] failed: " + "why " * 30, ("broke",))

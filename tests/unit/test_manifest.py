@@ -103,6 +103,42 @@ def test_manifest_names_the_archive_its_checksum_and_a_directory_that_never_serv
     assert {phase: len(commands) for phase, commands in manifest["commands"].items()} == dict.fromkeys(PARTS, 1)
 
 
+OWN_TEMPLATE = """src: {{ src | yaml(2) }}
+checksum: {{ checksum | yaml(2) }}
+dest: {{ dest | yaml(2) }}
+commands:
+  pre:
+    - {{ host_script("pre") | yaml(6) }}
+"""
+
+
+def test_manifest_for_hosts_that_kept_the_release_names_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yml.j2").write_text(OWN_TEMPLATE)
+    ours = yaml.safe_load(render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, None, kept=True))
+    theirs = yaml.safe_load(render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, tmp_path, kept=True))
+    assert set(ours) == {"commands"}
+    assert theirs["src"] == ""
+    for manifest in (ours, theirs):
+        assert "\nkept='yes'\n" in manifest["commands"]["pre"][0]
+    assert "\nkept='no'\n" in manifest_of()["commands"]["pre"][0]
+
+
+def test_own_template_that_always_names_an_archive_is_refused_for_kept_releases(tmp_path: Path) -> None:
+    (tmp_path / "manifest.yml.j2").write_text(
+        OWN_TEMPLATE.replace("{{ src | yaml(2) }}", "s3://b/{{ release }}.tar.gz")
+    )
+    with pytest.raises(SettingsError, match="src names an archive"):
+        render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, tmp_path, kept=True)
+
+
+def test_hosts_are_told_what_a_rollback_would_go_to() -> None:
+    target = ReleaseId("20261122T000000Z-0000000")
+    text = render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, None, rollback_release=target)
+    for phase, commands in yaml.safe_load(text)["commands"].items():
+        assert f"\nrollback_release='{target}'\n" in commands[0], phase
+    assert "\nrollback_release=''\n" in manifest_of()["commands"]["post"][0]
+
+
 def test_manifest_of_a_role_without_hooks_is_whole() -> None:
     check_manifest(render_manifest(given_settings(), "web", RELEASE, NO_DEPLOYMENT, None))
 
@@ -246,6 +282,7 @@ def test_minimal_manifest_is_taken() -> None:
         (minimal(destt="x"), "destt is unknown to stretcher; did you mean dest?"),
         (minimal(src=5), "src is not a text"),
         ("dest: /x", "src is missing"),
+        (minimal(src=""), "src is missing"),
         ("src: s3://b/k\ndest: /x", "checksum is missing"),
         (minimal(checksum="0" * 63), "checksum is missing or no md5"),
         (minimal(checksum="g" * 64), "checksum is missing or no md5"),

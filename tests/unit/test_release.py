@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.building import find_built, put_new_records, read_release
-from deploytool.deployment import new_deployment_id
 from deploytool.errors import StoreError, UsageError
 from deploytool.release import (
     NO_DEPLOYMENT,
@@ -29,6 +28,7 @@ from deploytool.release import (
     read_record,
     release_record,
 )
+from deploytool.rollout import new_deployment_id
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")
 

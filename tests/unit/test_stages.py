@@ -20,6 +20,7 @@ from deploytool.stages import (
     Step,
     assets,
     checkout,
+    compare,
     dependencies,
     explain,
     fetch,
@@ -27,6 +28,7 @@ from deploytool.stages import (
     git,
     migrate,
     shell,
+    survey,
 )
 
 REVISION = Revision("1234567890" * 4)
@@ -66,6 +68,8 @@ def scripts() -> Iterator[Step]:
     )
     for wanted, where in ((plain, place()), (odd, odd_place)):
         yield fetch(wanted, where, ODD)
+        yield survey(wanted, where, ODD, REVISION)
+        yield compare(wanted, where, REVISION, REVISION)
         yield checkout(wanted, where, REVISION)
         for step in (dependencies(wanted, where), assets(wanted, where), migrate(wanted, where, where.unpacked(ODD))):
             assert step is not None
@@ -78,7 +82,7 @@ def test_bash_accepts_every_script(step: Step) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("step", list(scripts())[:5], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", list(scripts())[:7], ids=lambda step: step.name)
 def test_shellcheck_finds_nothing(step: Step) -> None:
     # Variables are set in the head, some for one of several bodies; a quoted tilde is meant.
     checked = subprocess.run(

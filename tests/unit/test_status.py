@@ -30,10 +30,12 @@ class ScriptedWorker:
         match do:
             case "status":
                 return {"roles": self._roles}
-            case "store_get":
-                return {"content": self._manifests.get(parameters["key"])}
+            case "store_read":
+                return {"contents": {key: self._manifests.get(key) for key in parameters["keys"]}}
             case "lock_holder":
                 return {"sentence": self._lock}
+            case "frozen":
+                return {"frozen": {"why": "audit", "operator": "jo", "at": "today"} if self._lock else None}
         raise AssertionError(f"unscripted: {do}")
 
 
@@ -73,7 +75,9 @@ def test_host_that_serves_what_is_wanted_is_not_behind() -> None:
 def test_host_that_does_not_prove_what_is_wanted_is_behind(said: str) -> None:
     status = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": said})}))
     assert status.exit_code == 8
-    assert lines(status, "production")[-1].endswith(f"fab production deploy --release {NEW} --nodes a")
+    assert lines(status, "production")[-1].endswith(
+        f"fab production deploy --release {NEW} --nodes a; to go back: fab production rollback"
+    )
 
 
 def test_host_that_never_said_a_word_is_behind() -> None:
@@ -108,6 +112,7 @@ def test_deployment_under_way_and_the_locks_holder_are_shown() -> None:
     text = "\n".join(lines(read_status(session({"web": found}, lock="me@laptop since T")), "production"))
     assert f"deployment {SECOND} is under way" in text
     assert "production is locked by me@laptop since T" in text
+    assert "production is frozen by jo since today: audit" in text
 
 
 def test_nonsense_in_wanted_is_nothing_wanted() -> None:

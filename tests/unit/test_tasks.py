@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from deploytool import tasks
+from deploytool import checking, command, command_line, tasks, unlocking
 from deploytool.checking import Check
-from deploytool.deployment import Outcome
 from deploytool.fleet import HostResult, State, Verdict
+from deploytool.outcome import Outcome
 from deploytool.settings.files import RESERVED
 from deploytool.worker_client import Worker
 
@@ -34,7 +34,7 @@ def test_every_task_has_a_line_of_help_that_does_not_wrap() -> None:
 
 
 def test_unknown_word_is_told_what_was_meant_and_what_exists(tmp_path: Path) -> None:
-    error = tasks.unknown_word("plaground", ["playground"], ["build", "deploy"], tmp_path)
+    error = command_line.unknown_word("plaground", ["playground"], ["build", "deploy"], tmp_path)
     assert error.message == (
         "there is no environment or command 'plaground'. Did you mean playground? Environments: playground. "
         "Commands: build, deploy; as in `fab playground deploy`"
@@ -45,12 +45,12 @@ def test_word_whose_file_can_not_be_an_environment_is_told_why(tmp_path: Path) -
     (tmp_path / "config").mkdir()
     (tmp_path / "config/workspace.yml").touch()
     (tmp_path / "config/staging.yaml").touch()
-    assert "`workspace` is the name of a lock" in tasks.unknown_word("workspace", [], [], tmp_path).message
-    assert "Rename config/staging.yaml" in tasks.unknown_word("staging", [], [], tmp_path).message
+    assert "`workspace` is the name of a lock" in command_line.unknown_word("workspace", [], [], tmp_path).message
+    assert "Rename config/staging.yaml" in command_line.unknown_word("staging", [], [], tmp_path).message
 
 
 def test_unknown_flag_is_told_the_flags_of_its_command() -> None:
-    error = tasks.unknown_flag("--brnch", "deploy", ["--branch", "--json", "--no-wait"])
+    error = command_line.unknown_flag("--brnch", "deploy", ["--branch", "--json", "--no-wait"])
     assert error.message == (
         "`deploy` has no flag --brnch. Did you mean --branch? Its flags: --branch, --json, --no-wait"
     )
@@ -65,7 +65,7 @@ def test_failed_check_is_the_error_and_not_an_interruption() -> None:
         Check("Consul", False, "does not answer", None, 7),
         Check("settings", True, "all well"),
     ]
-    assert tasks.check_error(checks) == {
+    assert checking.check_error(checks) == {
         "kind": "store",
         "message": "store: the bucket x does not exist",
         "tail": [],
@@ -77,24 +77,24 @@ def test_failed_check_is_the_error_and_not_an_interruption() -> None:
     ("exit_code", "kind"), [(2, "settings"), (5, "connection"), (6, "store"), (7, "consul"), (4, "step"), (8, "fleet")]
 )
 def test_kind_of_a_failed_checks_error_is_that_of_its_exit_code(exit_code: int, kind: str) -> None:
-    assert tasks.check_error([Check("one", False, "bad", None, exit_code)])["kind"] == kind
+    assert checking.check_error([Check("one", False, "bad", None, exit_code)])["kind"] == kind
 
 
 def test_bad_hosts_are_named_in_the_error() -> None:
     outcome = Outcome(exit_code=8, hosts=(result("app1", Verdict.VERIFIED), result("app2", Verdict.FAILED)))
-    error = tasks.outcome_error(outcome)
+    error = command.outcome_error(outcome)
     assert (error.kind, error.message) == ("fleet", "not verified: app2 (web) failed")
 
 
 def test_interruption_after_all_hosts_are_verified_does_not_say_that_they_are_not() -> None:
     outcome = Outcome(exit_code=130, hosts=(result("app1", Verdict.VERIFIED),))
-    error = tasks.outcome_error(outcome)
+    error = command.outcome_error(outcome)
     assert (error.kind, error.message) == ("interrupted", "interrupted after `go`, but every host is verified")
 
 
 def test_interruption_before_all_hosts_are_verified_names_the_others() -> None:
     outcome = Outcome(exit_code=130, hosts=(result("app1", Verdict.VERIFIED), result("app2", Verdict.SILENT)))
-    error = tasks.outcome_error(outcome)
+    error = command.outcome_error(outcome)
     assert (error.kind, error.message) == ("interrupted", "interrupted after `go`; not verified: app2 (web) silent")
 
 
@@ -117,9 +117,9 @@ class Holders:
         return {"holder": holder, "sentence": f"{holder['operator']} since noon" if holder else None}
 
 
-def unlock(holders: Mapping[str, Mapping[str, Any]]) -> tuple[tasks.Unlocking, Holders]:
+def unlock(holders: Mapping[str, Mapping[str, Any]]) -> tuple[unlocking.Unlocking, Holders]:
     worker = Holders(holders)
-    return tasks.free_locks(cast(Worker, worker), "staging", lambda line: None), worker
+    return unlocking.free_locks(cast(Worker, worker), "staging", lambda line: None), worker
 
 
 def test_unlock_ends_the_holders_of_both_locks() -> None:

@@ -1,0 +1,196 @@
+"""Who will hear a deployment, and what they are wanted to run now."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploytool.building import read_release
+from deploytool.errors import ConsulError, UsageError
+from deploytool.fleet import LastWord, read_last_word
+from deploytool.history import History, Learned, RoleHost, news, reaches_target, with_learned
+from deploytool.journal import deployment_named, read_history, release_of
+from deploytool.manifest import manifest_url
+from deploytool.release import (
+    NO_DEPLOYMENT,
+    DeploymentId,
+    ReleaseId,
+    event_name,
+    is_release_id,
+    kept_manifest_key,
+)
+from deploytool.session import Session
+
+#: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 99, and the rest
+#: is for the payload (measured on Consul 1.8.7; tests/integration/test_consul.py pins it).
+EVENT_BYTES = 512
+EVENT_ENVELOPE_BYTES = 99
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The hosts that will hear, those that are down, and what each role is wanted to run now."""
+
+    up: Mapping[str, tuple[str, ...]]
+    down: tuple[tuple[str, str], ...]
+    #: deployment ids that are wanted now
+    wanted: tuple[str, ...]
+    #: role → the deployment that is wanted of all its hosts
+    whole: Mapping[str, DeploymentId]
+    #: role and host → the deployment that is wanted of that one, after `--nodes`
+    single: Mapping[RoleHost, DeploymentId]
+    #: what each host said last
+    words: Mapping[RoleHost, LastWord]
+
+    @property
+    def hosts(self) -> frozenset[RoleHost]:
+        return frozenset((role, host) for role, hosts in self.up.items() for host in hosts)
+
+
+def check_event_sizes(session: Session) -> None:
+    """Raise ConsulError if an event of this environment could not hold its manifest's URL."""
+    settings = session.settings
+    for role in settings.roles:
+        # The longest that an event ever carries.
+        url = manifest_url(settings.store.url, kept_manifest_key(settings.environment, NO_DEPLOYMENT, role))
+        name = event_name(settings.application, role, settings.environment)
+        room = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
+        if len(url.encode()) > room:
+            size_bytes = len(url.encode())
+            raise ConsulError(
+                f"the manifest's URL for the role {role} has {size_bytes} bytes, the event {name} holds {room}: {url}",
+                hint="shorten the prefix in store.url, or the names of application, role or environment",
+            )
+
+
+def expected_hosts(session: Session, nodes: Sequence[str]) -> Expected:
+    """Ask Consul which hosts will hear. Raises ConsulError if a role has none, UsageError for an unknown name."""
+    settings = session.settings
+    selectors = {name: role.hosts.model_dump(mode="json") for name, role in settings.roles.items()}
+    answer = session.worker.ask("status", roles=selectors)["roles"]
+    up: dict[str, tuple[str, ...]] = {}
+    for role, found in answer.items():
+        if not found["up"]:
+            raise ConsulError(
+                f"the role {role} has no host that could hear the event: nothing matches {described(selectors[role])}"
+                + (f"; down: {', '.join(found['down'])}" if found["down"] else ""),
+                hint=f"mend roles.{role}.hosts, or start the Consul agents of its hosts",
+            )
+        up[role] = tuple(found["up"])
+    down = tuple((role, host) for role, found in answer.items() for host in found["down"])
+    if nodes:
+        known = {host for hosts in up.values() for host in hosts}
+        for name in nodes:
+            if name in {host for _, host in down}:
+                raise ConsulError(f"the host {name} is down", hint="start its Consul agent, or leave it out of --nodes")
+            if name not in known:
+                raise UsageError(
+                    f"--nodes: no role has a host {name}", hint="hosts that are up: " + ", ".join(sorted(known))
+                )
+        chosen = {role: tuple(host for host in hosts if host in nodes) for role, hosts in up.items()}
+        up = {role: hosts for role, hosts in chosen.items() if hosts}
+        down = ()
+    values = [
+        value
+        for found in answer.values()
+        for value in (found["wanted"], *found["exceptions"].values())
+        if value is not None
+    ]
+    whole = {role: named for role, found in answer.items() if (named := deployment_named(found["wanted"])) is not None}
+    single = {
+        (role, host): named
+        for role, found in answer.items()
+        for host, value in found["exceptions"].items()
+        if (named := deployment_named(value)) is not None
+    }
+    words = {
+        (role, host): read_last_word(value)
+        for role, found in answer.items()
+        for host, value in found["serving"].items()
+    }
+    return Expected(up, down, tuple(value.split(" ")[0] for value in values), whole, single, words)
+
+
+def described(selector: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in selector.items() if value}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What an environment is wanted to run before a deployment; nothing at first."""
+
+    release: ReleaseId | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where an environment stands before a deployment."""
+
+    expected: Expected
+    #: the records, with what hosts have proved since
+    history: History
+    live: Live
+    #: what its hosts serve, if all of them serve the same; else as `live`. Commits count from here
+    served: Live
+    #: what hosts have proved, and no record has yet
+    learned: tuple[Learned, ...]
+
+
+def stand(session: Session, nodes: Sequence[str] = ()) -> Here:
+    """Ask Consul and the store where the environment stands. Raises ConsulError, StoreError or UsageError."""
+    expected = expected_hosts(session, nodes)
+    history = read_history(session, session.settings.environment, reaches_target)
+    return here_by(session, expected, history)
+
+
+def here_by(session: Session, expected: Expected, history: History) -> Here:
+    """Where it stands, by what is known already."""
+    learned = news(history, expected.words)
+    history = with_learned(history, learned)
+    live = find_live(session, expected, history)
+    served = {word.release for key in expected.hosts if (word := expected.words.get(key, LastWord()))}
+    name = served.pop() if len(served) == 1 else None
+    if name is None or name == live.release or not is_release_id(name):
+        return Here(expected, history, live, live, learned)
+    return Here(expected, history, live, Live(ReleaseId(name), revision_of(session, history, ReleaseId(name))), learned)
+
+
+def find_live(session: Session, expected: Expected, history: History) -> Live:
+    """What the environment is wanted to run: the newest deployment that is wanted of all hosts of a role.
+
+    Where `--nodes` has brought every host to one release, that is it.
+    """
+    single = {release_wanted(session, history, name, role) for (role, _), name in expected.single.items()}
+    if len(single) == 1 and expected.hosts <= set(expected.single):
+        release = single.pop()
+    elif expected.whole:
+        role, name = max(expected.whole.items(), key=lambda item: item[1])
+        release = release_wanted(session, history, name, role)
+    else:
+        release = None
+    return Live() if release is None else Live(release, revision_of(session, history, release))
+
+
+def revision_of(session: Session, history: History, release: ReleaseId) -> str | None:
+    known = next((each.revision for each in history.deployments if each.release == release and each.revision), None)
+    if known is None:
+        # Of a release that has gone from the store the commits can't be told; that must not stop anything.
+        with contextlib.suppress(UsageError):
+            known = read_release(session, release).revision
+    return known
+
+
+def release_wanted(session: Session, history: History, name: DeploymentId, role: str) -> ReleaseId | None:
+    """The release of a deployment that is wanted."""
+    known = next((each.release for each in history.deployments if each.id == name), None)
+    return known or release_of(session, session.settings.environment, name, role)
+
+
+def strays(session: Session, expected: Expected, history: History, live: Live) -> Mapping[RoleHost, ReleaseId]:
+    """Hosts of which `--nodes` wants another release than is wanted of all."""
+    found = {
+        (role, host): release_wanted(session, history, name, role) for (role, host), name in expected.single.items()
+    }
+    return {key: release for key, release in found.items() if release is not None and release != live.release}

@@ -1,0 +1,87 @@
+"""What a release brings, compared with what runs: commits and migrations, by the build server's mirror.
+
+It is told for people and kept in records. A mirror that does not know a revision can't tell, and stops nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deploytool import stages
+from deploytool.errors import StepError
+from deploytool.session import Session
+from deploytool.stages import Commit, Comparison
+
+if TYPE_CHECKING:
+    from deploytool.audience import Here
+
+#: So many commits are named on the screen.
+SHOWN = 10
+
+
+def compare(session: Session, old: str | None, new: str) -> Comparison | None:
+    """The commits between two revisions; None if nothing runs yet, or nobody can tell."""
+    if old is None:
+        return None
+    try:
+        step = stages.compare(session.settings, session.place, old, new)
+        found = stages.compared(session.run(step, quiet=True))
+    except StepError as error:
+        session.console.note(f"the commits can't be told: {error.message}")
+        return None
+    return found if found.known else None
+
+
+def tell_changes(session: Session, here: "Here", changes: Comparison | None) -> None:
+    """Say which commits a deployment brings and which it takes away."""
+    live, served = here.live.release, here.served.release
+    if served is None:
+        session.console.note(f"nothing is live in {session.settings.environment} yet")
+        return
+    if served != live:
+        session.console.note(f"{live} is wanted, and what the hosts serve is {served}")
+    if changes is None:
+        session.console.note(f"live is {served}; the commits since can't be told")
+    else:
+        for line in change_lines(served, changes):
+            session.console.note(line)
+
+
+def change_lines(live: str, changes: Comparison) -> list[str]:
+    """For people: `live` is what runs now."""
+    if not changes.brings_count and not changes.takes_away_count:
+        return [f"live is {live}, of the same revision"]
+    lines = []
+    if changes.brings_count:
+        lines.append(f"brings {counted(changes.brings_count, 'commit')} since {live}:")
+        lines += commit_lines(changes.brings, changes.brings_count)
+    if changes.takes_away_count:
+        lines.append(f"takes away {counted(changes.takes_away_count, 'commit')} of {live}:")
+        lines += commit_lines(changes.takes_away, changes.takes_away_count)
+    return lines
+
+
+def commit_lines(commits: Sequence[Commit], count: int) -> list[str]:
+    lines = [f"  {commit.revision[:10]} {commit.subject}" for commit in commits[:SHOWN]]
+    return [*lines, f"  and {count - SHOWN} more"] if count > SHOWN else lines
+
+
+def counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def changes_record(changes: Comparison | None) -> Mapping[str, Any]:
+    """The same for a deployment's record; null where nobody could tell."""
+    if changes is None:
+        return {"commits": None, "commits_taken_away": None, "migrations": None}
+
+    def listed(commits: Sequence[Commit], count: int) -> Mapping[str, Any]:
+        return {
+            "count": count,
+            "newest": [{"revision": commit.revision, "subject": commit.subject} for commit in commits],
+        }
+
+    return {
+        "commits": listed(changes.brings, changes.brings_count),
+        "commits_taken_away": listed(changes.takes_away, changes.takes_away_count),
+        "migrations": list(changes.migrations_added) if changes.migrations_told else None,
+    }

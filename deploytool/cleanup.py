@@ -1,0 +1,355 @@
+"""`fab ENV cleanup`, and the end of every deployment: old releases, leftovers of killed builds, keys and logs go.
+
+In an order in which the store never has a record that points to something missing: whoever is killed on the way leaves
+what the next cleanup takes up again.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
+from deploytool.history import History, read_deployment
+from deploytool.journal import RETENTION_LOCK, read_history, read_texts, release_of
+from deploytool.release import (
+    DEPLOYMENT_PATTERN,
+    DeploymentId,
+    Release,
+    ReleaseId,
+    begun_key,
+    build_record_key,
+    deployment_record_key,
+    is_release_id,
+    read_record,
+    record_key,
+)
+from deploytool.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
+from deploytool.session import Session
+from deploytool.status import running_releases
+
+#: How many deployments' keys stay in Consul, for reading.
+DEPLOYMENTS = 10
+#: How many logs stay on the build server besides those of the releases that stay.
+LOGS = 50
+#: How long a cleanup that failed waits for its lock to be freed.
+FAREWELL_SECONDS = 15.0
+#: How many small objects one request reads.
+READ_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedRelease:
+    """A release that is gone from the store."""
+
+    release: ReleaseId
+    #: of its archive; None if its record did not tell
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What a cleanup has removed."""
+
+    #: from the store
+    releases: tuple[RemovedRelease, ...] = ()
+    #: from the store: what killed builds and killed cleanups had left
+    leftovers: tuple[ReleaseId, ...] = ()
+    #: whose keys are gone from Consul
+    deployments: tuple[str, ...] = ()
+    #: of the build server
+    files: tuple[str, ...] = ()
+    #: by the files
+    freed_bytes: int = 0
+    #: environments and deployments whose records can't be read, for which the store was left alone
+    unreadable: tuple[tuple[str, DeploymentId], ...] = ()
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.releases or self.leftovers or self.deployments or self.files)
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {
+            "releases": [{"release": each.release, "size_bytes": each.size_bytes} for each in self.releases],
+            "leftovers": list(self.leftovers),
+            "deployments": list(self.deployments),
+            "files": list(self.files),
+            "freed_bytes": self.freed_bytes,
+            "unreadable": [{"environment": name, "deployment": each} for name, each in self.unreadable],
+        }
+
+    def sentences(self) -> list[str]:
+        """One for each place; none if there is nothing to tell."""
+        lines = [
+            f"nothing was removed from the store: the records of {name}'s deployment {each} can't be read, so nobody "
+            f"can tell which release it needs; if it is over, delete environments/{name}/deployments/{each}* there"
+            for name, each in self.unreadable
+        ]
+        if self.releases:
+            size_bytes = sum(each.size_bytes or 0 for each in self.releases)
+            names = ", ".join(each.release for each in self.releases)
+            lines.append(
+                f"removed {_counted(len(self.releases), 'release')} from the store ({_megabytes(size_bytes)}): {names}"
+            )
+        if self.leftovers:
+            lines.append(f"removed from the store what was left of {', '.join(self.leftovers)}, which had no record")
+        if self.deployments:
+            lines.append(f"removed the keys of {_counted(len(self.deployments), 'deployment')} from Consul")
+        if self.files:
+            lines.append(
+                f"removed {_counted(len(self.files), 'old log or leftover', 'old logs and leftovers')} from the build "
+                f"server ({_megabytes(self.freed_bytes)})"
+            )
+        return lines
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
+    """Remove what nobody needs from the store, the build server and Consul.
+
+    `live` is what this environment is wanted to run, and what its hosts say they serve. Raises DeployError; running it
+    again goes on where it stopped.
+    """
+    with session.console.step("cleanup", quiet=True):
+        with session.lock(RETENTION_LOCK, wait=True):
+            swept = _sweep(session, frozenset(live))
+        # Consul comes last: it is the likeliest to be out of reach, and no disk fills up for want of it.
+        pruned = session.worker.ask("prune_build_server", keep=list(swept.staying), logs=LOGS)
+        keys = session.worker.ask("prune_keys", keep=list(swept.newest))
+    return Cleaned(
+        releases=swept.releases,
+        leftovers=swept.leftovers,
+        deployments=tuple(keys["removed"]),
+        files=tuple(pruned["removed"]),
+        freed_bytes=pruned["freed_bytes"],
+        unreadable=swept.unreadable,
+    )
+
+
+@contextmanager
+def cleaned_up(session: Session) -> Iterator[None]:
+    """Clean up at the end of a deployment, also of a failed one: failures must not fill a disk.
+
+    Trouble with that is noted: it must not make a deployment fail.
+    """
+    try:
+        yield
+    except (ConnectionFailed, LockedError, UsageError):
+        # Nobody is there to do it, or nothing has been done.
+        raise
+    except DeployError:
+        _clean_up_quietly(session)
+        raise
+    _clean_up_quietly(session)
+
+
+def _clean_up_quietly(session: Session) -> None:
+    try:
+        # A deployment that failed while it claimed its release holds the lock still, and would wait for itself.
+        session.worker.ask("release_lock", name=RETENTION_LOCK)
+        for sentence in clean_up(session, running_releases(session)).sentences():
+            session.console.note(sentence)
+    except DeployError as trouble:
+        session.console.note(f"old releases could not be cleaned up, the next deployment tries again: {trouble}")
+        # What failed has ended, and nothing else runs under this lock; if it was never taken, this does nothing.
+        with contextlib.suppress(DeployError):
+            session.worker.ask("release_lock", name=RETENTION_LOCK, limit_seconds=FAREWELL_SECONDS)
+    except KeyboardInterrupt:
+        # The deployment is over, and its result stands.
+        session.console.note("interrupted while cleaning up; the next deployment goes on with that")
+
+
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    """What happened to the store."""
+
+    #: the releases that are there still, unfinished ones too
+    staying: tuple[ReleaseId, ...]
+    #: the newest deployments of this environment
+    newest: tuple[DeploymentId, ...]
+    releases: tuple[RemovedRelease, ...] = ()
+    leftovers: tuple[ReleaseId, ...] = ()
+    unreadable: tuple[tuple[str, DeploymentId], ...] = ()
+
+
+_DEPLOYMENT = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})[./].+")
+_MANIFEST = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})/(?:kept/)?([^/]+)\.yml")
+
+
+def _sweep(session: Session, live: frozenset[ReleaseId]) -> _Swept:
+    """Remove releases from the store. The lock is held."""
+    settings, now = session.settings, session.now()
+    # Environments may share a store, and each has its say in how much it keeps.
+    keep = max(
+        each.store.keep_releases for each in (settings, *session.every.values()) if each.store.url == settings.store.url
+    )
+    listed = _by_release(session.worker.ask("store_list", prefix="releases/")["keys"])
+    stored = [release for release, keys in listed.items() if record_key(release) in keys]
+    orphans = [
+        release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
+    ]
+    if len(stored) <= keep and not orphans:
+        mine = session.worker.ask("store_list", prefix=f"environments/{settings.environment}/deployments/")["keys"]
+        return _Swept(tuple(listed), _newest(mine, settings.environment))
+    deployed = _Deployed(session.worker.ask("store_list", prefix="environments/")["keys"])
+    environments = {name: Known(deployed.history(session, name, keep)) for name in deployed.environments}
+    mine_known = environments.get(settings.environment, Known(History()))
+    environments[settings.environment] = replace(mine_known, live=live)
+    newest = _newest(deployed.keys, settings.environment)
+    if unknown := unreadable(environments, now):
+        return _Swept(tuple(listed), newest, unreadable=unknown)
+
+    going = doomed(stored, environments, keep, now)
+    guarded = protected(environments, now)
+    left = [release for release in orphans if release not in guarded]
+    if not going and not left:
+        return _Swept(tuple(listed), newest)
+    texts = _read(session, [record_key(release) for release in going])
+    records = {release: _record(texts.get(record_key(release)), release) for release in going}
+    # A store that several applications share by mistake: what is not ours is not ours to remove.
+    ours = [
+        release
+        for release in (*going, *left)
+        if (record := records.get(release)) is None or record.application == settings.application
+    ]
+    reuse = _build_records(session, {release: records.get(release) for release in ours})
+    manifests = deployed.manifests(session, environments)
+    for release in ours:
+        order = [
+            *reuse[release],
+            *manifests.get(release, ()),
+            *(key for key in listed[release] if key.startswith(f"releases/{release}/manifests/")),
+            record_key(release),
+            *listed[release],
+        ]
+        present = {*reuse[release], *manifests.get(release, ()), *listed[release]}
+        session.worker.ask("store_delete", keys=[key for key in dict.fromkeys(order) if key in present])
+    return _Swept(
+        staying=tuple(release for release in listed if release not in set(ours)),
+        newest=newest,
+        releases=tuple(
+            RemovedRelease(release, record.size_bytes if (record := records[release]) is not None else None)
+            for release in ours
+            if release in records
+        ),
+        leftovers=tuple(release for release in ours if release not in records),
+    )
+
+
+def _by_release(keys: Iterable[str]) -> dict[ReleaseId, list[str]]:
+    """What lies under each release's id, oldest release first. Whatever else is there is nobody's business.
+
+    Nor are keys that a file manager of S3 makes for what it shows as directories: the worker deletes none.
+    """
+    found: dict[ReleaseId, list[str]] = {}
+    for key in sorted(keys):
+        _, name, *rest = key.split("/")
+        if rest and is_release_id(name) and not {"", ".", ".."} & set(rest):
+            found.setdefault(ReleaseId(name), []).append(key)
+    return found
+
+
+def _newest(keys: Iterable[str], environment: str) -> tuple[DeploymentId, ...]:
+    names = {found[2] for key in keys if (found := _DEPLOYMENT.fullmatch(key)) and found[1] == environment}
+    return tuple(DeploymentId(name) for name in sorted(names)[-DEPLOYMENTS:])
+
+
+def _read(session: Session, keys: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for begin in range(0, len(keys), READ_AT_ONCE):
+        found |= read_texts(session, keys[begin : begin + READ_AT_ONCE])
+    return found
+
+
+def _record(text: str | None, release: ReleaseId) -> Release | None:
+    try:
+        return read_record(text or "", release)
+    except ValueError:
+        return None
+
+
+def _build_records(
+    session: Session, records: Mapping[ReleaseId, Release | None]
+) -> Mapping[ReleaseId, tuple[str, ...]]:
+    """The keys below builds/ that give each of these releases for reuse; usually one."""
+    told = {record.build_key for record in records.values() if record is not None}
+    keys = [build_record_key(key) for key in told]
+    if None in records.values():
+        # A release whose record is gone or damaged can't tell its key.
+        keys = session.worker.ask("store_list", prefix="builds/")["keys"]
+    found: dict[ReleaseId, list[str]] = {release: [] for release in records}
+    for key, text in _read(session, keys).items():
+        release = _named(text)
+        if release in found:
+            found[release].append(key)
+    return {release: tuple(sorted(names)) for release, names in found.items()}
+
+
+def _named(text: str) -> ReleaseId | None:
+    try:
+        return ReleaseId(str(json.loads(text)["release"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Deployed:
+    """The keys below environments/."""
+
+    keys: Sequence[str]
+    #: environment and deployment → its manifests, and a role that it has one of
+    _manifests: dict[tuple[str, DeploymentId], list[str]] = field(default_factory=dict)
+    _roles: dict[tuple[str, DeploymentId], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in sorted(self.keys):
+            if found := _MANIFEST.fullmatch(key):
+                place = (found[1], DeploymentId(found[2]))
+                self._manifests.setdefault(place, []).append(key)
+                self._roles[place] = found[3]
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """All that the store knows, also those that the settings know no more."""
+        return tuple(sorted({key.split("/")[1] for key in self.keys if key.count("/") > 1}))
+
+    def history(self, session: Session, environment: str, keep: int) -> History:
+        """The environment's history, as far back as it takes."""
+        history = read_history(session, environment, lambda found: reaches_back(found, keep))
+        deployments = tuple(
+            each if each.release else replace(each, release=self._release(session, environment, each.id))
+            for each in history.deployments
+        )
+        return replace(history, deployments=deployments)
+
+    def _release(self, session: Session, environment: str, deployment: DeploymentId) -> ReleaseId | None:
+        """By its manifest: a deployment of an older deploytool that was killed has written nothing else."""
+        role = self._roles.get((environment, deployment))
+        return release_of(session, environment, deployment, role) if role is not None else None
+
+    def manifests(self, session: Session, environments: Mapping[str, Known]) -> Mapping[ReleaseId, list[str]]:
+        """The manifests of all deployments, by release; without those of which nobody can tell."""
+        releases = {
+            (environment, each.id): each.release
+            for environment, known in environments.items()
+            for each in known.history.deployments
+        }
+        older = [place for place in self._manifests if place not in releases]
+        texts = _read(session, [key for place in older for key in (begun_key(*place), deployment_record_key(*place))])
+        for place in older:
+            record, begun = texts.get(deployment_record_key(*place)), texts.get(begun_key(*place))
+            releases[place] = read_deployment(place[1], record, begun).release or self._release(session, *place)
+        found: dict[ReleaseId, list[str]] = {}
+        for place, keys in self._manifests.items():
+            if (release := releases[place]) is not None:
+                found.setdefault(release, []).extend(keys)
+        return found

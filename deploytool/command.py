@@ -1,0 +1,167 @@
+"""One command from its first line to its last: the one boundary where errors become a sentence and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from deploytool import interruption
+from deploytool.errors import DeployError, FleetError, Interrupted, UsageError
+from deploytool.settings import environments
+
+if TYPE_CHECKING:
+    from deploytool.console import Console
+    from deploytool.outcome import Outcome
+    from deploytool.settings import Settings
+
+#: where an environment's task leaves its name for the command after it, in Fabric's config
+ENVIRONMENT = "deploytool_environment"
+
+
+def project_directory(start: Path, fabfile: str = "fabfile") -> Path:
+    """The directory that holds the fabfile: `start` or the nearest above it, as `fab` itself looks; else `start`."""
+    for directory in (start, *start.parents):
+        if (directory / f"{fabfile}.py").is_file() or (directory / fabfile / "__init__.py").is_file():
+            return directory
+    return start
+
+
+def program() -> Any:
+    from fabric.main import program as running
+
+    return running
+
+
+def project() -> Path:
+    running = program()
+    arguments = getattr(running, "args", None) if hasattr(running, "core") else None
+    root = arguments["search-root"].value if arguments else None
+    name = arguments.collection.value if arguments else None
+    return project_directory(Path(root or ".").absolute(), name or "fabfile")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a task needs to begin: the screen, the settings, and the connection options of `fab` itself."""
+
+    name: str
+    console: "Console"
+    settings: "Settings"
+    every: "Mapping[str, Settings]"
+    outcome: "Outcome"
+    fabric_config: Any
+
+    def session(self, purpose: str, *, read_only: bool = False) -> Any:
+        from deploytool.session import open_session
+
+        return open_session(
+            self.settings,
+            self.every,
+            purpose=purpose,
+            console=self.console,
+            fabric_config=self.fabric_config,
+            read_only=read_only,
+        )
+
+
+def run(context: Context, name: str, as_json: bool, body: Callable[[Command], Mapping[str, Any] | None]) -> None:
+    """Run one command; ends with `Exit` unless all is well."""
+    from deploytool.console import Console, error_text
+    from deploytool.outcome import Outcome
+    from deploytool.settings import load_every_environment
+
+    console = Console(as_json=as_json)
+    outcome = Outcome()
+    document: dict[str, Any] = {}
+    error: DeployError | None = None
+    secrets: tuple[str, ...] = ()
+    environment = context.config.get(ENVIRONMENT)
+    try:
+        try:
+            interruption.interrupt()
+            if environment is None:
+                raise _no_environment(name)
+            every = load_every_environment(project(), environment, os.environ)
+            secrets = every[environment].secrets
+            command = Command(name, console, every[environment], every, outcome, context.config)
+            document.update(body(command) or {})
+        finally:
+            interruption.ignore()
+    except DeployError as failure:
+        error = failure
+    except KeyboardInterrupt:
+        error = Interrupted(
+            f"interrupted during: {console.doing}",
+            hint="what ran on the build server was ended"
+            + (
+                "; the release may be announced, and hosts that are not waited for finish by themselves"
+                if outcome.unverified
+                else "; the hosts' last words are shown; those that were let go finish by themselves"
+                if outcome.hosts
+                else "; no host was switched"
+            ),
+        )
+    except Exception as bug:
+        print(masked(traceback.format_exc(), secrets), end="", file=sys.stderr)
+        error = DeployError(
+            f"{type(bug).__name__}: {bug}",
+            hint="this is a bug in deploytool; please report it with the traceback above",
+        )
+    if outcome.release is not None or outcome.deployment is not None:
+        document = {**outcome.as_dict(), **document}
+    exit_code = error.exit_code if error is not None else outcome.exit_code
+    if as_json:
+        document["exit_code"] = exit_code
+        if error is not None:
+            document["error"] = error.as_dict()
+        elif exit_code != 0:
+            document.setdefault("error", outcome_error(outcome).as_dict())
+        console.document(masked(document, secrets))
+    elif outcome.hosts or outcome.unverified:
+        console.summary(outcome, environment, outcome.hosts)
+    if exit_code != 0:
+        raise Exit(masked(error_text(error), secrets) if error is not None else None, code=exit_code)
+    if program().tasks[-1].name != name:
+        # Another task follows on the same command line.
+        interruption.leave_at_once()
+
+
+def _no_environment(name: str) -> UsageError:
+    from deploytool.settings.files import odd_files
+
+    return UsageError(
+        f"which environment? `fab ENV {name}`, where ENV is one of: {listed(environments(project()))}",
+        hint="; ".join(str(problem) for problem in odd_files(project())) or None,
+    )
+
+
+def outcome_error(outcome: "Outcome") -> DeployError:
+    """Why a deployment that was let go did not end well: a host is bad, or nobody waited to the end."""
+    from deploytool.fleet import Verdict
+
+    bad = ", ".join(
+        f"{result.host} ({result.role}) {result.verdict}"
+        for result in outcome.hosts
+        if result.verdict is not Verdict.VERIFIED
+    )
+    if outcome.exit_code == FleetError.exit_code:
+        return FleetError(f"not verified: {bad}")
+    if bad:
+        return Interrupted(f"interrupted after `go`; not verified: {bad}", hint="silent hosts finish by themselves")
+    return Interrupted("interrupted after `go`, but every host is verified")
+
+
+def masked(value: Any, secrets: Sequence[str]) -> Any:
+    from deploytool.worker.masking import Masking
+
+    return Masking(secrets).value(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none yet: there is no config/<environment>.yml"

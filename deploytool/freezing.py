@@ -1,0 +1,24 @@
+"""Freeze and thaw: an environment that takes no deployment until somebody lifts that again. Kept in Consul."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploytool.errors import LockedError
+from deploytool.fleet import printable
+from deploytool.session import Session
+
+
+def frozen_words(frozen: Mapping[str, Any]) -> str:
+    """Who froze it, since when and why, as the rest of a sentence."""
+    who, when = frozen.get("operator") or "somebody", frozen.get("at") or "an unknown time"
+    return printable(f"frozen by {who} since {when}: {frozen.get('why') or 'no reason given'}")
+
+
+def refuse_if_frozen(session: Session) -> None:
+    """Raise LockedError if somebody has frozen the environment."""
+    frozen = session.worker.ask("frozen")["frozen"]
+    if frozen is not None:
+        raise LockedError(
+            f"{session.settings.environment} is {frozen_words(frozen)}",
+            hint=f"`fab {session.settings.environment} thaw` lifts that",
+        )

@@ -1,0 +1,133 @@
+"""An environment's history in the store: reading it, and adding to it. What is written is never changed again.
+
+A deployment writes twice: `begun.json` before its manifests, which claims its release, and its record at its end.
+"""
+
+import json
+import random
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from deploytool.history import Deployment, History, Mark, read_deployment, read_learned, read_mark, with_learned
+from deploytool.release import (
+    DEPLOYMENT_PATTERN,
+    RELEASE_PATTERN,
+    DeploymentId,
+    ReleaseId,
+    begun_key,
+    deployment_record_key,
+    is_deployment_id,
+    manifest_key,
+    mark_key,
+)
+from deploytool.session import Session
+
+#: So many deployments are read at first; if they do not answer the question, ten times as many.
+NEWEST = 100
+
+#: Held while anything is removed from the store, and by every deployment while it makes sure of its release and claims
+#: it. No environment's name begins with a dot.
+RETENTION_LOCK = ".retention"
+
+_DEPLOYMENT = re.compile(
+    rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(\.json|/begun\.json|/[^/]+\.yml)"
+)
+_MARK = re.compile(rf"environments/[^/]+/marks/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json")
+_SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
+
+
+def read_history(session: Session, environment: str, enough: Callable[[History], bool] = lambda _: True) -> History:
+    """The newest deployments of the environment, and all its marks: as many as it takes until that is `enough`.
+
+    Raises StoreError if the store can't be read.
+    """
+    keys = session.worker.ask("store_list", prefix=f"environments/{environment}/")["keys"]
+    names = sorted({DeploymentId(found[1]) for key in keys if (found := _DEPLOYMENT.fullmatch(key))}, reverse=True)
+    marked = [found for key in keys if (found := _MARK.fullmatch(key))]
+    texts = dict(read_texts(session, [found[0] for found in marked]))
+    marks = [read_mark(found[2], ReleaseId(found[1]), texts.get(found[0])) for found in marked]
+    marks.sort(key=lambda mark: mark.moment)
+    present, deployments, newest = set(keys), list[Deployment](), NEWEST
+    while True:
+        fresh = names[len(deployments) : newest]
+        both = [
+            key for name in fresh for key in (begun_key(environment, name), deployment_record_key(environment, name))
+        ]
+        texts |= read_texts(session, [key for key in both if key in present])
+        deployments += [
+            read_deployment(
+                name, texts.get(deployment_record_key(environment, name)), texts.get(begun_key(environment, name))
+            )
+            for name in fresh
+        ]
+        history = History(tuple(reversed(deployments)), tuple(marks))
+        history = with_learned(history, (each for known in deployments for each in read_learned(known.record)))
+        if newest >= len(names) or enough(history):
+            return history
+        newest *= 10
+
+
+def read_texts(session: Session, keys: Sequence[str]) -> Mapping[str, str]:
+    """The objects of these keys that the store has."""
+    if not keys:
+        return {}
+    contents = session.worker.ask("store_read", keys=list(keys))["contents"]
+    return {key: text for key, text in contents.items() if text is not None}
+
+
+def release_of(session: Session, environment: str, deployment: DeploymentId, role: str | None) -> ReleaseId | None:
+    """The release that a deployment is about; None if the store does not tell.
+
+    By what it wrote when it began or ended; for deployments from before that was written, by the manifest of `role`.
+    """
+    begun, record = begun_key(environment, deployment), deployment_record_key(environment, deployment)
+    manifest = manifest_key(environment, deployment, role) if role is not None else None
+    texts = read_texts(session, [begun, record, *([manifest] if manifest else [])])
+    found = read_deployment(deployment, texts.get(record), texts.get(begun)).release
+    if found is None and manifest and (src := _SRC.search(texts.get(manifest, ""))):
+        found = ReleaseId(src[1]) if RELEASE_PATTERN.fullmatch(src[1]) else None
+    return found
+
+
+def deployment_named(wanted: str | None) -> DeploymentId | None:
+    """The deployment that a value of `wanted` names; None for none, and for what is no deployment's id."""
+    name = (wanted or "").split(" ")[0]
+    return DeploymentId(name) if is_deployment_id(name) else None
+
+
+def write_begun(session: Session, deployment: DeploymentId, content: Mapping[str, Any]) -> None:
+    """Claim the deployment's release. Raises StoreError."""
+    put(session, begun_key(session.settings.environment, deployment), content)
+
+
+def write_mark(session: Session, mark: Mark) -> None:
+    """Add a person's word. Raises StoreError."""
+    content = {
+        "release": mark.release,
+        "good": mark.good,
+        "why": mark.why,
+        "operator": mark.operator,
+        "at": mark.moment,
+    }
+    put(session, mark_key(session.settings.environment, mark.release, mark.moment), content)
+
+
+def put(session: Session, key: str, content: Mapping[str, Any]) -> None:
+    session.worker.ask("store_put", entries=[(key, json.dumps(content, indent=2) + "\n")])
+
+
+def moment_name(moment: datetime) -> str:
+    """A name in the form of a deployment's id that sorts by time: its last characters are the microseconds."""
+    digits = string.digits + string.ascii_lowercase
+    left, text = moment.microsecond, ""
+    for _ in range(4):
+        left, digit = divmod(left, len(digits))
+        text = digits[digit] + text
+    return f"{moment:%Y%m%dT%H%M%SZ}{text}"
+
+
+def random_characters() -> str:
+    return "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=4))

@@ -1,0 +1,22 @@
+"""`fab ENV mark`: a person's word on a release."""
+
+from deploytool.errors import UsageError
+from deploytool.history import Mark, standings
+from deploytool.journal import moment_name, read_history, write_mark
+from deploytool.release import ReleaseId, record_key
+from deploytool.session import Session
+
+
+def mark(session: Session, release_id: str, *, good: bool, why: str) -> None:
+    """Call a release good or bad here. Raises UsageError if neither the store nor the history knows it."""
+    release, environment = ReleaseId(release_id), session.settings.environment
+    known = session.worker.ask("store_exists", key=record_key(release))["exists"]
+    standing = standings(read_history(session, environment, lambda found: release in standings(found))).get(release)
+    if not known and standing is None:
+        raise UsageError(
+            f"there is no release {release} in {session.settings.store.url}, and {environment} has never met it",
+            hint=f"`fab {environment} releases` lists them",
+        )
+    if good and (standing is None or not standing.proven):
+        session.console.note(f"no host of {environment} has ever proved {release}: no rollback will choose it yet")
+    write_mark(session, Mark(release, good, why, str(session.operator), moment_name(session.now())))

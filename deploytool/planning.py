@@ -1,0 +1,386 @@
+"""`fab ENV plan`: what a deploy would do now, and what would end it before it began. It writes nothing anywhere.
+
+No lock is taken, and the worker is asked for nothing but what it can read: see `survey` for what takes the mirror's
+place. What would end a deploy is told beside the rest, each with the exit code that the deploy would end with.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from deploytool import stages
+from deploytool.audience import Expected, Live, check_event_sizes, expected_hosts, here_by
+from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
+from deploytool.changes import change_lines, changes_record, counted
+from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
+from deploytool.fleet import printable
+from deploytool.freezing import refuse_if_frozen
+from deploytool.history import reaches_target, target_after
+from deploytool.journal import deployment_named, read_history, read_texts
+from deploytool.manifest import render_manifest
+from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
+from deploytool.session import Session
+from deploytool.stages import Comparison, Fetched
+from deploytool.status import HostStatus, Status, read_status
+from deploytool.worker.masking import Masking
+
+#: What stands in the diff where only a build can tell. Values that nobody else has stand in for them in a manifest,
+#: which has to be sound to be rendered.
+WHEN_BUILT = "(known when it is built)"
+_UNKNOWN_CHECKSUM = hashlib.sha256(WHEN_BUILT.encode()).hexdigest()
+_UNKNOWN_BYTES = int(_UNKNOWN_CHECKSUM[:15], 16)
+
+#: So many migrations are named on the screen.
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestChange:
+    """What a role's manifest would say, compared with the one that its hosts are wanted to run."""
+
+    role: str
+    #: the deployment whose manifest is compared; None if nothing is wanted of the role yet
+    deployment: DeploymentId | None
+    #: why there is nothing to compare with, or nothing to compare
+    problem: str | None
+    #: a unified diff, secrets masked; empty if nothing changes
+    diff: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a deploy of `reference` to `environment` would do now."""
+
+    environment: str
+    reference: str
+    live: Live
+    #: what its hosts serve; commits and migrations count from there
+    served: Live
+    #: the newest one that is wanted of all hosts of a role
+    live_deployment: DeploymentId | None
+    #: None if it could not be found out; `problems` says why
+    fetched: Fetched | None
+    #: the release that would be used again; None if one would be built
+    reused: Release | None
+    #: in the diffs, in place of the id that a build would give
+    made_up_release: ReleaseId | None
+    #: None if nothing is live, or nobody can tell
+    changes: Comparison | None
+    #: the recipe's name, and how many commands `build.migrate` has
+    recipe: str
+    migrate_commands: int
+    manifests: tuple[ManifestChange, ...]
+    #: of each role: hosts that would hear, and those that are down
+    up: Mapping[str, tuple[str, ...]]
+    down: Mapping[str, tuple[str, ...]]
+    hosts: tuple[HostStatus, ...]
+    #: deployments whose hosts wait for `go`
+    under_way: tuple[str, ...]
+    #: who holds the lock of the environment, and that of the workspace, in words; None if it is free
+    lock: str | None
+    workspace_lock: str | None
+    frozen: Mapping[str, Any] | None
+    #: what a deploy would end with, in the order in which it would meet them
+    problems: tuple[DeployError, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """That of the first problem; 0 without one. A lock does not count: it is free again by and by."""
+        return self.problems[0].exit_code if self.problems else 0
+
+    @property
+    def behind(self) -> tuple[HostStatus, ...]:
+        """Hosts that are up and do not serve, proven, what is wanted of them."""
+        return tuple(host for host in self.hosts if host.up and host.behind)
+
+    def as_dict(self) -> Mapping[str, object]:
+        found, told = self.fetched, self.changes is not None and self.changes.migrations_told
+        document: dict[str, object] = {
+            "environment": self.environment,
+            "reference": self.reference,
+            "revision": found.revision if found else None,
+            "subject": found.subject if found else None,
+            "live": {"release": self.live.release, "revision": self.live.revision, "deployment": self.live_deployment},
+            "served": {"release": self.served.release, "revision": self.served.revision},
+            "build": None if found is None else self.reused is None,
+            "release": self.reused.id if self.reused else None,
+            "made_up_release": self.made_up_release,
+            **changes_record(self.changes),
+            "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
+            "migrate_commands": self.migrate_commands,
+            "manifests": [{**asdict(change), "diff": list(change.diff)} for change in self.manifests],
+            "roles": {
+                role: {"up": list(hosts), "down": list(self.down.get(role, ()))} for role, hosts in self.up.items()
+            },
+            "hosts": [host.as_dict() for host in self.hosts],
+            "behind": [{"role": host.role, "host": host.host} for host in self.behind],
+            "under_way": list(self.under_way),
+            "lock": self.lock,
+            "workspace_lock": self.workspace_lock,
+            "frozen": self.frozen,
+            "problems": [{**error.as_dict(), "exit_code": error.exit_code} for error in self.problems],
+            "exit_code": self.exit_code,
+        }
+        if self.problems:
+            document["error"] = self.problems[0].as_dict()
+        return document
+
+
+def make_plan(session: Session, reference: str) -> Plan:
+    """Look at everything that a deploy of that branch, tag or SHA would look at.
+
+    Raises StoreError, ConsulError or ConnectionFailed where it can't even be looked at.
+    """
+    settings, problems = session.settings, list[DeployError]()
+    checks: tuple[tuple[Callable[[], None], type[DeployError]], ...] = (
+        (lambda: rehearse_manifests(session.every), SettingsError),
+        (lambda: check_event_sizes(session), ConsulError),
+        (lambda: refuse_if_frozen(session), LockedError),
+    )
+    for attempt, kind in checks:
+        try:
+            attempt()
+        except kind as error:
+            problems.append(error)
+    audience = read_audience(session, problems)
+    history = read_history(session, settings.environment, reaches_target)
+    here = here_by(session, audience, history)
+    live, served = here.live, here.served
+    found, changes, reused, to_come = None, None, None, None
+    manifests: tuple[ManifestChange, ...] = ()
+    try:
+        found, changes = survey(session, reference, served)
+    except StepError as error:
+        problems.append(error)
+    if found is not None:
+        key = build_key(build_inputs(settings, found))
+        reused = find_built(session, key)
+        to_come = None if reused else release_to_come(session, reference, found, key)
+        if release := reused or to_come:
+            back = target_after(here.history, release.id, "deploy", audience.hosts, live.release)
+            manifests = tuple(
+                manifest_change(session, role, release, audience.whole.get(role), back) for role in settings.roles
+            )
+    try:
+        status = read_status(session)
+    except ConsulError:
+        # It knows no host at all, which is among the problems.
+        status = Status((), (), None)
+    return Plan(
+        environment=settings.environment,
+        reference=reference,
+        live=live,
+        served=served,
+        live_deployment=max(audience.whole.values(), default=None),
+        fetched=found,
+        reused=reused,
+        made_up_release=to_come.id if to_come else None,
+        changes=changes,
+        recipe=settings.build.recipe,
+        migrate_commands=len(settings.build.migrate),
+        manifests=manifests,
+        up=audience.up,
+        down={role: tuple(host for of, host in audience.down if of == role) for role in audience.up},
+        hosts=status.hosts,
+        under_way=status.under_way,
+        lock=session.worker.ask("lock_holder", name=settings.environment)["sentence"],
+        workspace_lock=session.worker.ask("lock_holder", name="workspace")["sentence"],
+        frozen=session.worker.ask("frozen")["frozen"],
+        problems=tuple(problems),
+    )
+
+
+def read_audience(session: Session, problems: list[DeployError]) -> Expected:
+    """The hosts that would hear; with a problem, as a deploy has it, where a role has none."""
+    try:
+        return expected_hosts(session, ())
+    except ConsulError as error:
+        selectors = {name: role.hosts.model_dump(mode="json") for name, role in session.settings.roles.items()}
+        # Raises again if it is Consul that does not answer.
+        answer = session.worker.ask("status", roles=selectors)["roles"]
+        problems.append(error)
+    return Expected(
+        up={role: tuple(found["up"]) for role, found in answer.items()},
+        down=tuple((role, host) for role, found in answer.items() for host in found["down"]),
+        wanted=(),
+        whole={role: name for role, found in answer.items() if (name := deployment_named(found["wanted"]))},
+        single={},
+        words={},
+    )
+
+
+def survey(session: Session, reference: str, live: Live) -> tuple[Fetched, Comparison | None]:
+    """What a build would begin with, and what lies between it and the live revision. Raises StepError."""
+    results = session.run(stages.survey(session.settings, session.place, reference, live.revision))
+    changes = stages.compared(results) if live.revision else None
+    return stages.fetched(results), changes if changes is not None and changes.known else None
+
+
+def release_to_come(session: Session, reference: str, found: Fetched, key: str) -> Release:
+    """What a build would give, as far as it is known before: the id's time, checksum and sizes are not."""
+    now = session.now()
+    return Release(
+        id=release_id_at(now, found.revision),
+        application=session.settings.application,
+        revision=found.revision,
+        branch=reference,
+        built_at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        built_by=str(session.operator),
+        build_key=key,
+        compression=session.settings.build.compression,
+        checksum=_UNKNOWN_CHECKSUM,
+        size_bytes=_UNKNOWN_BYTES,
+        unpacked_bytes=_UNKNOWN_BYTES,
+        subject=printable(found.subject),
+    )
+
+
+def manifest_change(
+    session: Session, role: str, release: Release, deployment: DeploymentId | None, rollback_release: ReleaseId | None
+) -> ManifestChange:
+    """Compare the role's manifest with the one that `wanted` names, as if both were of the same deployment."""
+    settings = session.settings
+    try:
+        new = render_manifest(
+            settings,
+            role,
+            release,
+            deployment or NO_DEPLOYMENT,
+            settings.directory / TEMPLATES,
+            rollback_release=rollback_release,
+        )
+    except SettingsError as error:
+        return ManifestChange(role, deployment, "it can't be rendered: " + "; ".join(error.problems), ())
+    old: str | None = ""
+    if deployment is not None:
+        key = manifest_key(settings.environment, deployment, role)
+        old = read_texts(session, [key]).get(key)
+    if old is None:
+        return ManifestChange(role, deployment, f"the live one, of {deployment}, is not in the store any more", ())
+    return ManifestChange(role, deployment, None, manifest_diff(old, new, settings.secrets))
+
+
+def manifest_diff(old: str, new: str, secrets: Sequence[str]) -> tuple[str, ...]:
+    """A unified diff without its two lines of names. What is not known yet in `new` is named so."""
+    new = new.replace(_UNKNOWN_CHECKSUM, WHEN_BUILT).replace(str(_UNKNOWN_BYTES), WHEN_BUILT)
+    changed = difflib.unified_diff(old.split("\n") if old else [], new.split("\n"), lineterm="")
+    masking = Masking(secrets)
+    # Masked after they are compared: a secret that changes is a change.
+    return tuple(printable(masking.text(line)) for line in list(changed)[2:])
+
+
+# --- for people
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan in the order of a deploy; what stands in its way comes last."""
+    return [
+        *_revision_lines(plan),
+        *_release_lines(plan),
+        *_migration_lines(plan),
+        *_manifest_lines(plan),
+        *_host_lines(plan),
+        *_verdict_lines(plan),
+    ]
+
+
+def _revision_lines(plan: Plan) -> Iterator[str]:
+    if plan.fetched is not None:
+        kind = {"heads": "branch", "tags": "tag"}.get(plan.fetched.kind, "commit")
+        yield f"the {kind} {plan.reference} is {plan.fetched.revision[:10]} {printable(plan.fetched.subject)}"
+    served = plan.served.release
+    if served != plan.live.release:
+        yield f"{plan.live.release} is wanted, and what the hosts serve is {served}"
+    if served is None and plan.live_deployment is None:
+        yield f"nothing is live in {plan.environment} yet"
+    elif served is None:
+        yield f"live is the deployment {plan.live_deployment}; which release that is, the store does not tell any more"
+    elif plan.changes is not None:
+        yield from change_lines(served, plan.changes)
+    elif plan.fetched is not None:
+        yield f"live is {served}; the commits since can't be told"
+    else:
+        yield f"live is {served}"
+
+
+def _release_lines(plan: Plan) -> Iterator[str]:
+    if plan.reused is not None:
+        yield f"reuse: {plan.reused.id} is of equal inputs, built at {plan.reused.built_at}; nothing is built"
+    elif plan.fetched is not None:
+        yield "build: no release of equal inputs is in the store"
+
+
+def _migration_lines(plan: Plan) -> Iterator[str]:
+    changes = plan.changes
+    if changes is None or not changes.migrations_told:
+        reason = f"the recipe {plan.recipe} does not know them" if changes is not None else "nothing to compare with"
+        found = f"which are pending can't be told: {reason}"
+    elif changes.migrations_added:
+        found = f"{len(changes.migrations_added)} since the live release: {_named(changes.migrations_added)}"
+    else:
+        found = "none since the live release"
+    count = plan.migrate_commands
+    commands = f"{counted(count, 'command')} would run" if count else "build.migrate is empty, nothing would run"
+    yield f"migrations: {found}; {commands}"
+    if changes is not None and changes.migrations_taken_away:
+        taken = changes.migrations_taken_away
+        yield f"migrations of the live release that this one has not, and that stay applied: {_named(taken)}"
+
+
+def _named(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+
+
+def _manifest_lines(plan: Plan) -> Iterator[str]:
+    for change in plan.manifests:
+        if change.problem is not None:
+            yield f"manifest of {change.role}: {change.problem}"
+        elif change.deployment is None:
+            yield f"manifest of {change.role}: its first, of {counted(len(change.diff) - 1, 'line')}; --json shows it"
+        elif not change.diff:
+            yield f"manifest of {change.role}: as it is now"
+        else:
+            yield f"manifest of {change.role}, compared with that of {change.deployment}:"
+            yield from (f"  {line}" for line in _without_repetition(change.diff))
+    if plan.made_up_release is not None and any(change.diff for change in plan.manifests):
+        yield f"{plan.made_up_release} stands for the release that is not built yet: it will have a time of its own"
+
+
+def _without_repetition(diff: Sequence[str]) -> Iterator[str]:
+    """The diff with each change once: a manifest says the same values in each of its four phases."""
+    hunks: list[tuple[str, list[str]]] = []
+    for line in diff:
+        if line.startswith("@@"):
+            hunks.append((line, []))
+        else:
+            hunks[-1][1].append(line)
+    shown: list[list[str]] = []
+    for place, body in hunks:
+        yield place + (" as above" if body in shown else "")
+        if body not in shown:
+            shown.append(body)
+            yield from body
+
+
+def _host_lines(plan: Plan) -> Iterator[str]:
+    for role, hosts in plan.up.items():
+        down = plan.down.get(role, ())
+        yield f"hosts of {role}: {', '.join(hosts) or 'none'}" + (f"; down: {', '.join(down)}" if down else "")
+    for host in plan.behind:
+        yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}"
+    for name in plan.under_way:
+        yield f"deployment {name} is under way: its hosts wait for `go`"
+
+
+def _verdict_lines(plan: Plan) -> Iterator[str]:
+    if plan.workspace_lock is not None:
+        yield f"the workspace is locked by {plan.workspace_lock}; a build waits for that"
+    if plan.lock is not None:
+        yield f"{plan.environment} is locked by {plan.lock}; until that ends, a deploy ends with exit code 3"
+    for error in plan.problems:
+        yield f"PROBLEM: a deploy would end with exit code {error.exit_code}: {error}"
+    if not plan.problems:
+        nothing = "nothing" if plan.lock is None else "nothing else"
+        yield f"{nothing} stands in the way of: fab {plan.environment} deploy --branch {plan.reference}"

@@ -1,0 +1,172 @@
+"""`fab ENV releases`: what the store has, which environment runs which, and every deployment that there was.
+
+It changes nothing, and what is damaged is shown as that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deploytool.audience import expected_hosts
+from deploytool.errors import ConsulError
+from deploytool.fleet import printable
+from deploytool.history import Deployment, History, Standing, standings
+from deploytool.journal import read_history, read_texts
+from deploytool.promotion import environments_in_store
+from deploytool.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
+from deploytool.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One release of the store."""
+
+    id: ReleaseId
+    #: None if its record is damaged
+    release: Release | None
+    runs_in: tuple[str, ...]
+    #: None if this environment has never met it
+    standing: Standing | None
+
+    def as_dict(self) -> Mapping[str, object]:
+        standing = self.standing
+        return {
+            "release": self.id,
+            "revision": self.release.revision if self.release else None,
+            "branch": self.release.branch if self.release else None,
+            "subject": self.release.subject if self.release else None,
+            "built_at": self.release.built_at if self.release else None,
+            "built_by": self.release.built_by if self.release else None,
+            "checksum": self.release.checksum if self.release else None,
+            "size_bytes": self.release.size_bytes if self.release else None,
+            "runs_in": list(self.runs_in),
+            "verified": standing.verified if standing else None,
+            "bad": standing.bad if standing else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Releases:
+    """The releases of the store, newest first."""
+
+    rows: tuple[Listed, ...]
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {"releases": [row.as_dict() for row in self.rows]}
+
+    def lines(self) -> list[str]:
+        if not self.rows:
+            return ["the store has no release yet"]
+        table = [("release", "revision", "MB", "runs in", "here", "commit")]
+        for row in self.rows:
+            release = row.release
+            table.append(
+                (
+                    row.id,
+                    release.revision[:10] if release else "?",
+                    f"{release.size_bytes / 1e6:.1f}" if release else "?",
+                    ", ".join(row.runs_in) or "-",
+                    row.standing.words if row.standing else "-",
+                    (release.subject or release.branch) if release else "its record is damaged",
+                )
+            )
+        return columns(table)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployments:
+    """The deployments of an environment, newest first."""
+
+    rows: tuple[Deployment, ...]
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {
+            "deployments": [{**row.record, "deployment": row.id, "problem": row.problem} for row in self.rows],
+        }
+
+    def lines(self) -> list[str]:
+        if not self.rows:
+            return ["there was no deployment yet"]
+        table = [("deployment", "by", "what", "from", "to", "hosts", "seconds", "how it ended")]
+        for row in self.rows:
+            phases = row.record.get("phases")
+            phases = phases if isinstance(phases, dict) else {}
+            # Anybody may have written there, also numbers that no float holds.
+            seconds = [value for value in phases.values() if isinstance(value, int | float) and 0 <= value < 1e9]
+            table.append(
+                (
+                    row.id,
+                    row.operator or "?",
+                    row.kind if row.whole else f"{row.kind} --nodes",
+                    row.origin or "-",
+                    row.release or "?",
+                    f"{len(row.verified)} of {len(row.expected)}" if row.expected else "-",
+                    f"{sum(seconds):.1f}" if seconds else "-",
+                    ending(row),
+                )
+            )
+        return columns(table)
+
+
+def ending(row: Deployment) -> str:
+    """How a deployment ended, in words."""
+    if row.problem is not None:
+        return row.problem
+    if row.exit_code is None:
+        return "under way, or its operator went away"
+    if row.fell_back:
+        return "a host had not kept the release; began again as an ordinary deployment"
+    if row.exit_code == 0:
+        return "verified" if row.record.get("verified") else "announced, unverified"
+    error = row.record.get("error")
+    return f"exit code {row.exit_code}" + (f": {printable(error)}" if isinstance(error, str) else "")
+
+
+def columns(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def list_releases(session: Session) -> Releases:
+    """Every release of the store. Raises StoreError."""
+    here = session.settings.environment
+    keys = session.worker.ask("store_list", prefix="releases/")["keys"]
+    ids = sorted({ReleaseId(name) for key in keys if RELEASE_PATTERN.fullmatch(name := key.split("/")[1])})
+    texts = read_texts(session, [record_key(name) for name in ids])
+    histories = {name: read_history(session, name) for name in environments_in_store(session)}
+    running = {name: served_in(session, name, history) for name, history in histories.items()}
+    known = standings(histories[here])
+    return Releases(
+        tuple(
+            Listed(
+                id=name,
+                release=readable(texts.get(record_key(name)), name),
+                runs_in=tuple(where for where, served in running.items() if name in served),
+                standing=known.get(name),
+            )
+            for name in reversed(ids)
+        )
+    )
+
+
+def served_in(session: Session, environment: str, history: History) -> frozenset[ReleaseId]:
+    """What an environment's hosts serve: this one's by their last words, another's by what they proved last."""
+    if environment == session.settings.environment:
+        try:
+            expected = expected_hosts(session, ())
+            return frozenset(ReleaseId(word.release) for word in expected.words.values() if word.release is not None)
+        except ConsulError as error:
+            session.console.note(f"by the history only: {error.message}")
+    last = next((each for each in reversed(history.deployments) if each.verified and each.whole), None)
+    return frozenset() if last is None or last.release is None else frozenset({last.release})
+
+
+def readable(text: str | None, name: ReleaseId) -> Release | None:
+    try:
+        return read_record(text, name) if text is not None else None
+    except ValueError:
+        return None
+
+
+def list_deployments(session: Session) -> Deployments:
+    """The newest deployments of the environment. Raises StoreError."""
+    return Deployments(tuple(reversed(read_history(session, session.settings.environment).deployments)))

@@ -1,0 +1,168 @@
+"""`fab ENV rollback`: back to the last good release before the current one, without a build, mostly without a download.
+
+lock → history → choice → what changes → rollout by what the hosts have kept, else an ordinary one → retention
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from deploytool.audience import Expected, Here, check_event_sizes, expected_hosts, stand, strays
+from deploytool.building import TEMPLATES, read_release
+from deploytool.changes import compare, counted, tell_changes
+from deploytool.cleanup import cleaned_up
+from deploytool.errors import SettingsError, UsageError
+from deploytool.fleet import LastWord
+from deploytool.freezing import refuse_if_frozen
+from deploytool.history import Choice, History, rollback_choice, standings
+from deploytool.journal import read_history
+from deploytool.manifest import TEMPLATE_NAME, render_manifest
+from deploytool.outcome import Outcome
+from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, record_key
+from deploytool.rollout import ReleaseNotKept, attempt_at, bring
+from deploytool.session import Session
+from deploytool.stages import Comparison
+
+#: So many releases of the choice are shown.
+SHOWN = 10
+
+
+def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None:
+    """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go."""
+    settings = session.settings
+    check_event_sizes(session)
+    with session.lock(settings.environment, wait=False), cleaned_up(session):
+        refuse_if_frozen(session)
+        with outcome.phase("hosts"):
+            here = stand(session)
+            outcome.down = here.expected.down
+        with outcome.phase("choice"):
+            release = read_release(session, choose_target(session, here, release_id))
+            outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
+            changes = compare(session, here.served.revision, release.revision)
+            tell_changes(session, here, changes)
+            warn_of_migrations(session, here.history, release, changes)
+            kept = kept_roles(release, here.expected)
+            kept -= bound_to_an_archive(session, release, kept)
+        attempt = attempt_at(session, release, "rollback", here, changes, kept=kept)
+        try:
+            bring(session, attempt, outcome)
+        except ReleaseNotKept as error:
+            session.console.note(f"{error.message}; all hosts of {', '.join(sorted(error.roles))} download it now")
+            first = DeploymentId(outcome.deployment or "")
+            outcome.exit_code, outcome.hosts, outcome.unexpected, outcome.let_go = 0, (), (), False
+            expected = expected_hosts(session, ())
+            bring(session, replace(attempt, expected=expected, kept=kept - error.roles, after=(first,)), outcome)
+
+
+def choose_target(session: Session, here: Here, release_id: str | None) -> ReleaseId:
+    """The release to go back to; shows the list it chose from. Raises UsageError if there is none."""
+    environment, history, live = session.settings.environment, here.history, here.live.release
+    choice = rollback_choice(history, live)
+    astray = strays(session, here.expected, history, here.live)
+    if release_id is not None:
+        chosen = ReleaseId(release_id)
+        known = standings(read_history(session, environment, lambda found: _proven(found, chosen))).get(chosen)
+        if known is None or not known.proven:
+            raise UsageError(
+                f"the release {chosen} has never been verified in {environment}: there is no going back to it",
+                hint=f"`fab {environment} releases` lists them; `fab {environment} deploy --release {chosen}` "
+                "brings one that is new here",
+            )
+        choice = replace(choice, target=chosen)
+        if known.bad is not None:
+            session.console.note(f"{chosen} is {known.words}")
+    elif astray and live is not None and choice.standing is not None and choice.standing.may_return:
+        names = ", ".join(f"{host} ({role}) at {release}" for (role, host), release in sorted(astray.items()))
+        session.console.note(f"{names}, by --nodes: going back to what all others run")
+        choice = replace(choice, target=live)
+    else:
+        choice = _still_there(session, history, choice)
+    for line in choice_lines(choice):
+        session.console.note(line)
+    if choice.target is None:
+        raise UsageError(
+            f"{environment} has no release to go back to: none before {live or 'now'} was verified here"
+            + (" and is neither bad nor gone" if choice.before else ""),
+            hint=f"`fab {environment} releases` lists them; `fab {environment} rollback --release ID` chooses one"
+            if choice.before
+            else None,
+        )
+    return choice.target
+
+
+def _proven(history: History, release: ReleaseId) -> bool:
+    standing = standings(history).get(release)
+    return standing is not None and bool(standing.proven)
+
+
+def _still_there(session: Session, history: History, choice: Choice) -> Choice:
+    """The choice among what the store has still: a mark may have moved it to one that retention had given up."""
+    while choice.target is not None:
+        if session.worker.ask("store_exists", key=record_key(choice.target))["exists"]:
+            break
+        choice = rollback_choice(history, choice.current, choice.gone | {choice.target})
+    return choice
+
+
+def choice_lines(choice: Choice) -> list[str]:
+    """For people: the current release, those before it, and an arrow at the one that was chosen."""
+    words = f", {choice.standing.words}" if choice.standing is not None else ""
+    lines = [f"   {choice.current or 'nothing'}  live now{words}"]
+    for standing in choice.before[:SHOWN]:
+        arrow = "->" if standing.release == choice.target else "  "
+        revision = f"  {standing.revision[:10]}" if standing.revision else ""
+        gone = ", gone from the store" if standing.release in choice.gone else ""
+        lines.append(f"{arrow} {standing.release}{revision}  {standing.words}{gone}")
+    if len(choice.before) > SHOWN:
+        lines.append(f"   and {len(choice.before) - SHOWN} older")
+    if choice.target is not None and choice.target not in [each.release for each in choice.before[:SHOWN]]:
+        lines.append(f"-> {choice.target}")
+    return lines
+
+
+def warn_of_migrations(session: Session, history: History, release: Release, changes: Comparison | None) -> None:
+    """Say that the schema stays as it is, if migrations lie between what is live and where we go."""
+    if changes is not None and changes.migrations_told:
+        files = changes.migrations_taken_away
+        if files:
+            session.console.note(
+                f"WARNING: {counted(len(files), 'migration')} between them, which a rollback does not undo: "
+                + ", ".join(files[:SHOWN])
+                + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
+            )
+        return
+    since = [each for each in history.deployments if migrated_since(each.record, each.id, history, release)]
+    if since:
+        session.console.note(
+            f"WARNING: migrations have run with {counted(len(since), 'deployment')} since {release.id} was live; "
+            "whether they changed the schema can't be told, and a rollback does not undo them"
+        )
+
+
+def migrated_since(record: Mapping[str, Any], name: str, history: History, release: Release) -> bool:
+    last = max((each.id for each in history.deployments if each.release == release.id), default="")
+    return record.get("migrated") is True and name > last
+
+
+def kept_roles(release: Release, expected: Expected) -> frozenset[str]:
+    """The roles whose hosts all say that they have the release still."""
+    return frozenset(
+        role
+        for role, hosts in expected.up.items()
+        if all(release.id in expected.words.get((role, host), LastWord()).kept for host in hosts)
+    )
+
+
+def bound_to_an_archive(session: Session, release: Release, roles: frozenset[str]) -> frozenset[str]:
+    """The roles whose manifests can't be had without an archive: the user's own template insists on one."""
+    settings, bound = session.settings, set()
+    if not (settings.directory / TEMPLATES / TEMPLATE_NAME).is_file():
+        return frozenset()
+    for role in roles:
+        try:
+            render_manifest(settings, role, release, NO_DEPLOYMENT, settings.directory / TEMPLATES, kept=True)
+        except SettingsError as error:
+            bound.add(role)
+            session.console.note(f"{role} downloads the release: {'; '.join(error.problems)}")
+    return frozenset(bound)

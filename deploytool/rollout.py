@@ -1,0 +1,437 @@
+"""One deployment of a release that is in the store.
+
+    claim → manifests → announce → all fetched → migrate → go → all verified → record
+
+Up to `go` nothing changes on any host, and a failure takes back what was announced. From `go` on the hosts finish by
+themselves: all that can be done is to listen, and to tell what each of them says.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deploytool import stages
+from deploytool.audience import Expected, Here, Live
+from deploytool.building import TEMPLATES
+from deploytool.changes import changes_record
+from deploytool.errors import ConnectionFailed, DeployError, FleetError, Interrupted, StoreError
+from deploytool.fleet import Fleet, Verdict, read_report
+from deploytool.freezing import refuse_if_frozen
+from deploytool.history import Kind, target_after
+from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
+from deploytool.manifest import manifest_url, render_manifest
+from deploytool.outcome import Outcome
+from deploytool.release import (
+    DeploymentId,
+    Release,
+    ReleaseId,
+    deployment_record_key,
+    event_name,
+    is_deployment_id,
+    kept_manifest_key,
+    manifest_key,
+    record_key,
+)
+from deploytool.session import Session
+from deploytool.stages import Comparison
+from deploytool.worker_client import Asked
+
+#: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
+LAST_WORDS_SECONDS = 5.0
+#: How long an interrupted operator waits for the worker to put things in order.
+FAREWELL_SECONDS = 15.0
+RECORD_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One deployment that is about to begin: what it brings, to whom, and how it came to be; see `attempt_at`."""
+
+    release: Release
+    kind: Kind
+    expected: "Expected"
+    live: Live
+    #: where a rollback would go once this has been verified
+    rollback_release: ReleaseId | None
+    migrate: bool = False
+    wait: bool = True
+    nodes: tuple[str, ...] = ()
+    #: deployments that its id must be later than, besides those that are wanted
+    after: tuple[DeploymentId, ...] = ()
+    #: roles whose hosts all have the release still, and download nothing
+    kept: frozenset[str] = frozenset()
+    #: what else its record is to say
+    story: Mapping[str, Any] = field(default_factory=dict)
+
+
+def attempt_at(
+    session: Session, release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any
+) -> Attempt:
+    """A deployment of the release as things stand here. `rest` are fields of Attempt; `story` is added to."""
+    nodes, live = rest.get("nodes"), here.live.release
+    if nodes and live is not None and live != release.id:
+        # A rollback ends what `--nodes` began.
+        back: ReleaseId | None = live
+    else:
+        back = target_after(here.history, release.id, kind, here.expected.hosts, live)
+    story = {
+        **rest.pop("story", {}),
+        **changes_record(changes),
+        "served_before": here.served.release,
+        "learned": [asdict(each) for each in here.learned],
+    }
+    return Attempt(
+        release=release,
+        kind=kind,
+        expected=here.expected,
+        live=here.live,
+        rollback_release=back,
+        after=tuple(each.id for each in here.history.deployments[-1:]),
+        story=story,
+        **rest,
+    )
+
+
+class ReleaseNotKept(FleetError):
+    """Hosts that were to have the release still have not; nobody was switched."""
+
+    #: of those hosts
+    roles: frozenset[str] = frozenset()
+
+
+def new_deployment_id(moment: datetime, earlier: Sequence[str], characters: str) -> DeploymentId:
+    """An id that is greater than each of these: hosts refuse what is not newer, even if a clock went back."""
+    for name in earlier:
+        # What is no id, whoever wrote it, is nothing to be later than.
+        if is_deployment_id(name):
+            with contextlib.suppress(ValueError, OverflowError):
+                last = datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                moment = max(moment, last + timedelta(seconds=1))
+    return DeploymentId(f"{moment:%Y%m%dT%H%M%SZ}{characters}")
+
+
+def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
+    """One deployment, from its claim on the release to its record. The environment's lock is held.
+
+    Raises ReleaseNotKept if a host has not kept what it was to keep: then nobody was switched.
+    """
+    release = attempt.release
+    deployment = new_deployment_id(session.now(), [*attempt.expected.wanted, *attempt.after], random_characters())
+    outcome.deployment = deployment
+    outcome.story = {
+        "environment": session.settings.environment,
+        "deployment": deployment,
+        "kind": attempt.kind,
+        "release": release.id,
+        "revision": release.revision,
+        "checksum": release.checksum,
+        "subject": release.subject,
+        "from": attempt.live.release,
+        "from_revision": attempt.live.revision,
+        "operator": session.operator.name,
+        "ci_job": session.operator.ci_job,
+        "began_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+        "nodes": list(attempt.nodes),
+        "expected": [{"role": role, "host": host} for role, hosts in attempt.expected.up.items() for host in hosts],
+        "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
+        **attempt.story,
+    }
+    with outcome.phase("manifests"):
+        claim(session, release, deployment, outcome.story)
+    fleet = Fleet(attempt.expected.up)
+    fell_back = False
+    try:
+        with outcome.phase("manifests"):
+            urls = put_manifests(session, attempt, deployment)
+        if attempt.migrate and not attempt.wait:
+            # Later on, announcing would refuse: with the schema changed already.
+            refuse_if_frozen(session)
+            migrate_with(session, release, outcome)
+        rollout(session, attempt, deployment, urls, fleet, outcome)
+    except DeployError as error:
+        outcome.exit_code = error.exit_code
+        outcome.story["error"] = error.message
+        fell_back = isinstance(error, ReleaseNotKept)
+        raise
+    except KeyboardInterrupt:
+        outcome.exit_code = Interrupted.exit_code
+        raise
+    except BaseException as bug:
+        outcome.exit_code = DeployError.exit_code
+        outcome.story["error"] = f"{type(bug).__name__}: {bug}"
+        raise
+    finally:
+        # Nobody listened to hosts that were not waited for: there is nothing to tell of them.
+        if not outcome.unverified:
+            outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
+        record(session, deployment, outcome, fell_back=fell_back)
+
+
+def claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> None:
+    """Write down that this deployment needs the release. From then on retention leaves it alone.
+
+    Raises StoreError if retention was quicker.
+    """
+    with session.lock(RETENTION_LOCK, wait=True):
+        keys = (release.archive_key, record_key(release.id))
+        present = all(session.worker.ask("store_exists", key=key)["exists"] for key in keys)
+        if present:
+            write_begun(session, deployment, story)
+    # Raised when the lock is free again: retention takes it at the end of a failed deployment, too.
+    if not present:
+        raise StoreError(
+            f"the release {release.id} has been removed from {session.settings.store.url}",
+            hint="its turn had come (store.keep_releases); a deploy of its branch or revision builds it anew",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where a role's manifests are: the one that is wanted, and the one that the event names."""
+
+    wanted: str
+    event: str
+
+
+def put_manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> dict[str, Urls]:
+    """Render, check and publish this deployment's manifests; returns their URLs by role.
+
+    What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
+    """
+    settings, release = session.settings, attempt.release
+    entries, urls = [], {}
+
+    def publish(key: str, *, kept: bool, role: str) -> str:
+        text = render_manifest(
+            settings,
+            role,
+            release,
+            deployment,
+            settings.directory / TEMPLATES,
+            kept=kept,
+            rollback_release=attempt.rollback_release,
+        )
+        entries.append((key, text))
+        return manifest_url(settings.store.url, key)
+
+    for role in attempt.expected.up:
+        wanted = publish(manifest_key(settings.environment, deployment, role), kept=False, role=role)
+        event = wanted
+        if role in attempt.kept:
+            event = publish(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
+        urls[role] = Urls(wanted, event)
+    session.worker.ask("store_put", entries=entries)
+    return urls
+
+
+def rollout(
+    session: Session,
+    attempt: Attempt,
+    deployment: DeploymentId,
+    urls: Mapping[str, Urls],
+    fleet: Fleet,
+    outcome: Outcome,
+) -> None:
+    """Announce, wait until every host holds the archive, migrate, let them go, wait for every host's proof."""
+    settings, worker = session.settings, session.worker
+    roles = [
+        {
+            "role": role,
+            "event": event_name(settings.application, role, settings.environment),
+            "url": url.wanted,
+            "payload": url.event,
+            "hosts": [host for known, host in fleet.expected if known == role],
+        }
+        for role, url in urls.items()
+    ]
+    # From here on nobody can say that no host was switched, if they go without being waited for.
+    outcome.unverified = outcome.let_go = not attempt.wait
+    try:
+        with outcome.phase("announce"), session.console.step("announce"):
+            worker.ask(
+                "announce", deployment=deployment, roles=roles, only_hosts=bool(attempt.nodes), wait=attempt.wait
+            )
+    except KeyboardInterrupt:
+        take_back(session, cancel=True)
+        raise
+    if not attempt.wait:
+        session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
+        return
+    listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
+    try:
+        prepare_hosts(session, attempt, listening, outcome)
+        # Should this be cut off, nobody knows whether it was written.
+        outcome.let_go = None
+        worker.ask("go", value="all")
+        outcome.let_go = True
+    except (DeployError, KeyboardInterrupt) as reason:
+        take_back(session, cancel=isinstance(reason, KeyboardInterrupt))
+        with session.console.fleet(fleet, "abort"):
+            listening.for_seconds(LAST_WORDS_SECONDS)
+        raise
+    try:
+        with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
+            listening.for_seconds(settings.wait.activate_seconds)
+        if fleet.bad():
+            outcome.exit_code = FleetError.exit_code
+    except KeyboardInterrupt:
+        outcome.exit_code = Interrupted.exit_code
+        session.console.note("interrupted after `go`: the hosts finish by themselves")
+        with session.console.fleet(fleet, "interrupted"):
+            listening.for_seconds(LAST_WORDS_SECONDS)
+    worker.start("end_watch")
+
+
+def take_back(session: Session, *, cancel: bool) -> None:
+    """Abort what was announced, and end what runs first if the operator interrupted.
+
+    Trouble on the way is noted: it must not hide why the deployment ended. The worker tries again as the session ends.
+    """
+    try:
+        if cancel:
+            session.worker.ask("cancel", limit_seconds=FAREWELL_SECONDS)
+        session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)
+    except DeployError as trouble:
+        session.console.note(str(trouble))
+
+
+def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
+    """Wait until every host holds the archive, then migrate. Raises FleetError or StepError: then nobody may go."""
+    with outcome.phase("fetch"), session.console.fleet(listening.fleet, "fetch"):
+        listening.until_fetched(session.settings.wait.fetch_seconds)
+    if attempt.migrate:
+        migrate_with(session, attempt.release, outcome)
+    listening.hear_now()
+    listening.refuse_if_lost()
+
+
+class Listening:
+    """Hears what the hosts report while time passes."""
+
+    def __init__(self, session: Session, fleet: Fleet, reports: Asked) -> None:
+        self.fleet = fleet
+        self._session = session
+        self._reports = reports
+        self._begin = time.monotonic()
+        self._troubled = ""
+
+    def _hear(self, timeout_seconds: float) -> bool:
+        message = self._reports.next(timeout_seconds)
+        if message is None or "event" not in message:
+            return False
+        for news in message["event"]["reports"]:
+            if "trouble" in news:
+                if news["trouble"] != self._troubled:
+                    self._troubled = news["trouble"]
+                    self._session.console.note(f"no reports for the moment: {self._troubled}")
+                continue
+            report = read_report(news["role"], news["host"], news["state"], news["value"])
+            if report is not None:
+                seconds = round(time.monotonic() - self._begin, 1)
+                expected = self.fleet.hear(report, seconds)
+                self._session.console.report(report, seconds, expected=expected)
+        return True
+
+    def hear_now(self) -> None:
+        """Take in what has arrived already."""
+        while self._hear(0):
+            pass
+
+    def for_seconds(self, seconds: float) -> None:
+        """Listen until every host has made a final report, this long at most."""
+        deadline = time.monotonic() + seconds
+        while self.fleet.waiting_for(fetched=False) and (left := deadline - time.monotonic()) > 0:
+            self._hear(min(0.25, left))
+
+    def refuse_if_lost(self) -> None:
+        """Raise FleetError if a host has already failed, or left for another deployment."""
+        lost = [result for result in self.fleet.bad() if result.verdict is not Verdict.SILENT]
+        if lost:
+            names = ", ".join(f"{result.host} ({result.role}) {result.verdict.value}" for result in lost[:10])
+            incomplete = frozenset(result.role for result in lost if result.incomplete)
+            error = (ReleaseNotKept if incomplete else FleetError)(
+                f"before any host was switched: {names}: {lost[0].reason}",
+                hint="no host was changed; mend what is above and deploy again",
+            )
+            if isinstance(error, ReleaseNotKept):
+                error.roles = incomplete
+            raise error
+
+    def until_fetched(self, seconds: float) -> None:
+        """Wait until every host holds the archive. Raises FleetError at the first that fails, or when time is over."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.refuse_if_lost()
+            missing = self.fleet.waiting_for(fetched=True)
+            if not missing:
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(f"{host} ({role})" for role, host in missing[:10])
+                more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+                raise FleetError(
+                    f"{len(missing)} of {len(self.fleet.expected)} hosts did not fetch the release within {seconds:g} "
+                    f"s: {names}{more}",
+                    hint="no host was changed. On those hosts: is consul watch running, can stretcher read the store, "
+                    "is one still at an earlier deployment? wait.fetch_seconds is the limit; --nodes leaves hosts out",
+                )
+            self._hear(min(0.25, left))
+
+
+@contextmanager
+def unpacked(session: Session, release: Release) -> Iterator[str | None]:
+    """The release, unpacked on the build server for its migrations; None if there are no commands to run."""
+    if not session.settings.build.migrate:
+        yield None
+        return
+    with session.console.step("unpack"):
+        directory = session.worker.ask(
+            "unpack_release",
+            key=release.archive_key,
+            compression=release.compression,
+            checksum=release.checksum,
+            name=release.id,
+        )["directory"]
+    yield directory
+    # After a failure it stays, until the next one is unpacked: a migration may still be running in it. And it must not
+    # make a deployment fail that it can't be removed now.
+    with contextlib.suppress(ConnectionFailed):
+        session.worker.ask("remove_unpacked", limit_seconds=FAREWELL_SECONDS)
+
+
+def run_migrations(session: Session, directory: str | None) -> None:
+    """Run `build.migrate` with the release's own code. Raises StepError."""
+    step = stages.migrate(session.settings, session.place, directory) if directory is not None else None
+    if step is not None:
+        session.run(step)
+
+
+def migrate_with(session: Session, release: Release, outcome: Outcome) -> None:
+    """Run the release's migrations with its own code, if there are any. Raises StepError."""
+    with outcome.phase("migrate"), unpacked(session, release) as directory:
+        run_migrations(session, directory)
+        outcome.migrated = directory is not None
+
+
+def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell_back: bool) -> None:
+    """Write down how the deployment ended. A record that can't be written does not make the deployment fail."""
+    content = {
+        **outcome.story,
+        **outcome.as_dict(),
+        "ended_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+        "let_go": outcome.let_go,
+        "migrated": outcome.migrated,
+        "fell_back": fell_back,
+        "verified": not outcome.unverified and outcome.exit_code == 0,
+    }
+    key = deployment_record_key(session.settings.environment, deployment)
+    try:
+        entries = [(key, json.dumps(content, indent=2) + "\n")]
+        session.worker.ask("store_put", entries=entries, limit_seconds=RECORD_SECONDS)
+    except DeployError as error:
+        session.console.note(f"the deployment's record could not be written: {error.message}")

@@ -1,0 +1,90 @@
+"""In place of the first stage, for looking ahead: what `fetch` would find out, without a change anywhere. Pure."""
+
+from typing import TYPE_CHECKING
+
+from deploytool.stages import git, shell
+from deploytool.stages.compare import COMPARE, variables
+from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
+from deploytool.stages.place import Place
+from deploytool.stages.step import Step
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+# The mirror may be behind, and to bring it up to date would be a change: a copy of a moment takes its place, and with
+# it goes whatever happens to us, but for SIGKILL. It is named before it is made, so that no signal comes too early.
+_SCRATCH = r"""
+d_scratch=${TMPDIR:-/tmp}/deploytool-plan.$$.$RANDOM$RANDOM
+d_clean_up() {
+  trap '' HUP INT TERM
+  local d_try
+  # A part of git that was ended with us may be writing still.
+  for d_try in 1 2 3 4 5; do
+    if rm -rf -- "$d_scratch".*; then return; fi
+    sleep 0.1
+  done
+}
+trap d_clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+"""
+
+# Objects that the mirror has are read from there and not fetched again. Packs are kept as they come: git marks an
+# object that it unpacks, and finds in the mirror already, with a new time there, and that is a change.
+_COPY_OF_A_MOMENT = r"""
+d_git_options+=(
+  -c fetch.unpackLimit=1 -c transfer.unpackLimit=1 -c gc.auto=0 -c maintenance.auto=false
+  -c fetch.writeCommitGraph=false
+)
+
+d_take() {  # a copy that has what the mirror has, if $1 is `borrow`
+  d_copy=$(mktemp -d "$d_scratch.XXXXXX") && d_new_copy "$d_copy" || return
+  if [ "$1" = borrow ]; then printf '%s\n' "$d_mirror/objects" >"$d_copy/objects/info/alternates"; fi
+  d_fetch "$d_copy"
+}
+
+d_taken=
+if [ "$(d_copied "$d_mirror")" = "$d_repository" ] && [ -d "$d_mirror/objects" ]; then
+  if d_take borrow; then d_taken=yes; else echo "the mirror is of no use; doing without it"; fi
+fi
+if [ -z "$d_taken" ] && ! d_take nothing; then
+  d_answers || d_fail "$d_repository_unreachable" "$d_repository"
+  d_fail "$d_mirror_unusable" "${d_copy:-$d_scratch}"
+fi
+"""
+
+_COMPARED = r"""
+if [ -n "$d_live_revision" ]; then d_compare "$d_copy" "$d_live_revision" "$d_revision"; fi
+"""
+
+
+def survey(settings: "Settings", place: Place, reference: str, live_revision: str | None = None) -> Step:
+    """Find out what `fetch` would, and what lies between the live revision and that one. No lock is needed.
+
+    The results are read with `fetched`, and with `compared` if there is a live revision. References are found by the
+    rules of `fetch`, and problems have its codes. All that is written is a directory below TMPDIR, which is removed.
+    """
+    return Step(
+        "survey",
+        shell.script(
+            head(
+                settings,
+                place,
+                {
+                    **variables(settings, place),
+                    "d_reference": reference,
+                    "d_live_revision": live_revision or "",
+                },
+            ),
+            git.PREPARE,
+            _SCRATCH,
+            COPY,
+            _COPY_OF_A_MOMENT,
+            RESOLVE,
+            INPUTS,
+            COMPARE,
+            _COMPARED,
+        ),
+        settings.build.timeout_seconds,
+    )

@@ -1,0 +1,210 @@
+"""What is removed from Consul and from the build server because nobody needs it any more.
+
+What to keep is decided by the operator's side; here it is made sure that nothing goes that is in use this very moment,
+whatever was asked for.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import stat
+import time
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from . import locks
+from .bus import Bus
+from .failure import Failure
+
+#: Younger deployments and logs may be somebody's who is at it right now.
+YOUNG_SECONDS = 3600.0
+#: The worker's file is touched whenever it is started.
+WORKER_FILE_SECONDS = 30 * 86400.0
+
+DEPLOYMENT = re.compile(r"(\d{8}T\d{6})Z[a-z0-9]{4}")
+#: the worker's file, and what is left of one whose transfer was cut off
+WORKER_FILE = re.compile(r"[0-9a-f]{64}\.pyz(\.\d+)?")
+
+
+# --- Consul
+
+
+def prune_deployments(
+    bus: Bus, prefix: str, keep: Sequence[str], *, now: float, go_on: Callable[[], None]
+) -> List[str]:
+    """Remove the keys of deployments that are not in `keep`, not wanted by any host, and older than an hour.
+
+    Returns the ids of those that were removed. None are while a wanted deployment still stands at its barrier: if it is
+    aborted, an older one is wanted again. `now` is in seconds of this machine's clock; `go_on` raises to stop it.
+    """
+    names = bus.names(prefix + "/deployments/")
+    wanted = _wanted(bus, prefix)
+    if wanted is None:
+        return []
+    removed = []
+    for name in sorted(names):
+        age = _age_seconds(name, now)
+        if age is None or age <= YOUNG_SECONDS or name in wanted or name in keep:
+            continue
+        go_on()
+        bus.delete_all("{}/deployments/{}/".format(prefix, name))
+        removed.append(name)
+    return removed
+
+
+def _wanted(bus: Bus, prefix: str) -> Optional[Set[str]]:
+    """The deployments that hosts are meant to have, exceptions included; None while one of them may be taken back."""
+    # A list leaves out what the token may not read, without a word. This is refused, with a sentence.
+    bus.get(prefix + "/wanted/.readable")
+    top = prefix + "/wanted/"
+    wanted = set()
+    for entry in bus.list(top)[0]:
+        name = entry.value.split(" ")[0].strip()
+        wanted.add(name)
+        role = entry.key[len(top) :].split("/")[0]
+        go = bus.get("{}/deployments/{}/{}/go".format(prefix, name, role)) if DEPLOYMENT.fullmatch(name) else None
+        if go is not None and not go.value.startswith("go "):
+            return None
+    return wanted
+
+
+def _age_seconds(deployment: str, now: float) -> Optional[float]:
+    """How long ago the deployment began, by its id; None for what is no id."""
+    match = DEPLOYMENT.fullmatch(deployment)
+    if match is None:
+        return None
+    try:
+        return now - calendar.timegm(time.strptime(match.group(1), "%Y%m%dT%H%M%S"))
+    except ValueError:
+        return None
+
+
+# --- the build server
+
+
+class Sweep:
+    """Removes files, and counts what that frees. What can't be removed stops nothing else; `finish` tells of it."""
+
+    def __init__(self) -> None:
+        self.removed: List[str] = []
+        self.freed_bytes = 0
+        self._trouble: List[OSError] = []
+
+    def file(self, path: str) -> None:
+        with self._noting():
+            size = os.lstat(path).st_size
+            os.unlink(path)
+            self.removed.append(path)
+            self.freed_bytes += size
+
+    def tree(self, path: str) -> None:
+        with self._noting():
+            if os.path.islink(path):
+                # Not ours; what it leads to still less.
+                os.unlink(path)
+                self.removed.append(path)
+                return
+            size = 0
+            for directory, directories, files in os.walk(path):
+                for name in directories:
+                    below = os.path.join(directory, name)
+                    # An application's own directories may be closed to writing; links lead elsewhere.
+                    if not os.path.islink(below):
+                        os.chmod(below, stat.S_IRWXU)
+                size += sum(os.lstat(os.path.join(directory, name)).st_size for name in files)
+            shutil.rmtree(path)
+            self.removed.append(path)
+            self.freed_bytes += size
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            # Somebody else sweeps as well.
+            pass
+        except OSError as error:
+            self._trouble.append(error)
+
+    def finish(self) -> Dict[str, Any]:
+        """What was removed and how many bytes that freed. Raises Failure if something could not be removed."""
+        if self._trouble:
+            first = self._trouble[0]
+            more = len(self._trouble) - 1
+            raise Failure(
+                "step",
+                "{}{} can't be removed on the build server: {}".format(
+                    first.filename, " and {} more".format(more) if more else "", first.strerror or first
+                ),
+                hint="mend the rights there, or remove it by hand; all else that was due has been removed",
+            )
+        return {"removed": self.removed, "freed_bytes": self.freed_bytes}
+
+
+def prune_logs(sweep: Sweep, directory: str, keep: Sequence[str], newest: int, *, now: float) -> None:
+    """Remove logs beyond the newest ones, but for those of releases in `keep`, young ones and ones being written."""
+    for modified, path in sorted(_files(directory, ".log"), reverse=True)[max(newest, 0) :]:
+        name = os.path.basename(path)[: -len(".log")]
+        if name not in keep and now - modified > YOUNG_SECONDS and not _is_being_written(path):
+            sweep.file(path)
+
+
+def prune_worker_files(sweep: Sweep, directory: str, *, now: float) -> None:
+    """Remove the worker's file of versions that nobody has started for 30 days."""
+    for modified, path in sorted(_files(directory, "")):
+        if WORKER_FILE.fullmatch(os.path.basename(path)) and now - modified > WORKER_FILE_SECONDS:
+            sweep.file(path)
+
+
+def prune_unpacked(sweep: Sweep, directory: str, lock_path: str, holder: Optional[Dict[str, Any]]) -> None:
+    """Remove what an interrupted migration left, if no other operator's is under way.
+
+    `holder` is who takes the environment's lock for it; None if this worker holds it already.
+    """
+    if not os.path.lexists(directory):
+        return
+    if holder is None:
+        sweep.tree(directory)
+        return
+    try:
+        lock = locks.acquire(lock_path, holder)
+    except Failure:
+        return
+    try:
+        sweep.tree(directory)
+    finally:
+        lock.release()
+
+
+def _files(directory: str, suffix: str) -> Iterator[Tuple[float, str]]:
+    """When each was last written, in seconds, and its path."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = os.path.join(directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            state = os.lstat(path)
+            if name.endswith(suffix) and stat.S_ISREG(state.st_mode):
+                yield state.st_mtime, path
+
+
+def _is_being_written(path: str) -> bool:
+    """Whoever writes a log holds a lock on it: a step may be silent for hours."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        # Then whatever stands in the way is told when it is removed.
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,535 @@
+"""Removing what the store has no need of, and what a deployment has claimed meanwhile; killed at any point, too."""
+
+import contextlib
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploytool.cleanup import Cleaned, clean_up, cleaned_up
+from deploytool.console import Console
+from deploytool.errors import (
+    ConnectionFailed,
+    ConsulError,
+    DeployError,
+    FleetError,
+    LockedError,
+    StoreError,
+    UsageError,
+)
+from deploytool.history import Deployment, History, Mark
+from deploytool.journal import RETENTION_LOCK
+from deploytool.release import (
+    DeploymentId,
+    Release,
+    ReleaseId,
+    Revision,
+    begun_key,
+    build_record_key,
+    built_manifest_key,
+    deployment_record_key,
+    is_release_id,
+    kept_manifest_key,
+    manifest_key,
+    mark_key,
+    record_key,
+    release_record,
+)
+from deploytool.session import Operator
+from tests.unit.test_retention import (
+    NOBODY,
+    NOW,
+    RELEASES,
+    deployment_id,
+    good,
+    one_after_the_other,
+    release_id,
+)
+
+
+class Dead(Exception):
+    """The power went."""
+
+
+class Store:
+    """A worker with a store in memory. It dies at the operation of that number, before it does it."""
+
+    def __init__(self, objects: Mapping[str, str], dies_at: int | None = None) -> None:
+        self.objects = dict(objects)
+        #: deployment → release, as Consul wants it of the only role, and as its hosts say they serve
+        self.wanted: str | None = None
+        self.serving: dict[str, str] = {}
+        self.operations = 0
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.locked: set[str] = set()
+        self.dies_at = dies_at
+        self.refusals: dict[str, BaseException] = {}
+
+    def _operation(self) -> None:
+        if self.operations == self.dies_at:
+            raise Dead
+        self.operations += 1
+
+    def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Any:
+        self._operation()
+        self.asked.append((do, parameters))
+        if do in self.refusals:
+            raise self.refusals[do]
+        match do:
+            case "lock":
+                assert parameters["name"] not in self.locked, "it waits for itself"
+                self.locked.add(parameters["name"])
+                return None
+            case "release_lock":
+                self.locked.discard(parameters["name"])
+                return None
+            case "store_list":
+                return {"keys": sorted(key for key in self.objects if key.startswith(parameters["prefix"]))}
+            case "store_read":
+                return {"contents": {key: self.objects.get(key) for key in parameters["keys"]}}
+            case "store_delete":
+                assert RETENTION_LOCK in self.locked
+                for key in parameters["keys"]:
+                    self._operation()
+                    self.objects.pop(key, None)
+                return {"deleted": len(parameters["keys"])}
+            case "store_exists":
+                return {"exists": parameters["key"] in self.objects}
+            case "store_get":
+                return {"content": self.objects.get(parameters["key"])}
+            case "store_put":
+                existed = [key for key, _ in parameters["entries"] if key in self.objects]
+                for key, text in parameters["entries"]:
+                    self._operation()
+                    self.objects.setdefault(key, text)
+                return {"existed": existed}
+            case "status":
+                role = {
+                    "up": ["one", "two"],
+                    "down": [],
+                    "wanted": self.wanted,
+                    "exceptions": {},
+                    "serving": self.serving,
+                    "go": {},
+                }
+                return {"roles": {"web": role}}
+            case "lock_holder":
+                return {"sentence": None}
+            case "frozen":
+                return {"frozen": None}
+            case "prune_keys":
+                return {"removed": ["20260101T000000Zabcd"]}
+            case "prune_build_server":
+                return {"removed": ["/srv/logs/old.log"], "freed_bytes": 1_500_000}
+        raise AssertionError(f"unscripted: {do}")
+
+
+class Session:
+    """As far as a cleanup, a claim or a look at the store needs one."""
+
+    operator = Operator("ann@desk")
+
+    def __init__(self, worker: Store, keep: int = 2, **others: int) -> None:
+        self.worker = worker
+        self.progress = io.StringIO()
+        self.console = Console(as_json=False, progress=self.progress, results=io.StringIO())
+
+        def one(name: str, keep: int, url: str = "s3://bucket/shop") -> Any:
+            return SimpleNamespace(
+                application="app",
+                environment=name,
+                store=SimpleNamespace(url=url, endpoint_url=None, keep_releases=keep),
+                roles={"web": SimpleNamespace(hosts=SimpleNamespace(model_dump=lambda mode: {}))},
+            )
+
+        self.settings = one("production", keep)
+        self.every = {
+            "production": self.settings,
+            "elsewhere": one("elsewhere", 50, "s3://other/shop"),
+            **{name: one(name, number) for name, number in others.items()},
+        }
+
+    def now(self) -> datetime:
+        return NOW
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool) -> Iterator[None]:
+        assert wait
+        self.worker.ask("lock", name=name, wait=wait)
+        yield
+        self.worker.ask("release_lock", name=name)
+
+
+def record(release: ReleaseId, **changes: Any) -> Release:
+    letter = release[-1]
+    known = Release(
+        id=release,
+        application="app",
+        revision=Revision(letter * 40),
+        branch="main",
+        built_at="2026-01-01T00:00:00Z",
+        built_by="ann@desk",
+        build_key=build_key_of(release),
+        compression="gzip",
+        checksum="0" * 64,
+        size_bytes=1_000_000,
+        unpacked_bytes=2,
+    )
+    return replace(known, **changes)
+
+
+def build_key_of(release: ReleaseId) -> str:
+    return release.encode().hex().ljust(64, "0")[:64]
+
+
+def built(release: ReleaseId, **changes: Any) -> dict[str, str]:
+    known = record(release, **changes)
+    return {
+        known.archive_key: "archive",
+        record_key(release): release_record(known),
+        built_manifest_key(release, "production", "web"): "manifest",
+        build_record_key(known.build_key): json.dumps({"release": release}),
+    }
+
+
+def manifests(environment: str, deployment: DeploymentId, release: ReleaseId) -> dict[str, str]:
+    return {
+        manifest_key(environment, deployment, "web"): f'src: "s3://bucket/shop/releases/{release}/app.tar.gz"\n',
+        kept_manifest_key(environment, deployment, "web"): 'src: ""\n',
+    }
+
+
+def deployed(environment: str, each: Deployment) -> dict[str, str]:
+    """What a deployment leaves in the store."""
+    said = {"release": each.release, "kind": each.kind, "nodes": [] if each.whole else ["one"]}
+    objects = {begun_key(environment, each.id): json.dumps(said)}
+    assert each.release is not None
+    objects |= manifests(environment, each.id, each.release)
+    if each.exit_code is not None:
+        hosts = [
+            {"role": role, "host": host, "verdict": "verified" if (role, host) in each.verified else "failed"}
+            for role, host in sorted(each.expected)
+        ]
+        ended = {**said, "exit_code": each.exit_code, "let_go": each.let_go, "hosts": hosts}
+        objects[deployment_record_key(environment, each.id)] = json.dumps(ended)
+    return objects
+
+
+def store_of(releases: Collection[ReleaseId], **histories: History) -> dict[str, str]:
+    objects: dict[str, str] = {}
+    for release in releases:
+        objects |= built(release)
+    for environment, known in histories.items():
+        for each in known.deployments:
+            objects |= deployed(environment, each)
+        for mark in known.marks:
+            content = {"release": mark.release, "good": mark.good, "why": mark.why, "operator": mark.operator}
+            objects[mark_key(environment, mark.release, mark.moment)] = json.dumps(content)
+    return objects
+
+
+def releases_in(objects: Mapping[str, str]) -> set[str]:
+    """Of which anything is there at all."""
+    return {key.split("/")[1] for key in objects if key.startswith("releases/") and is_release_id(key.split("/")[1])}
+
+
+def remaining(objects: Mapping[str, str], live: Collection[ReleaseId] = (), **keep: int) -> dict[str, str]:
+    worker = Store(objects)
+    clean_up(Session(worker, **keep), live)  # type: ignore[arg-type]
+    assert worker.locked == set()
+    return worker.objects
+
+
+def hold(objects: Mapping[str, str], needed: Collection[ReleaseId]) -> None:
+    """The store has no record that points to something missing, and whatever is needed."""
+    for key, text in objects.items():
+        if key.startswith("builds/"):
+            assert record_key(json.loads(text)["release"]) in objects
+        if key.endswith("/release.json") and is_release_id(key.split("/")[1]):
+            release = ReleaseId(key.split("/")[1])
+            assert record(release).archive_key in objects
+        if "/deployments/" in key and key.endswith(".yml") and "releases/" in text:
+            assert record(ReleaseId(text.split("releases/")[1].split("/")[0])).archive_key in objects
+    for release in needed:
+        assert built(release).items() <= objects.items()
+
+
+def full_store() -> dict[str, str]:
+    """Two environments, an old deployment without a word of what it was about, what a killed build left, and noise."""
+    staging = History(
+        (
+            *one_after_the_other(RELEASES, until_hours_ago=40).deployments,
+            good(35, RELEASES[6], exit_code=8, verified=NOBODY),
+            Deployment(deployment_id(2), RELEASES[2]),
+        ),
+        (Mark(RELEASES[5], False, "slow", "ann@desk", deployment_id(30)),),
+    )
+    objects = store_of(RELEASES, staging=staging, production=one_after_the_other(RELEASES[:5], until_hours_ago=50))
+    orphan, building = release_id(300, "e"), release_id(1, "f")
+    return {
+        **objects,
+        **manifests("staging", deployment_id(600), RELEASES[1]),
+        record(orphan).archive_key: "archive",
+        f"releases/{orphan}/other": "noise",
+        record(building).archive_key: "archive",
+        "releases/README": "noise",
+        "releases/latest/release.json": "noise",
+        "environments/README": "noise",
+    }
+
+
+def test_everything_of_a_release_goes_but_what_happened() -> None:
+    objects = full_store()
+    left = remaining(objects, [RELEASES[4]])
+    # Production runs the fifth, after the fourth. Staging is wanted to run the seventh; its hosts went back to the
+    # last, and would go on to the one before. The third has just been claimed.
+    stays = {RELEASES[at] for at in (2, 3, 4, 6, 10, 11)}
+    assert releases_in(left) == {*stays, release_id(1, "f")}
+    gone = set(objects) - set(left)
+    assert {key for key in gone if key.startswith("builds/")} == {
+        build_record_key(build_key_of(release)) for release in RELEASES if release not in stays
+    }
+    assert set(manifests("staging", deployment_id(600), RELEASES[1])) <= gone
+    assert not [key for key in gone if key.endswith("begun.json") or "/marks/" in key]
+    assert not [key for key in gone if key.startswith("environments/") and key.count("/") == 3]
+    assert {key for key in objects if key.endswith(("README", "latest/release.json"))} <= set(left)
+    hold(left, stays)
+
+
+def test_cleanup_killed_at_any_operation_leaves_nothing_wrong_and_the_next_one_ends_it() -> None:
+    objects, live = full_store(), [RELEASES[4]]
+    undisturbed = Store(objects)
+    clean_up(Session(undisturbed), live)  # type: ignore[arg-type]
+    needed = [ReleaseId(name) for name in releases_in(undisturbed.objects) if name in RELEASES]
+    hold(objects, needed)
+    assert undisturbed.operations > 50
+    for operation in range(undisturbed.operations):
+        killed = Store(objects, dies_at=operation)
+        with pytest.raises(Dead):
+            clean_up(Session(killed), live)  # type: ignore[arg-type]
+        hold(killed.objects, needed)
+        # Its worker is dead, and its lock with it.
+        assert remaining(killed.objects, live) == undisturbed.objects
+
+
+def test_small_store_is_not_read() -> None:
+    worker = Store(store_of(RELEASES[:2], production=one_after_the_other(RELEASES[:2])))
+    cleaned = clean_up(Session(worker), ())  # type: ignore[arg-type]
+    assert [do for do, _ in worker.asked] == [
+        "lock",
+        "store_list",
+        "store_list",
+        "release_lock",
+        "prune_build_server",
+        "prune_keys",
+    ]
+    assert cleaned.releases == ()
+    newest = [each.id for each in one_after_the_other(RELEASES[:2]).deployments]
+    assert worker.asked[-1][1] == {"keep": newest}
+    assert worker.asked[-2][1] == {"keep": list(RELEASES[:2]), "logs": 50}
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_consul_keeps_the_newest_ten_deployments_of_this_environment(count: int) -> None:
+    known = one_after_the_other([RELEASES[at % 3] for at in range(count)])
+    worker = Store(store_of(RELEASES, production=known, staging=one_after_the_other(RELEASES)))
+    clean_up(Session(worker), ())  # type: ignore[arg-type]
+    assert worker.asked[-1] == ("prune_keys", {"keep": [each.id for each in known.deployments][-10:]})
+
+
+def test_environment_that_wants_to_keep_more_is_heard_by_all_that_share_the_store() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    assert releases_in(remaining(objects, keep=2, staging=5)) == set(RELEASES[-5:])
+
+
+def test_build_record_that_names_another_release_stays() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    rebuilt = build_record_key(build_key_of(RELEASES[0]))
+    objects[rebuilt] = json.dumps({"release": RELEASES[-1]})
+    left = remaining(objects)
+    assert rebuilt in left
+    assert RELEASES[0] not in releases_in(left)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"build_key": 7}', '{"build_key": "../.."}', "[" * 100_000])
+def test_damaged_record_leaves_no_build_record_behind(text: str) -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    objects[record_key(RELEASES[0])] = text
+    objects[build_record_key("f" * 64)] = "damaged as well"
+    left = remaining(objects)
+    assert not [key for key, content in left.items() if key.startswith("builds/") and RELEASES[0] in content]
+    assert RELEASES[0] not in releases_in(left)
+    assert build_record_key("f" * 64) in left
+
+
+def test_damaged_record_has_no_size() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    objects[record_key(RELEASES[0])] = ""
+    cleaned = clean_up(Session(Store(objects)), ())  # type: ignore[arg-type]
+    assert [each.size_bytes for each in cleaned.releases] == [None, *[1_000_000] * 9]
+
+
+def test_release_of_another_application_is_left_alone() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    objects |= built(RELEASES[0], application="blog")
+    assert RELEASES[0] in releases_in(remaining(objects))
+
+
+def test_leftover_that_something_needs_stays() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    del objects[record_key(RELEASES[-1])], objects[record_key(RELEASES[0])]
+    left = releases_in(remaining(objects))
+    assert RELEASES[-1] in left
+    assert RELEASES[0] not in left
+
+
+def test_live_release_stays_when_the_store_knows_of_no_deployment() -> None:
+    assert releases_in(remaining(store_of(RELEASES), [RELEASES[0]])) == {RELEASES[0], RELEASES[-1]}
+
+
+def test_environment_that_nobody_has_settings_for_keeps_what_it_runs() -> None:
+    objects = store_of(
+        RELEASES, production=one_after_the_other(RELEASES), forgotten=one_after_the_other(RELEASES[:2], 200)
+    )
+    assert releases_in(remaining(objects)) >= set(RELEASES[:2])
+
+
+def test_history_is_read_until_it_tells_what_an_environment_would_go_back_to() -> None:
+    tries = tuple(
+        good(300 - at, RELEASES[5], exit_code=4, let_go=False, expected=NOBODY, verified=NOBODY) for at in range(120)
+    )
+    known = History((*one_after_the_other(RELEASES[:2], 400).deployments, *tries))
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES), staging=known)
+    assert releases_in(remaining(objects)) >= set(RELEASES[:2])
+
+
+def test_manifest_tells_what_an_unended_deployment_of_an_older_version_is_about() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    objects |= manifests("production", deployment_id(3), RELEASES[0])
+    left = remaining(objects)
+    assert releases_in(left) == {RELEASES[0], RELEASES[-2], RELEASES[-1]}
+    assert set(manifests("production", deployment_id(3), RELEASES[0])) <= set(left)
+
+
+def test_store_is_left_alone_and_it_is_said_when_a_claim_can_not_be_read() -> None:
+    objects = store_of(RELEASES, production=one_after_the_other(RELEASES))
+    objects[begun_key("staging", deployment_id(3))] = "damaged"
+    worker = Store(objects)
+    cleaned = clean_up(Session(worker), ())  # type: ignore[arg-type]
+    assert worker.objects == objects
+    assert f"staging's deployment {deployment_id(3)} can't be read" in cleaned.sentences()[0]
+    assert cleaned.as_dict()["unreadable"] == [{"environment": "staging", "deployment": deployment_id(3)}]
+    assert worker.asked[-2] == ("prune_build_server", {"keep": list(RELEASES), "logs": 50})
+
+
+def test_what_was_removed_is_told() -> None:
+    objects = full_store()
+    cleaned = clean_up(Session(Store(objects)), [RELEASES[4]])  # type: ignore[arg-type]
+    releases, leftovers, keys, files = cleaned.sentences()
+    assert releases.startswith("removed 6 releases from the store (6.0 MB): 2026")
+    assert leftovers == f"removed from the store what was left of {release_id(300, 'e')}, which had no record"
+    assert keys == "removed the keys of 1 deployment from Consul"
+    assert files == "removed 1 old log or leftover from the build server (1.5 MB)"
+    document = json.loads(json.dumps(cleaned.as_dict()))
+    assert document["releases"][0] == {"release": RELEASES[0], "size_bytes": 1_000_000}
+    assert document["freed_bytes"] == 1_500_000
+
+
+def test_directories_that_a_file_manager_made_are_no_leftovers() -> None:
+    objects = {**store_of(RELEASES[-1:]), "releases/": "", f"releases/{RELEASES[0]}/": ""}
+    assert remaining(objects) == objects
+
+
+def test_nothing_is_said_when_nothing_was_removed() -> None:
+    assert Cleaned().sentences() == []
+    assert not Cleaned().anything
+
+
+# --- at the end of a deployment
+
+
+def deploying(worker: Store, error: BaseException | None = None) -> str:
+    """What a deployment says that ends like that."""
+    session: Any = Session(worker)
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error)) as raised, cleaned_up(session):
+        if error is not None:
+            raise error
+    assert raised is None or raised.value is error
+    said: str = session.progress.getvalue()
+    return said
+
+
+def pruned(worker: Store) -> bool:
+    return "prune_build_server" in [do for do, _ in worker.asked]
+
+
+def test_deployment_ends_with_a_cleanup_that_knows_what_its_hosts_say_and_what_is_wanted() -> None:
+    # All of that is long ago by the records, and nobody has told the store of the last two.
+    worker = Store(store_of(RELEASES, production=one_after_the_other(RELEASES)))
+    worker.wanted = f"{deployment_id(500)} s3://bucket/shop/manifest.yml"
+    worker.objects |= manifests("production", deployment_id(500), RELEASES[3])
+    worker.serving = {"one": json.dumps({"release": RELEASES[6]}), "two": "damaged"}
+    said = deploying(worker)
+    assert {RELEASES[3], RELEASES[6], RELEASES[-1], RELEASES[-2]} <= releases_in(worker.objects)
+    assert RELEASES[1] not in releases_in(worker.objects)
+    assert "releases from the store" in said
+
+
+@pytest.mark.parametrize("error", [FleetError("failed"), StoreError("refused"), ConsulError("away")])
+def test_failed_deployment_is_cleaned_up_after_too(error: DeployError) -> None:
+    worker = Store(full_store())
+    deploying(worker, error)
+    assert pruned(worker)
+    assert worker.locked == set()
+
+
+@pytest.mark.parametrize("error", [ConnectionFailed("gone"), LockedError("ann"), UsageError("no"), KeyboardInterrupt()])
+def test_what_has_done_nothing_or_is_gone_or_in_a_hurry_is_not_cleaned_up_after(error: BaseException) -> None:
+    worker = Store(full_store())
+    deploying(worker, error)
+    assert worker.asked == []
+
+
+@pytest.mark.parametrize(
+    "do", ["status", "lock", "store_list", "store_read", "store_delete", "prune_keys", "prune_build_server"]
+)
+@pytest.mark.parametrize("error", [StoreError("refused"), ConnectionFailed("gone"), ConsulError("away")])
+def test_trouble_at_the_end_of_a_deployment_is_noted(do: str, error: Exception) -> None:
+    worker = Store(full_store())
+    worker.refusals[do] = error
+    assert f"could not be cleaned up, the next deployment tries again: {error}" in deploying(worker)
+    assert worker.locked == set()
+
+
+def test_trouble_with_the_cleanup_does_not_hide_why_the_deployment_failed() -> None:
+    worker = Store(full_store())
+    worker.refusals["store_list"] = StoreError("refused")
+    session: Any = Session(worker)
+    with pytest.raises(FleetError, match="app2 failed"), cleaned_up(session):
+        raise FleetError("app2 failed")
+
+
+def test_interrupted_cleanup_leaves_the_result_of_its_deployment() -> None:
+    worker = Store(full_store())
+    worker.refusals["store_delete"] = KeyboardInterrupt()
+    assert "interrupted while cleaning up" in deploying(worker)
+
+
+def test_deployment_that_failed_while_it_claimed_its_release_does_not_wait_for_itself() -> None:
+    worker = Store(full_store())
+    worker.locked.add(RETENTION_LOCK)
+    deploying(worker, StoreError("begun.json was refused"))
+    assert pruned(worker)
+    assert worker.locked == set()
+
+
+def test_worker_that_is_gone_for_good_makes_no_deployment_fail() -> None:
+    worker = Store(full_store())
+    worker.refusals = {do: ConnectionFailed("gone") for do in ("lock", "release_lock")}
+    assert "could not be cleaned up" in deploying(worker)
