@@ -12,6 +12,7 @@ from deploytool.errors import DeployError, UsageError
 from deploytool.playground.parts import CHECKOUT, find_or_install, versions
 from deploytool.playground.playground import (
     DEFAULT_ROLES,
+    ENVIRONMENT,
     HOSTS,
     SHOP,
     Application,
@@ -19,6 +20,7 @@ from deploytool.playground.playground import (
     PlaygroundError,
     PlaygroundRole,
 )
+from deploytool.settings.files import NAME, NAME_RULE, RESERVED
 
 #: How often the hosts catch up; a real host's timer has a minute.
 CATCH_UP_SECONDS = 10
@@ -68,7 +70,8 @@ def up(state: Path, project: Path) -> None:
 
 def _curl_lines(playground: Playground, application: Application) -> list[str]:
     return [
-        f"curl http://127.0.0.1:{playground.app_port(host, 'web', application.name)}/    # {host}"
+        f"curl http://127.0.0.1:{playground.app_port(host, 'web', application.name, application.environment)}/"
+        f"    # {host}"
         for role in application.roles
         if role.name == "web"
         for host in role.hosts
@@ -84,7 +87,7 @@ def description(playground: Playground) -> list[str]:
     ]
     for host in playground.hosts:
         roles = [
-            f"{application.name}/{role.name} on port {playground.app_port(host, role.name, application.name)}"
+            _role_line(playground, application, role.name, host)
             for application in playground.applications
             for role in application.roles
             if host in role.hosts
@@ -92,6 +95,12 @@ def description(playground: Playground) -> list[str]:
         lines.append(f"{host:<14} {', '.join(roles)}; {shlex.quote(str(playground.host_directory(host)))}")
     lines.append(f"repository     {shlex.quote(str(playground.repository))}")
     return lines
+
+
+def _role_line(playground: Playground, application: Application, role: str, host: str) -> str:
+    where = "" if application.environment == ENVIRONMENT else f" in {application.environment}"
+    port = playground.app_port(host, role, application.name, application.environment)
+    return f"{application.name}/{role}{where} on port {port}"
 
 
 def down(state: Path) -> int:
@@ -122,14 +131,15 @@ def status(state: Path) -> int:
     return 0
 
 
-def config(state: Path, name: str, repository: Path, roles: Sequence[str], write: Path | None) -> None:
-    """Prepare the running playground for another application and give its `playground.yml`."""
+def config(state: Path, application: Application, repository: Path, write: Path | None) -> None:
+    """Prepare the running playground for another application or environment, and give its `<environment>.yml`."""
+    if application.name == SHOP.name and application.environment == SHOP.environment and application != SHOP:
+        raise UsageError(f"{SHOP.name} is the playground's own application; give yours another name.")
+    if write is not None and not write.parent.is_dir():
+        raise UsageError(f"--write {write}: there is no directory {write.parent}.", hint="make it, or write elsewhere.")
     playground = Playground.attach(state)
     if not playground.is_running():
         raise PlaygroundError(f"The playground in {state} is down.", hint="make playground starts it.")
-    application = Application(name, tuple(_role(text) for text in roles) or DEFAULT_ROLES)
-    if name == SHOP.name and application != SHOP:
-        raise UsageError(f"{SHOP.name} is the playground's own application; give yours another name.")
     if application != SHOP:
         playground.add_application(application)
     text = playground.settings_text(application, repository.resolve())
@@ -139,23 +149,57 @@ def config(state: Path, name: str, repository: Path, roles: Sequence[str], write
     write.write_text(text, encoding="utf-8")
     print(f"Written: {write}. Next:")
     print()
-    print(f"    {fab_command()} playground deploy")
+    print(f"    {fab_command()} {application.environment} deploy")
     for line in _curl_lines(playground, application):
         print(f"    {line}")
 
 
-def _role(text: str) -> PlaygroundRole:
-    """`web`, or `web=app1,app2`. Without hosts: those that the sample app's role of that name has, else all."""
-    name, separator, listed = text.partition("=")
-    usual = next((role.hosts for role in DEFAULT_ROLES if role.name == name), HOSTS)
-    hosts = tuple(listed.split(",")) if separator else usual
-    unknown = [host for host in hosts if host not in HOSTS]
-    if not name or unknown:
+def application_of(
+    name: str, roles: Sequence[str], environment: str | None, hosts: str | None, write: Path | None
+) -> Application:
+    """The application that the options of `config` mean; UsageError if they mean none."""
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--application {name} is no application's name: one {NAME_RULE}.")
+    meant = environment or (write.stem if write else ENVIRONMENT)
+    if not NAME.fullmatch(meant) or meant.replace("_", "-") in RESERVED:
+        why = f"`{meant}` is a word of fab's own" if NAME.fullmatch(meant) else f"such a name {NAME_RULE}"
         raise UsageError(
-            f"--role {text} names no role, or a host that is not there: {', '.join(unknown) or 'no role'}.",
-            hint=f"the hosts are {', '.join(HOSTS)}; write --role web or --role web=app1,app2.",
+            f"{meant} can't be an environment: {why}.",
+            hint="write --environment staging, or --write config/staging.yml.",
         )
-    return PlaygroundRole(name, hosts)
+    if write and write.name != f"{meant}.yml":
+        # Announced to one environment, heard in another: a deploy would wait for its hosts in vain.
+        raise UsageError(
+            f"--write {write} is not the file of the environment {meant}: fab calls it as its file is named.",
+            hint=f"write --write config/{meant}.yml.",
+        )
+    chosen = None if hosts is None else _hosts(hosts, f"--hosts {hosts}")
+    given = roles or [role.name for role in DEFAULT_ROLES]
+    return Application(name, tuple(_role(text, chosen) for text in given), meant)
+
+
+def _role(text: str, chosen: tuple[str, ...] | None) -> PlaygroundRole:
+    """`web`, or `web=app1,app2`. Without hosts: the chosen ones, else those of the sample app's role of that name,
+    else all."""
+    name, separator, listed = text.partition("=")
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"--role {text} names no role: its name {NAME_RULE}.", hint="write --role web or --role web=app1,app2."
+        )
+    usual = next((role.hosts for role in DEFAULT_ROLES if role.name == name), HOSTS)
+    return PlaygroundRole(name, _hosts(listed, f"--role {text}") if separator else chosen or usual)
+
+
+def _hosts(listed: str, option: str) -> tuple[str, ...]:
+    """`app1,app2`, as `option` says it."""
+    hosts = tuple(dict.fromkeys(host.strip() for host in listed.split(",")))
+    unknown = [host or "(none)" for host in hosts if host not in HOSTS]
+    if unknown:
+        raise UsageError(
+            f"{option} names hosts that are not there: {', '.join(unknown)}.",
+            hint=f"the hosts are {', '.join(HOSTS)}; write them as {','.join(HOSTS[:2])}.",
+        )
+    return hosts
 
 
 def outlive(state: Path) -> None:
@@ -190,11 +234,19 @@ def main(arguments: Sequence[str]) -> int:
     starting.add_argument("--project", type=Path, default=Path(), help="where config/ is (default: this directory)")
     command("down", "stop it, and prove that nothing is left")
     command("status", "say what runs where")
-    another = command("config", "print the playground.yml of another application, and let the hosts watch its events")
+    another = command(
+        "config", "print the settings of another application or environment, and let the hosts watch its events"
+    )
     another.add_argument("--application", required=True, metavar="NAME")
     another.add_argument("--repository", required=True, type=Path, metavar="PATH", help="its git repository")
     another.add_argument(
         "--role", action="append", default=[], metavar="NAME[=HOST,…]", help="its roles (default: web and batch)"
+    )
+    another.add_argument(
+        "--environment", metavar="NAME", help="what fab calls it (default: as --write is named, else playground)"
+    )
+    another.add_argument(
+        "--hosts", metavar="HOST,…", help="the hosts of roles that name none (default: all; batch: app3)"
     )
     another.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
     command("parts", "install what is missing, and print the versions used")
@@ -211,7 +263,10 @@ def main(arguments: Sequence[str]) -> int:
             case "status":
                 return status(state)
             case "config":
-                config(state, options.application, options.repository, options.role, options.write)
+                application = application_of(
+                    options.application, options.role, options.environment, options.hosts, options.write
+                )
+                config(state, application, options.repository, options.write)
             case "parts":
                 for name, version in versions(find_or_install(_say)).items():
                     print(f"{name:<10} {version}")

@@ -6,12 +6,14 @@ daemons included, as with a power cut.
 
 It is told what to do by files in the host's directory, so that whoever can see the directory can do it:
 
-    watches/<any>         one line `application role environment`: keep a watch for that event running, and catch up,
-                          with templates/app-server/catch-up.sh, at the host's start and from time to time
+    watches/<any>         one line `application role environment directory`: keep a watch for that event running, and
+                          catch up, with templates/app-server/catch-up.sh, at the host's start and from time to time;
+                          the directory is `deploy_to`, relative to the host's own
     control/no-agent      while it is there, the Consul agent is down: killed, or if it holds `leave`, after leaving
     control/restart-watches   end all watches, remove this file; they start again and Consul replays its old events
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -77,10 +79,14 @@ class Program:
 
 
 def watch_command(line: str, consul: str, stretcher: str) -> list[str]:
-    application, role, environment = line.split()
+    application, role, environment, _directory = line.split()
     # consul hands its handler to a shell.
     handler = shlex.quote(stretcher)
     return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", handler]
+
+
+def log_name(line: str) -> str:
+    return "-".join(line.split()[:3])
 
 
 class CatchUp(Program):
@@ -121,7 +127,9 @@ class Host:
         for place in sorted((self.home / "watches").iterdir()):
             # A dot begins the name of a file that is still being written.
             if not place.name.startswith("."):
-                wanted[place.name] = place.read_text(encoding="utf-8").strip()
+                # It may be taken away at any moment.
+                with contextlib.suppress(FileNotFoundError):
+                    wanted[place.name] = place.read_text(encoding="utf-8").strip()
         for name in self.watches.keys() - wanted.keys():
             self.watches[name].end()
             del self.watches[name]
@@ -133,7 +141,7 @@ class Host:
             if name in self.catch_ups:
                 self.catch_ups[name].keep_running()
             if name not in self.watches:
-                log = self.home / "log" / f"watch-{'-'.join(line.split())}.log"
+                log = self.home / "log" / f"watch-{log_name(line)}.log"
                 self.watches[name] = Program(watch_command(line, self.consul, self.stretcher), log)
             self.watches[name].keep_running()
         restart = self.home / "control" / "restart-watches"
@@ -144,10 +152,10 @@ class Host:
         self.booting = False
 
     def new_catch_up(self, line: str) -> CatchUp:
-        application, role, environment = line.split()
-        deploy_to = str(self.home / application / role)
+        application, role, environment, directory = line.split()
+        deploy_to = str(self.home / directory)
         command = ["/bin/sh", self.catch_up, application, environment, role, deploy_to]
-        log = self.home / "log" / f"catch-up-{'-'.join(line.split())}.log"
+        log = self.home / "log" / f"catch-up-{log_name(line)}.log"
         return CatchUp(command, log, self.catch_up_seconds)
 
     def reap(self) -> None:

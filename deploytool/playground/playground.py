@@ -31,6 +31,8 @@ REGION = "us-east-1"
 ENVIRONMENT = "playground"
 START_SECONDS = 60
 MARK = "playground.json"
+#: Goes up when a running playground's hosts no longer understand what `add_application` writes for them.
+LAYOUT = 2
 
 
 class PlaygroundError(DeployError):
@@ -49,11 +51,21 @@ class PlaygroundRole:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application whose events the hosts watch."""
+    """An application in one environment, whose events the hosts watch. The same name may come in several."""
 
     name: str
     roles: tuple[PlaygroundRole, ...]
     environment: str = ENVIRONMENT
+
+    @property
+    def directory(self) -> str:
+        """The directory of this application and environment on each host, relative to the host's own."""
+        return directory_of(self.name, self.environment)
+
+
+def directory_of(application: str, environment: str) -> str:
+    # A dot is in no name, so that no other application's directory can be meant.
+    return application if environment == ENVIRONMENT else f"{application}.{environment}"
 
 
 #: app3 has two roles on purpose, each with a `deploy_to` of its own.
@@ -89,6 +101,7 @@ class Playground:
         self.say = say
         self.user = getpass.getuser()
         self.parts: Parts | None = None
+        self._layout = LAYOUT
         self._ports: dict[str, int] = {}
         self._keys: dict[str, Keys] = {}
         self._started: list[subprocess.Popen[bytes]] = []
@@ -114,20 +127,27 @@ class Playground:
         """A host's own directory, as seen from outside."""
         return self.directory / "hosts" / host
 
-    def deploy_to(self, role: str, application: str = SHOP.name) -> Path:
+    def deploy_to(self, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT) -> Path:
         """`deploy_to` of a role as seen on its hosts; the same path on each."""
-        return self.host_home / application / role
+        return self.host_home / directory_of(application, environment) / role
 
-    def deploy_to_outside(self, host: str, role: str, application: str = SHOP.name) -> Path:
+    def deploy_to_outside(
+        self, host: str, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT
+    ) -> Path:
         """`deploy_to` of a role on one host as seen from outside. Absolute symlinks in it lead elsewhere here."""
-        return self.host_directory(host) / application / role
+        return self.host_directory(host) / directory_of(application, environment) / role
 
-    def app_port(self, host: str, role: str, application: str = SHOP.name) -> int:
+    def app_port(self, host: str, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT) -> int:
         """The port that the `.env` of this role on this host tells the app to serve."""
-        return self._ports[f"{application}-{role}-{host}"]
+        return self._ports[f"{directory_of(application, environment)}-{role}-{host}"]
 
-    def hosts_of(self, role: str, application: str = SHOP.name) -> tuple[str, ...]:
-        found = [each for app in self.applications if app.name == application for each in app.roles]
+    def hosts_of(self, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT) -> tuple[str, ...]:
+        found = [
+            each
+            for app in self.applications
+            if (app.name, app.environment) == (application, environment)
+            for each in app.roles
+        ]
         return next(each.hosts for each in found if each.name == role)
 
     @property
@@ -319,9 +339,7 @@ class Playground:
         names = ["sshd", "s3", *(f"weed-{part}" for part in WEED_PORTS)]
         names += [f"{node}-{kind}" for node in (SERVER_NODE, *HOSTS) for kind in ("http", "serf_lan")]
         names += [f"{SERVER_NODE}-server"]
-        names += [
-            f"{app.name}-{role.name}-{host}" for app in self.applications for role in app.roles for host in role.hosts
-        ]
+        names += [name for application in self.applications for name in _app_ports(application)]
         self._ports = processes.free_ports(names)
         self._save()
         for directory in ("bin", "log", "host", "build", "build-server-home", "ssh", "s3", "consul"):
@@ -345,6 +363,7 @@ class Playground:
 
     def _save(self) -> None:
         state = {
+            "layout": self._layout,
             "user": self.user,
             "ports": self._ports,
             "keys": {name: [keys.access_key, keys.secret_key] for name, keys in self._keys.items()},
@@ -382,6 +401,8 @@ class Playground:
             for each in state["applications"]
         ]
         playground = cls(directory, applications)
+        # What was written before this number came about has none.
+        playground._layout = state.get("layout", 1)
         playground.user = state["user"]
         playground._ports = state["ports"]
         playground._keys = {name: Keys(*pair) for name, pair in state["keys"].items()}
@@ -453,37 +474,51 @@ class Playground:
 
     def _seed(self, application: Application) -> None:
         """What an administrator prepares: linked files on hosts and on the build server, and the watches."""
-        database = self.directory / f"{application.name}.sqlite3"
+        name, environment = application.name, application.environment
+        database = self.directory / f"{application.directory}.sqlite3"
         for role in application.roles:
             for host in role.hosts:
-                port = self.app_port(host, role.name, application.name)
-                shared = self.deploy_to_outside(host, role.name, application.name) / "shared"
+                port = self.app_port(host, role.name, name, environment)
+                shared = self.deploy_to_outside(host, role.name, name, environment) / "shared"
                 shared.mkdir(parents=True, exist_ok=True)
                 values = {"PORT": port, "BIND": f"127.0.0.1:{port}", "DATABASE": database}
                 (shared / ".env").write_text(configs.dotenv(values), encoding="utf-8")
-                self.watch(host, application.name, role.name, application.environment)
-        shared = self.build_root / application.name / "shared" / application.environment
+                self.watch(host, name, role.name, environment)
+        shared = self.build_root / name / "shared" / environment
         shared.mkdir(parents=True, exist_ok=True)
         values = {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database}
         (shared / ".env").write_text(configs.dotenv(values), encoding="utf-8")
 
     def watch(self, host: str, application: str, role: str, environment: str) -> None:
         """Let the host keep a watch for the events of this application, role and environment."""
-        name = f"{application}-{role}-{environment}"
-        watches = self.host_directory(host) / "watches"
-        beside = watches / f".{name}"
-        beside.write_text(f"{application} {role} {environment}\n", encoding="utf-8")
-        beside.replace(watches / name)
+        place = self._watch_file(host, application, role, environment)
+        beside = place.with_name(f".{place.name}")
+        directory = f"{directory_of(application, environment)}/{role}"
+        beside.write_text(f"{application} {role} {environment} {directory}\n", encoding="utf-8")
+        beside.replace(place)
+
+    def _watch_file(self, host: str, application: str, role: str, environment: str) -> Path:
+        return self.host_directory(host) / "watches" / f"{application}-{role}-{environment}"
 
     def add_application(self, application: Application) -> None:
-        """Prepare the running playground for one more application; again for the same one changes nothing."""
-        others = [each for each in self.applications if each.name != application.name]
-        missing = [
-            name
-            for role in application.roles
-            for host in role.hosts
-            if (name := f"{application.name}-{role.name}-{host}") not in self._ports
-        ]
+        """Prepare the running playground for one more application, or for one more environment of one.
+
+        Again for the same one changes nothing; with other roles or hosts, those that it no longer has stop watching.
+        Raise PlaygroundError if an older deploytool started the playground, whose hosts would not understand this one.
+        """
+        if self._layout != LAYOUT:
+            raise PlaygroundError(
+                f"The playground in {self.directory} was started by another version of deploytool.",
+                hint="start it anew: make playground-down, then make playground.",
+            )
+        others = []
+        for each in self.applications:
+            if (each.name, each.environment) != (application.name, application.environment):
+                others.append(each)
+                continue
+            for role, host in _pairs(each) - _pairs(application):
+                self._watch_file(host, each.name, role, each.environment).unlink(missing_ok=True)
+        missing = [name for name in _app_ports(application) if name not in self._ports]
         self._ports |= processes.free_ports(missing)
         self.applications = (*others, application)
         self._save()
@@ -783,10 +818,11 @@ class Playground:
         deadline = time.monotonic() + START_SECONDS
         self._wait_for("consul", self.sees_all_nodes, deadline, part="Consul")
 
-    def catch_up(self, host: str, role: str, application: str = SHOP.name) -> subprocess.CompletedProcess[str]:
+    def catch_up(
+        self, host: str, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT
+    ) -> subprocess.CompletedProcess[str]:
         """Run on the host what its timer would run: `catch-up.sh` for one role."""
-        known = next(each for each in self.applications if each.name == application)
-        arguments = [application, known.environment, role, str(self.deploy_to(role, application))]
+        arguments = [application, environment, role, str(self.deploy_to(role, application, environment))]
         return self.run_on_host(host, ["sh", str(self._bin / "catch-up.sh"), *arguments])
 
     def restart_watches(self, host: str) -> None:
@@ -839,13 +875,13 @@ class Playground:
     # Settings
 
     def settings_for(self, application: Application, repository: Path) -> dict[str, object]:
-        """What `config/playground.yml` says: where everything is. Hooks, restart and verify are the application's own
-        affair; only those of the sample app are known here."""
+        """What `config/<environment>.yml` says: where everything is. Hooks, restart and verify are the application's
+        own affair; only those of the sample app are known here."""
         roles: dict[str, object] = {}
         for role in application.roles:
             by_metadata = application == SHOP and role.name == "web"
             roles[role.name] = {
-                "deploy_to": str(self.deploy_to(role.name, application.name)),
+                "deploy_to": str(self.deploy_to(role.name, application.name, application.environment)),
                 # The other kinds are set to null, whichever of them the shared settings may have chosen.
                 "hosts": {
                     "node_meta": {"role": "web"} if by_metadata else None,
@@ -858,7 +894,7 @@ class Playground:
             "application": application.name,
             "repository": str(repository),
             "branch": "main",
-            "deploy_to": str(self.host_home / application.name),
+            "deploy_to": str(self.host_home / application.directory),
             "build": {
                 "server": self.build_server,
                 "gateway": None,
@@ -878,7 +914,7 @@ class Playground:
     def settings_text(self, application: Application = SHOP, repository: Path | None = None) -> str:
         head = (
             "Written by the playground, which this describes. Ports change with every start: write it anew then, by\n"
-            "# `make playground`, or for your own application by `python -m deploytool.playground config`."
+            "`make playground`, or for your own application by `python -m deploytool.playground config`."
         )
         return configs.settings(self.settings_for(application, repository or self.repository), head=head)
 
@@ -918,6 +954,16 @@ SHOP_ROLES: Mapping[str, Mapping[str, object]] = {
         },
     },
 }
+
+
+def _pairs(application: Application) -> set[tuple[str, str]]:
+    """Its roles' names, each with each of its hosts."""
+    return {(role.name, host) for role in application.roles for host in role.hosts}
+
+
+def _app_ports(application: Application) -> list[str]:
+    """The names of the ports that the application may listen on."""
+    return [f"{application.directory}-{role.name}-{host}" for role in application.roles for host in role.hosts]
 
 
 def catch_up_script() -> Path:

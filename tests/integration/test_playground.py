@@ -1,7 +1,9 @@
 """The playground itself: every part answers, hosts are apart from each other, and nothing survives it."""
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from deploytool.playground import Application, Playground, PlaygroundError, PlaygroundRole, processes
 from deploytool.playground.__main__ import main
+from tests.integration.project import Project
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
@@ -186,6 +189,102 @@ def test_another_application_gets_its_own_watches_ports_and_settings(playground:
     again = Playground.attach(playground.directory)
     assert again.hosts_of("web", "blog") == playground.hosts
     assert again.app_port("app1", "web", "blog") != playground.app_port("app1", "web")
+
+
+def test_two_environments_of_one_application_share_a_host_in_peace(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(playground, tmp_path, Application("pair", ()))
+    (project.directory / "config/playground.yml").unlink()
+    shared = {"wait": {"hook_seconds": 10, "stable_seconds": 0}, "linked_files": [".env"]}
+    (project.directory / "config/deploy.yml").write_text(yaml.safe_dump(shared))
+    asked = ["config", "--state", str(playground.directory), "--application", "pair", "--role", "web"]
+    asked += ["--repository", str(project.repository.directory)]
+    chosen = {"staging": ("app1",), "production": ("app1", "app2")}
+    for environment, hosts in chosen.items():
+        file = project.directory / f"config/{environment}.yml"
+        assert main([*asked, "--hosts", ",".join(hosts), "--write", str(file)]) == 0
+        assert f"fab {environment} deploy" in capsys.readouterr().out
+        text = file.read_text()
+        assert "# #" not in text
+        assert yaml.safe_load(text)["roles"]["web"]["hosts"]["nodes"] == list(hosts)
+        assert (playground.build_root / f"pair/shared/{environment}/.env").is_file()
+    pair = Playground.attach(playground.directory)
+
+    def served() -> dict[tuple[str, str], str]:
+        homes = {
+            (environment, host): pair.deploy_to_outside(host, "web", "pair", environment)
+            for environment in chosen
+            for host in pair.hosts
+        }
+        return {key: os.readlink(home / "current") for key, home in homes.items() if (home / "current").is_symlink()}
+
+    staged = project.fab("staging", "deploy", "--json")
+    assert (staged.code, staged.verdicts()) == (0, {"app1/web": "verified"}), staged.err
+    before = served()
+    assert before.keys() == {("staging", "app1")}
+    project.repository.commit({"README": "hello again\n"})
+    produced = project.fab("production", "deploy", "--json")
+    assert (produced.code, produced.verdicts()) == (0, {"app1/web": "verified", "app2/web": "verified"}), produced.err
+    after = served()
+    assert after.keys() == {("staging", "app1"), ("production", "app1"), ("production", "app2")}
+    assert after["staging", "app1"] == before["staging", "app1"]
+    assert Path(after["production", "app1"]).name == produced.json["release"] != staged.json["release"]
+    # Each has the port in its `.env`, by way of the release's link.
+    ports = {pair.app_port(host, "web", "pair", environment) for environment, host in after}
+    assert len(ports) == 3
+    for environment, host in after:
+        link = pair.deploy_to("web", "pair", environment) / "current/.env"
+        told = playground.run_on_host(host, ["cat", str(link)]).stdout
+        assert f"BIND=127.0.0.1:{pair.app_port(host, 'web', 'pair', environment)}\n" in told
+
+    # A machine that lost everything catches up with both when it boots.
+    for environment in chosen:
+        shutil.rmtree(pair.deploy_to_outside("app1", "web", "pair", environment) / "releases")
+        shutil.rmtree(pair.deploy_to_outside("app1", "web", "pair", environment) / ".deploytool")
+        (pair.deploy_to_outside("app1", "web", "pair", environment) / "current").unlink()
+    playground.kill_host("app1")
+    playground.start_host("app1")
+    eventually(lambda: served() == after, "app1 catches up with both environments", seconds=60)
+    for environment in chosen:
+        tried = pair.deploy_to_outside("app1", "web", "pair", environment) / ".deploytool/tried"
+        eventually(tried.exists, f"the catch-up keeps its notes in {environment}'s own directory")
+
+    # A host that is chosen no longer hears nothing more, and the other environment still does.
+    assert main([*asked, "--hosts", "app2", "--environment", "production"]) == 0
+    watches = [place.name for place in (playground.host_directory("app1") / "watches").glob("pair-*")]
+    assert watches == ["pair-web-staging"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--environment", "staging", "--write", "production.yml"], "is not the file of the environment staging"),
+        (["--write", "config/deploy.yml"], "deploy can't be an environment"),
+        (["--write", "absent/staging.yml"], "there is no directory absent"),
+        (["--hosts", "app1,app4"], "--hosts app1,app4 names hosts that are not there: app4"),
+        (["--environment", "a b"], "a b can't be an environment"),
+    ],
+)
+def test_environment_that_could_not_be_deployed_to_is_refused(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    before = (playground.directory / "playground.json").read_text()
+    arguments = ["config", "--state", str(playground.directory), "--application", "blog", "--repository", str(tmp_path)]
+    assert main([*arguments, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert (playground.directory / "playground.json").read_text() == before
+
+
+def test_playground_of_an_older_version_is_refused_but_readable(playground: Playground, tmp_path: Path) -> None:
+    state = json.loads((playground.directory / "playground.json").read_text())
+    del state["layout"]
+    (tmp_path / "playground.json").write_text(json.dumps(state))
+    older = Playground.attach(tmp_path)
+    assert older.ports == state["ports"]
+    with pytest.raises(PlaygroundError, match="started by another version"):
+        older.add_application(Application("blog", (PlaygroundRole("web", ("app1",)),)))
+    assert json.loads((tmp_path / "playground.json").read_text()) == state
 
 
 def test_second_start_says_that_it_is_running(
