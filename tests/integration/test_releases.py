@@ -1,5 +1,6 @@
 """Build once, promote the same bytes, go back, keep what matters: whole `fab` commands on real parts."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -737,6 +738,10 @@ def test_freeze_during_a_build_stops_its_deployment(project: Project) -> None:
 # --- killed, and at the same time
 
 
+class EndedByItself(Exception):
+    """Whoever was to be killed was quicker."""
+
+
 def lock_path(project: Project) -> str:
     """The environment's lock on the build server, which is this machine."""
     return str(project.playground.build_root / project.application.name / "locks/playground")
@@ -745,7 +750,8 @@ def lock_path(project: Project) -> str:
 def kill_operator(project: Project, process: "subprocess.Popen[str]") -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it had ended by itself"
+    if process.returncode != -signal.SIGKILL:
+        raise EndedByItself
 
 
 def kill_worker(project: Project, process: "subprocess.Popen[str]") -> None:
@@ -756,7 +762,9 @@ def kill_worker(project: Project, process: "subprocess.Popen[str]") -> None:
         for line in Path("/proc/locks").read_text().splitlines()
         if (fields := line.split())[1] == "FLOCK" and fields[5].endswith(f":{inode}")
     ]
-    assert len(holders) == 1, f"it had ended by itself: {holders}"
+    if not holders:
+        raise EndedByItself
+    assert len(holders) == 1, holders
     os.kill(holders[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 5, err
@@ -811,10 +819,17 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
     killed("rollback", kill_operator, says("fetched after"))
     assert project.served() == dict.fromkeys(ALL, third)
     old = [antedated(project, good, number) for number in range(5)]
-    killed("cleanup", kill_operator, goes(f"builds/{0:064d}.json"))
-    old += [antedated(project, good, number) for number in range(5, 9)]
-    oldest = min(key for key in project.objects() if re.fullmatch("releases/[^/]+/release.json", key))
-    killed("cleanup", kill_worker, goes(oldest))
+    with contextlib.suppress(EndedByItself):
+        killed("cleanup", kill_operator, goes(f"builds/{0:064d}.json"))
+    for attempt in range(6):
+        old += [antedated(project, good, number) for number in range(5, 9)]
+        oldest = min(key for key in project.objects() if re.fullmatch("releases/[^/]+/release.json", key))
+        try:
+            killed("cleanup", kill_worker, goes(oldest))
+            break
+        except EndedByItself:
+            # What is left to remove is soon removed: it takes luck to be in between.
+            assert attempt < 5
     assert {good, third} <= stored(project)
 
     assert deployed(project, "4")["release"] not in (good, third)
