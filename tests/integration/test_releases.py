@@ -789,6 +789,7 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
             kill(project, process)
         finally:
             process.kill()
+            process.communicate()
         until(lambda: read_holder(lock_path(project)) is None, "the lock is free by itself", 30)
         assert_store_is_whole(project)
 
