@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deploytool.building import read_release
@@ -64,52 +64,61 @@ def check_event_sizes(session: Session) -> None:
             )
 
 
+def read_audience(session: Session) -> Expected:
+    """Ask Consul which hosts would hear, and what is wanted of them. Raises ConsulError if it can't be asked."""
+    answer = session.worker.ask("status", roles=selectors(session))["roles"]
+    by_host = [(role, host, value) for role, found in answer.items() for host, value in found["exceptions"].items()]
+    values = [*(found["wanted"] for found in answer.values()), *(value for _, _, value in by_host)]
+    return Expected(
+        up={role: tuple(found["up"]) for role, found in answer.items()},
+        down=tuple((role, host) for role, found in answer.items() for host in found["down"]),
+        wanted=tuple(value.split(" ")[0] for value in values if value is not None),
+        whole={role: name for role, found in answer.items() if (name := deployment_named(found["wanted"])) is not None},
+        single={(role, host): name for role, host, value in by_host if (name := deployment_named(value)) is not None},
+        words={
+            (role, host): read_last_word(value)
+            for role, found in answer.items()
+            for host, value in found["serving"].items()
+        },
+    )
+
+
 def expected_hosts(session: Session, nodes: Sequence[str]) -> Expected:
     """Ask Consul which hosts will hear. Raises ConsulError if a role has none, UsageError for an unknown name."""
-    settings = session.settings
-    selectors = {name: role.hosts.model_dump(mode="json") for name, role in settings.roles.items()}
-    answer = session.worker.ask("status", roles=selectors)["roles"]
-    up: dict[str, tuple[str, ...]] = {}
-    for role, found in answer.items():
-        if not found["up"]:
+    found = read_audience(session)
+    refuse_deaf_roles(session, found)
+    return only_nodes(found, nodes) if nodes else found
+
+
+def refuse_deaf_roles(session: Session, found: Expected) -> None:
+    """Raise ConsulError if a role has no host that could hear the event."""
+    for role, hosts in found.up.items():
+        if not hosts:
+            down = ", ".join(host for of, host in found.down if of == role)
             raise ConsulError(
-                f"the role {role} has no host that could hear the event: nothing matches {described(selectors[role])}"
-                + (f"; down: {', '.join(found['down'])}" if found["down"] else ""),
+                f"the role {role} has no host that could hear the event: nothing matches "
+                f"{described(selectors(session)[role])}" + (f"; down: {down}" if down else ""),
                 hint=f"mend roles.{role}.hosts, or start the Consul agents of its hosts",
             )
-        up[role] = tuple(found["up"])
-    down = tuple((role, host) for role, found in answer.items() for host in found["down"])
-    if nodes:
-        known = {host for hosts in up.values() for host in hosts}
-        for name in nodes:
-            if name in {host for _, host in down}:
-                raise ConsulError(f"the host {name} is down", hint="start its Consul agent, or leave it out of --nodes")
-            if name not in known:
-                raise UsageError(
-                    f"--nodes: no role has a host {name}", hint="hosts that are up: " + ", ".join(sorted(known))
-                )
-        chosen = {role: tuple(host for host in hosts if host in nodes) for role, hosts in up.items()}
-        up = {role: hosts for role, hosts in chosen.items() if hosts}
-        down = ()
-    values = [
-        value
-        for found in answer.values()
-        for value in (found["wanted"], *found["exceptions"].values())
-        if value is not None
-    ]
-    whole = {role: named for role, found in answer.items() if (named := deployment_named(found["wanted"])) is not None}
-    single = {
-        (role, host): named
-        for role, found in answer.items()
-        for host, value in found["exceptions"].items()
-        if (named := deployment_named(value)) is not None
-    }
-    words = {
-        (role, host): read_last_word(value)
-        for role, found in answer.items()
-        for host, value in found["serving"].items()
-    }
-    return Expected(up, down, tuple(value.split(" ")[0] for value in values), whole, single, words)
+
+
+def only_nodes(found: Expected, nodes: Sequence[str]) -> Expected:
+    """The audience without all hosts but these. Raises ConsulError if one is down, UsageError if there is none."""
+    known = {host for _, host in found.hosts}
+    for name in nodes:
+        if name in {host for _, host in found.down}:
+            raise ConsulError(f"the host {name} is down", hint="start its Consul agent, or leave it out of --nodes")
+        if name not in known:
+            raise UsageError(
+                f"--nodes: no role has a host {name}", hint="hosts that are up: " + ", ".join(sorted(known))
+            )
+    chosen = {role: tuple(host for host in hosts if host in nodes) for role, hosts in found.up.items()}
+    return replace(found, up={role: hosts for role, hosts in chosen.items() if hosts}, down=())
+
+
+def selectors(session: Session) -> Mapping[str, Mapping[str, Any]]:
+    """For each role, how its hosts are chosen, as the worker takes it."""
+    return {name: role.hosts.model_dump(mode="json") for name, role in session.settings.roles.items()}
 
 
 def described(selector: Mapping[str, Any]) -> str:

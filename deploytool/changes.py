@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytool import stages
+from deploytool.console import counted
 from deploytool.errors import StepError
 from deploytool.session import Session
 from deploytool.stages import Commit, Comparison
@@ -63,10 +64,6 @@ def change_lines(live: str, changes: Comparison) -> list[str]:
 def commit_lines(commits: Sequence[Commit], count: int) -> list[str]:
     lines = [f"  {commit.revision[:10]} {commit.subject}" for commit in commits[:SHOWN]]
     return [*lines, f"  and {count - SHOWN} more"] if count > SHOWN else lines
-
-
-def counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def changes_record(changes: Comparison | None) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
 from deploytool.history import History, read_deployment
 from deploytool.journal import RETENTION_LOCK, read_history, read_texts, release_of
@@ -66,10 +67,6 @@ class Cleaned:
     #: environments and deployments whose records can't be read, for which the store was left alone
     unreadable: tuple[tuple[str, DeploymentId], ...] = ()
 
-    @property
-    def anything(self) -> bool:
-        return bool(self.releases or self.leftovers or self.deployments or self.files)
-
     def as_dict(self) -> Mapping[str, object]:
         return {
             "releases": [{"release": each.release, "size_bytes": each.size_bytes} for each in self.releases],
@@ -91,22 +88,18 @@ class Cleaned:
             size_bytes = sum(each.size_bytes or 0 for each in self.releases)
             names = ", ".join(each.release for each in self.releases)
             lines.append(
-                f"removed {_counted(len(self.releases), 'release')} from the store ({_megabytes(size_bytes)}): {names}"
+                f"removed {counted(len(self.releases), 'release')} from the store ({_megabytes(size_bytes)}): {names}"
             )
         if self.leftovers:
             lines.append(f"removed from the store what was left of {', '.join(self.leftovers)}, which had no record")
         if self.deployments:
-            lines.append(f"removed the keys of {_counted(len(self.deployments), 'deployment')} from Consul")
+            lines.append(f"removed the keys of {counted(len(self.deployments), 'deployment')} from Consul")
         if self.files:
             lines.append(
-                f"removed {_counted(len(self.files), 'old log or leftover', 'old logs and leftovers')} from the build "
+                f"removed {counted(len(self.files), 'old log or leftover', 'old logs and leftovers')} from the build "
                 f"server ({_megabytes(self.freed_bytes)})"
             )
         return lines
-
-
-def _counted(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _megabytes(size_bytes: int) -> str:

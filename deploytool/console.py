@@ -214,21 +214,22 @@ def others(outcome: "Outcome") -> list[str]:
 def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     """The last lines: how it ended, and the very command that comes next."""
     bad = [result for result in outcome.hosts if result.verdict is not Verdict.VERIFIED]
-    total = len(outcome.hosts)
+    # A role on a host counts as one.
+    total = counted(len(outcome.hosts), "host")
     interrupted = outcome.exit_code == Interrupted.exit_code
     if outcome.unverified:
         return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
     if not outcome.hosts and outcome.exit_code != 0:
         return []
     if not bad:
-        verified = f"{outcome.release} is verified on {'all ' if total > 1 else ''}{counted(total)} of {environment}"
+        verified = (
+            f"{outcome.release} is verified on {'all ' if len(outcome.hosts) > 1 else ''}{total} of {environment}"
+        )
         if outcome.exit_code == 0:
             return [f"{verified} ({outcome.deployment}, {sum(outcome.phases.values()):.1f} s)"]
         how = "was interrupted after `go`" if interrupted else "did not end well"
         return [f"the command {how}, but {verified} ({outcome.deployment})"]
-    lines = [
-        f"{outcome.release} is NOT verified on {len(bad)} of {counted(total)} of {environment} ({outcome.deployment})"
-    ]
+    lines = [f"{outcome.release} is NOT verified on {len(bad)} of {total} of {environment} ({outcome.deployment})"]
     switched = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
     if switched or outcome.exit_code == FleetError.exit_code:
         nodes = ",".join(dict.fromkeys(result.host for result in bad))
@@ -238,9 +239,9 @@ def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     return lines
 
 
-def counted(hosts: int) -> str:
-    """`1 host`, `2 hosts`: a role on a host counts as one."""
-    return f"{hosts} host{'' if hosts == 1 else 's'}"
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 host`, `2 hosts`"""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _still(name: str, begin: float, last: str) -> str:

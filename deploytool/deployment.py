@@ -52,13 +52,13 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
         release, outcome.reused = chosen.release, chosen.reused
         outcome.release, outcome.revision = release.id, release.revision
         with outcome.phase("hosts"):
-            # A build takes its time, and hosts come and go.
-            here = stand(session, wishes.nodes)
+            if not chosen.reused:
+                # A build takes its time, and hosts come and go.
+                here = stand(session, wishes.nodes)
             outcome.down = here.expected.down
             changes = compare(session, here.served.revision, release.revision)
             tell_changes(session, here, changes)
         attempt = attempt_at(
-            session,
             release,
             "deploy",
             here,

@@ -1,17 +1,16 @@
 """Freeze and thaw: an environment that takes no deployment until somebody lifts that again. Kept in Consul."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from deploytool.errors import LockedError
 from deploytool.fleet import printable
 from deploytool.session import Session
+from deploytool.worker.freezing import words
 
 
-def frozen_words(frozen: Mapping[str, Any]) -> str:
-    """Who froze it, since when and why, as the rest of a sentence."""
-    who, when = frozen.get("operator") or "somebody", frozen.get("at") or "an unknown time"
-    return printable(f"frozen by {who} since {when}: {frozen.get('why') or 'no reason given'}")
+def frozen_words(frozen: Mapping[str, str]) -> str:
+    """Who froze it, since when and why, as the rest of a sentence. Whoever may write to Consul wrote it."""
+    return printable(words(frozen))
 
 
 def refuse_if_frozen(session: Session) -> None:

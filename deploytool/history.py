@@ -294,6 +294,12 @@ def reaches_target(history: History) -> bool:
     return last is not None and rollback_choice(history, last.release).target is not None
 
 
+def is_proven(history: History, release: ReleaseId) -> bool:
+    """Whether any host of the environment has proved the release."""
+    standing = standings(history).get(release)
+    return standing is not None and bool(standing.proven)
+
+
 def target_after(
     history: History, release: ReleaseId, kind: Kind, hosts: frozenset[RoleHost], live: ReleaseId | None
 ) -> ReleaseId | None:

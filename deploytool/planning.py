@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deploytool import stages
-from deploytool.audience import Expected, Live, check_event_sizes, expected_hosts, here_by
+from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
-from deploytool.changes import change_lines, changes_record, counted
+from deploytool.changes import change_lines, changes_record
+from deploytool.console import counted
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.fleet import printable
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import reaches_target, target_after
-from deploytool.journal import deployment_named, read_history, read_texts
+from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Session
@@ -134,17 +135,18 @@ def make_plan(session: Session, reference: str) -> Plan:
     Raises StoreError, ConsulError or ConnectionFailed where it can't even be looked at.
     """
     settings, problems = session.settings, list[DeployError]()
+    audience = read_audience(session)
     checks: tuple[tuple[Callable[[], None], type[DeployError]], ...] = (
         (lambda: rehearse_manifests(session.every), SettingsError),
         (lambda: check_event_sizes(session), ConsulError),
         (lambda: refuse_if_frozen(session), LockedError),
+        (lambda: refuse_deaf_roles(session, audience), ConsulError),
     )
     for attempt, kind in checks:
         try:
             attempt()
         except kind as error:
             problems.append(error)
-    audience = read_audience(session, problems)
     history = read_history(session, settings.environment, reaches_target)
     here = here_by(session, audience, history)
     live, served = here.live, here.served
@@ -167,7 +169,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         status = read_status(session)
     except ConsulError:
         # It knows no host at all, which is among the problems.
-        status = Status((), (), None)
+        status = Status((), (), session.worker.ask("lock_holder", name=settings.environment)["sentence"])
     return Plan(
         environment=settings.environment,
         reference=reference,
@@ -185,29 +187,10 @@ def make_plan(session: Session, reference: str) -> Plan:
         down={role: tuple(host for of, host in audience.down if of == role) for role in audience.up},
         hosts=status.hosts,
         under_way=status.under_way,
-        lock=session.worker.ask("lock_holder", name=settings.environment)["sentence"],
+        lock=status.lock,
         workspace_lock=session.worker.ask("lock_holder", name="workspace")["sentence"],
         frozen=session.worker.ask("frozen")["frozen"],
         problems=tuple(problems),
-    )
-
-
-def read_audience(session: Session, problems: list[DeployError]) -> Expected:
-    """The hosts that would hear; with a problem, as a deploy has it, where a role has none."""
-    try:
-        return expected_hosts(session, ())
-    except ConsulError as error:
-        selectors = {name: role.hosts.model_dump(mode="json") for name, role in session.settings.roles.items()}
-        # Raises again if it is Consul that does not answer.
-        answer = session.worker.ask("status", roles=selectors)["roles"]
-        problems.append(error)
-    return Expected(
-        up={role: tuple(found["up"]) for role, found in answer.items()},
-        down=tuple((role, host) for role, found in answer.items() for host in found["down"]),
-        wanted=(),
-        whole={role: name for role, found in answer.items() if (name := deployment_named(found["wanted"]))},
-        single={},
-        words={},
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploytool.audience import Here
 from deploytool.building import obtain_release, read_release
 from deploytool.errors import UsageError
-from deploytool.history import History, Standing, latest, reaches_target, standings
+from deploytool.history import History, Standing, is_proven, latest, reaches_target, standings
 from deploytool.journal import read_history
 from deploytool.release import Release, ReleaseId
 from deploytool.session import Session
@@ -113,17 +113,15 @@ def refuse_unproven(session: Session, release: ReleaseId, force: str | None, her
     """
     name = session.settings.environment
 
-    def proven(history: History) -> bool:
-        standing = standings(history).get(release)
-        return standing is not None and bool(standing.proven)
+    def enough(history: History) -> bool:
+        return is_proven(history, release)
 
-    mine = standings(read_history(session, name, proven)).get(release)
     wanted = {known.release for known in here.history.deployments if known.id in here.expected.wanted}
-    if (mine is not None and mine.proven) or release in wanted:
+    if release in wanted or enough(here.history) or enough(read_history(session, name, enough)):
         return
     said = []
     for other in environments_in_store(session):
-        standing = standings(read_history(session, other, proven)).get(release) if other != name else None
+        standing = standings(read_history(session, other, enough)).get(release) if other != name else None
         if standing is None:
             continue
         said.append(f"in {other} it is {standing.words}")

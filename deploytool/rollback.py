@@ -9,12 +9,13 @@ from typing import Any
 
 from deploytool.audience import Expected, Here, check_event_sizes, expected_hosts, stand, strays
 from deploytool.building import TEMPLATES, read_release
-from deploytool.changes import compare, counted, tell_changes
+from deploytool.changes import compare, tell_changes
 from deploytool.cleanup import cleaned_up
+from deploytool.console import counted
 from deploytool.errors import SettingsError, UsageError
 from deploytool.fleet import LastWord
 from deploytool.freezing import refuse_if_frozen
-from deploytool.history import Choice, History, rollback_choice, standings
+from deploytool.history import Choice, History, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
 from deploytool.outcome import Outcome
@@ -41,10 +42,12 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
             outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
             changes = compare(session, here.served.revision, release.revision)
             tell_changes(session, here, changes)
-            warn_of_migrations(session, here.history, release, changes)
+            # What was wanted last has migrated, even if its hosts went back.
+            wanted = changes if here.served == here.live else compare(session, here.live.revision, release.revision)
+            warn_of_migrations(session, here.history, release, wanted)
             kept = kept_roles(release, here.expected)
             kept -= bound_to_an_archive(session, release, kept)
-        attempt = attempt_at(session, release, "rollback", here, changes, kept=kept)
+        attempt = attempt_at(release, "rollback", here, changes, kept=kept)
         try:
             bring(session, attempt, outcome)
         except ReleaseNotKept as error:
@@ -62,7 +65,9 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
     astray = strays(session, here.expected, history, here.live)
     if release_id is not None:
         chosen = ReleaseId(release_id)
-        known = standings(read_history(session, environment, lambda found: _proven(found, chosen))).get(chosen)
+        if not is_proven(history, chosen):
+            history = read_history(session, environment, lambda found: is_proven(found, chosen))
+        known = standings(history).get(chosen)
         if known is None or not known.proven:
             raise UsageError(
                 f"the release {chosen} has never been verified in {environment}: there is no going back to it",
@@ -91,11 +96,6 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
     return choice.target
 
 
-def _proven(history: History, release: ReleaseId) -> bool:
-    standing = standings(history).get(release)
-    return standing is not None and bool(standing.proven)
-
-
 def _still_there(session: Session, history: History, choice: Choice) -> Choice:
     """The choice among what the store has still: a mark may have moved it to one that retention had given up."""
     while choice.target is not None:
@@ -122,7 +122,7 @@ def choice_lines(choice: Choice) -> list[str]:
 
 
 def warn_of_migrations(session: Session, history: History, release: Release, changes: Comparison | None) -> None:
-    """Say that the schema stays as it is, if migrations lie between what is live and where we go."""
+    """Say that the schema stays as it is, if migrations lie between what is wanted now and where we go."""
     if changes is not None and changes.migrations_told:
         files = changes.migrations_taken_away
         if files:

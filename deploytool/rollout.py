@@ -54,7 +54,7 @@ class Attempt:
 
     release: Release
     kind: Kind
-    expected: "Expected"
+    expected: Expected
     live: Live
     #: where a rollback would go once this has been verified
     rollback_release: ReleaseId | None
@@ -69,9 +69,7 @@ class Attempt:
     story: Mapping[str, Any] = field(default_factory=dict)
 
 
-def attempt_at(
-    session: Session, release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any
-) -> Attempt:
+def attempt_at(release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any) -> Attempt:
     """A deployment of the release as things stand here. `rest` are fields of Attempt; `story` is added to."""
     nodes, live = rest.get("nodes"), here.live.release
     if nodes and live is not None and live != release.id:
@@ -250,7 +248,8 @@ def rollout(
         for role, url in urls.items()
     ]
     # From here on nobody can say that no host was switched, if they go without being waited for.
-    outcome.unverified = outcome.let_go = not attempt.wait
+    outcome.unverified = not attempt.wait
+    outcome.let_go = False if attempt.wait else None
     try:
         with outcome.phase("announce"), session.console.step("announce"):
             worker.ask(
@@ -260,44 +259,56 @@ def rollout(
         take_back(session, cancel=True)
         raise
     if not attempt.wait:
+        outcome.let_go = True
         session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
         return
     listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
     try:
         prepare_hosts(session, attempt, listening, outcome)
-        # Should this be cut off, nobody knows whether it was written.
-        outcome.let_go = None
         worker.ask("go", value="all")
         outcome.let_go = True
     except (DeployError, KeyboardInterrupt) as reason:
-        take_back(session, cancel=isinstance(reason, KeyboardInterrupt))
-        with session.console.fleet(fleet, "abort"):
-            listening.for_seconds(LAST_WORDS_SECONDS)
-        raise
+        interrupted = isinstance(reason, KeyboardInterrupt)
+        outcome.let_go = take_back(session, cancel=interrupted)
+        # Ctrl-C may come between the word and its answer: then it came after `go`.
+        if not (interrupted and outcome.let_go):
+            with session.console.fleet(fleet, "abort"):
+                listening.for_seconds(LAST_WORDS_SECONDS)
+            raise
+        hear_last_words(session, listening, outcome)
+        return
     try:
         with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
             listening.for_seconds(settings.wait.activate_seconds)
         if fleet.bad():
             outcome.exit_code = FleetError.exit_code
     except KeyboardInterrupt:
-        outcome.exit_code = Interrupted.exit_code
-        session.console.note("interrupted after `go`: the hosts finish by themselves")
-        with session.console.fleet(fleet, "interrupted"):
-            listening.for_seconds(LAST_WORDS_SECONDS)
+        hear_last_words(session, listening, outcome)
     worker.start("end_watch")
 
 
-def take_back(session: Session, *, cancel: bool) -> None:
+def hear_last_words(session: Session, listening: "Listening", outcome: Outcome) -> None:
+    """The operator interrupted after `go`: nothing is taken back, and what hosts say at once is heard."""
+    outcome.exit_code = Interrupted.exit_code
+    session.console.note("interrupted after `go`: the hosts finish by themselves")
+    with session.console.fleet(listening.fleet, "interrupted"):
+        listening.for_seconds(LAST_WORDS_SECONDS)
+
+
+def take_back(session: Session, *, cancel: bool) -> bool | None:
     """Abort what was announced, and end what runs first if the operator interrupted.
 
-    Trouble on the way is noted: it must not hide why the deployment ended. The worker tries again as the session ends.
+    Returns whether the hosts had been let go before: then nothing was taken back. None if nobody knows. Trouble on the
+    way is noted: it must not hide why the deployment ended. The worker tries again as the session ends.
     """
     try:
         if cancel:
             session.worker.ask("cancel", limit_seconds=FAREWELL_SECONDS)
-        session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)
+        let_go = session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)["let_go"]
     except DeployError as trouble:
         session.console.note(str(trouble))
+        return None
+    return let_go if isinstance(let_go, bool) else None
 
 
 def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deploytool.audience import selectors
 from deploytool.errors import ConsulError
 from deploytool.fleet import printable, read_last_word
 from deploytool.freezing import frozen_words
@@ -74,8 +75,7 @@ class Status:
 def read_status(session: Session) -> Status:
     """Ask Consul, the store and the build server. Raises ConsulError if Consul knows no host of any role."""
     settings = session.settings
-    selectors = {name: role.hosts.model_dump(mode="json") for name, role in settings.roles.items()}
-    roles = session.worker.ask("status", roles=selectors)["roles"]
+    roles = session.worker.ask("status", roles=selectors(session))["roles"]
     releases: dict[str, str | None] = {}
     hosts: list[HostStatus] = []
     under_way: set[str] = set()

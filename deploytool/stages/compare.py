@@ -1,17 +1,15 @@
 """Which commits and migrations lie between two revisions, read from the mirror. Nothing is changed or locked. Pure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploytool.errors import StepError
 from deploytool.fleet import printable
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step, values
+from deploytool.stages.step import CODES, Step, only_value, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -76,10 +74,8 @@ d_files() {
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
-def compare(
-    settings: "Settings", place: Place, old_revision: str, new_revision: str, *, mirror: str | None = None
-) -> Step:
-    """Compare two revisions in the mirror, or in the git directory `mirror`; read the results with `compared`.
+def compare(settings: "Settings", place: Place, old_revision: str, new_revision: str) -> Step:
+    """Compare two revisions in the mirror; read the results with `compared`.
 
     What is missing there, and what is no full SHA, is no failure: then `known` is False.
     """
@@ -94,7 +90,7 @@ def compare(
                     # The repository itself is not asked.
                     **git.variables(git.Remote("")),
                     **variables(settings, place),
-                    "d_mirror": mirror or place.mirror,
+                    "d_mirror": place.mirror,
                     "d_old_revision": old_revision,
                     "d_new_revision": new_revision,
                 }
@@ -147,12 +143,6 @@ class Comparison:
 def compared(results: Sequence[str]) -> Comparison:
     """Read the result lines of `compare`. Raises StepError where an answer is missing: an empty one must not pass."""
 
-    def one(key: str, pattern: str) -> str:
-        found = values(results, key)
-        if len(found) != 1 or not re.fullmatch(pattern, found[0]):
-            raise StepError(f"the comparison ended well on the build server, but did not say its {key}")
-        return found[0]
-
     def commits(key: str) -> tuple[Commit, ...]:
         parts = (line.partition("\t") for line in values(results, key))
         return tuple(Commit(Revision(revision), printable(subject)) for revision, _, subject in parts)
@@ -160,14 +150,14 @@ def compared(results: Sequence[str]) -> Comparison:
     def paths(key: str) -> tuple[str, ...]:
         return tuple(printable(path) for path in values(results, key))
 
-    if one("known", "yes|no") == "no":
+    if only_value(results, "known", "yes|no", "compare") == "no":
         return Comparison(known=False)
     return Comparison(
         known=True,
         brings=commits("brings"),
-        brings_count=int(one("brings_count", r"\d+")),
+        brings_count=int(only_value(results, "brings_count", r"\d+", "compare")),
         takes_away=commits("takes_away"),
-        takes_away_count=int(one("takes_away_count", r"\d+")),
+        takes_away_count=int(only_value(results, "takes_away_count", r"\d+", "compare")),
         migrations_told=bool(values(results, "migrations_told")),
         migrations_added=paths("migration_added"),
         migrations_taken_away=paths("migration_taken_away"),

@@ -1,16 +1,14 @@
 """First stage: the mirror is brought up to date, and a branch, tag or SHA becomes a revision. Pure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploytool.errors import StepError
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step, values
+from deploytool.stages.step import CODES, Step, only_value, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -182,12 +180,6 @@ class Fetched:
 def fetched(results: Sequence[str]) -> Fetched:
     """Read the result lines of `fetch`. Raises StepError where an answer is missing: an empty one must not pass."""
 
-    def one(key: str, pattern: str) -> str:
-        found = values(results, key)
-        if len(found) != 1 or not re.fullmatch(pattern, found[0]):
-            raise StepError(f"the step fetch ended well on the build server, but did not say its {key}")
-        return found[0]
-
     linked_files = []
     for line in values(results, "linked_file"):
         digest, _, name = line.partition("\t")
@@ -197,10 +189,10 @@ def fetched(results: Sequence[str]) -> Fetched:
         program, _, version = line.partition("\t")
         tools[program] = version
     return Fetched(
-        revision=Revision(one("revision", "[0-9a-f]{40}")),
-        kind=one("kind", "heads|tags|sha"),
-        committed_at=int(one("committed_at", r"\d+")),
-        subject=one("subject", ".*"),
+        revision=Revision(only_value(results, "revision", "[0-9a-f]{40}", "fetch")),
+        kind=only_value(results, "kind", "heads|tags|sha", "fetch"),
+        committed_at=int(only_value(results, "committed_at", r"\d+", "fetch")),
+        subject=only_value(results, "subject", ".*", "fetch"),
         linked_files=tuple(linked_files),
         tools=tools,
     )

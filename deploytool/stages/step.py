@@ -1,5 +1,6 @@
 """A step: one script for the build server, and what its exit code means. Pure."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -48,6 +49,14 @@ def values(results: Sequence[str], key: str) -> tuple[str, ...]:
         if name == key:
             found.append(value)
     return tuple(found)
+
+
+def only_value(results: Sequence[str], key: str, pattern: str, step: str) -> str:
+    """The one value of that key. Raises StepError if the step did not say it: an empty answer must not pass."""
+    found = values(results, key)
+    if len(found) != 1 or not re.fullmatch(pattern, found[0]):
+        raise StepError(f"the step {step} ended well on the build server, but did not say its {key}")
+    return found[0]
 
 
 def explain(

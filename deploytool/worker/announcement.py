@@ -43,6 +43,8 @@ class Announcement:
         self._roles = roles
         self._only_hosts = only_hosts
         self._open = True
+        #: whether the hosts were let go; None if that can't be found out
+        self._let_go: Optional[bool] = False
         #: what stands in each `go` key, if it is ours
         self._said: Dict[str, str] = {}
         #: keys of `wanted` that we changed: what stood there, and what we wrote (None: we deleted it)
@@ -185,7 +187,7 @@ class Announcement:
                 went = self._went(writes, failure)
             if not went:
                 raise Failure("consul", "the hosts could not be let go: a key changed under our hands; nobody went")
-            self._open = False
+            self._open, self._let_go = False, True
 
     def _went(self, writes: List[Tuple[str, str, int]], failure: Failure) -> bool:
         """After a write that was not answered: whether it was done."""
@@ -193,7 +195,7 @@ class Announcement:
             current = self._bus.get(writes[0][0])
         except Failure:
             # From here on the hosts may have gone: nothing may be taken back.
-            self._open = False
+            self._open, self._let_go = False, None
             raise Failure(
                 "consul",
                 "it is not known whether the hosts were let go: {}".format(failure.message),
@@ -203,11 +205,14 @@ class Announcement:
             return True
         raise failure
 
-    def abort(self) -> None:
-        """If open: hosts at the barrier leave, and `wanted` is what it was. Safe to repeat, also after a failure."""
+    def abort(self) -> Optional[bool]:
+        """If open: hosts at the barrier leave, and `wanted` is what it was. Safe to repeat, also after a failure.
+
+        Returns whether the hosts had been let go before; None if that can't be found out.
+        """
         with self._guard:
             if not self._open:
-                return
+                return self._let_go
             trouble: Optional[Failure] = None
             for role in sorted(self._said):
                 try:
@@ -228,6 +233,7 @@ class Announcement:
                     hint="hosts leave the barrier by themselves after a minute; deploy again to put `wanted` right",
                 )
             self._open = False
+            return self._let_go
 
     def _abort_own(self, role: str) -> None:
         for _ in range(ABORT_TRIES):

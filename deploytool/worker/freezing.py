@@ -7,7 +7,7 @@ stands there freezes as well: somebody meant it.
 from __future__ import annotations
 
 import json
-from typing import Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from .bus import Bus
 from .failure import Failure
@@ -41,10 +41,15 @@ def read(bus: Bus, prefix: str) -> Optional[Dict[str, str]]:
     return _told(entry.value) if entry is not None else None
 
 
+def words(told: Mapping[str, Any]) -> str:
+    """Who froze it, since when and why, as the rest of a sentence. The operator's side says it so, too."""
+    return "frozen by {operator} since {at}: {why}".format(**told)
+
+
 def refusal(prefix: str, told: Dict[str, str]) -> Failure:
     return Failure(
         "locked",
-        "{} is frozen by {operator} since {at}: {why}".format(prefix.rpartition("/")[2], **told),
+        "{} is {}".format(prefix.rpartition("/")[2], words(told)),
         hint="wait until it is lifted; `fab ENV thaw` lifts it",
     )
 

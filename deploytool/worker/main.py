@@ -49,7 +49,6 @@ READ_ONLY = frozenset(
         "store_read",
         "store_exists",
         "store_list",
-        "hosts",
         "status",
         "frozen",
     )
@@ -222,7 +221,6 @@ class Worker:
             "store_delete": self.store_delete,
             "check_store": self.check_store,
             "check_consul": self.check_consul,
-            "hosts": self.hosts,
             "status": self.status,
             "frozen": self.frozen,
             "freeze": self.freeze,
@@ -474,10 +472,6 @@ class Worker:
     def check_consul(self, tell: Tell) -> Dict[str, Any]:
         return {"found": self._bus.check()}
 
-    def hosts(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
-        """For each role its hosts, those that are down, and the value of `wanted`."""
-        return {"roles": {role: self._role(role, selector) for role, selector in roles.items()}}
-
     def _role(self, role: str, selector: Dict[str, Any]) -> Dict[str, Any]:
         up, down = self._bus.hosts(selector)
         wanted = self._bus.get("{}/wanted/{}".format(self._prefix, role))
@@ -494,7 +488,9 @@ class Worker:
         return {entry.key.rpartition("/")[2]: entry.value for entry in entries}
 
     def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
-        """The same, with each host's last word and the barriers of the deployments that are wanted."""
+        """For each role: its hosts, those that are down, what is wanted of all and of single hosts (`exceptions`), each
+        host's last word (`serving`), and the barriers of the deployments that are wanted (`go`).
+        """
         answer = {}
         for role, selector in roles.items():
             found = self._role(role, selector)
@@ -571,9 +567,9 @@ class Worker:
         assert self._announcement is not None
         self._announcement.go(value)
 
-    def abort(self, tell: Tell) -> None:
-        if self._announcement is not None:
-            self._announcement.abort()
+    def abort(self, tell: Tell) -> Dict[str, Any]:
+        """Take the deployment back, unless its hosts have been let go: `let_go` says so."""
+        return {"let_go": self._announcement.abort() if self._announcement is not None else False}
 
 
 def main() -> None:

@@ -221,7 +221,7 @@ def test_event_may_carry_another_url_than_the_one_that_is_wanted(start: Start, t
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (tmp_path / "heard").read_text() == "s3://b/kept/web.yml\n"
-    wanted = worker.ask("hosts", roles={"web": {"nodes": ["app1"]}})["roles"]["web"]["wanted"]
+    wanted = worker.ask("status", roles={"web": {"nodes": ["app1"]}})["roles"]["web"]["wanted"]
     assert wanted == f"{deployment(0)} s3://b/web.yml"
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -356,6 +356,18 @@ def heard(process: "subprocess.Popen[str]", words: str) -> None:
     raise AssertionError(f"it never said {words!r}:\n{said}")
 
 
+def ended_long_ago(release: str, revision: str, number: int) -> dict[str, Any]:
+    """The record of a deployment that every host has proved."""
+    return {
+        "release": release,
+        "revision": revision,
+        "exit_code": 0,
+        "let_go": True,
+        "ended_at": f"2026-01-01T00:01:0{number}Z",
+        "hosts": [{"role": "web", "host": host, "verdict": "verified", "state": "verified"} for host in HOSTS],
+    }
+
+
 def antedated_here(local: LocalStages, release: str, number: int) -> str:
     """As `antedated`: verified in staging long ago, and by now nobody's business."""
     old, store = f"20260101T00000{number}Z-{release[-7:]}", local.store
@@ -363,14 +375,7 @@ def antedated_here(local: LocalStages, release: str, number: int) -> str:
     record = json.loads((store / f"releases/{old}/release.json").read_text())
     record |= {"id": old, "build_key": f"{number:064d}"}
     (store / f"releases/{old}/release.json").write_text(json.dumps(record))
-    ended = {
-        "release": old,
-        "revision": record["revision"],
-        "exit_code": 0,
-        "let_go": True,
-        "ended_at": f"2026-01-01T00:01:0{number}Z",
-        "hosts": [{"role": "web", "host": host, "verdict": "verified", "state": "verified"} for host in HOSTS],
-    }
+    ended = ended_long_ago(old, record["revision"], number)
     (store / f"environments/staging/deployments/20260101T00010{number}Zaaaa.json").write_text(json.dumps(ended))
     return old
 
@@ -491,14 +496,10 @@ def test_rollback_ends_a_canary_and_a_silent_host_stops_one(project: Project) ->
     assert project.wanted().keys() == {"wanted/web"}
 
     wanted = project.wanted()
-    watch = project.playground.host_directory("app2") / f"watches/{project.application.name}-web-playground"
-    text = watch.read_text()
-    watch.unlink()
-    until(lambda: not watches(project, "app2"), "app2 hears no more")
     project.settings["wait"]["fetch_seconds"] = 3
     project.write()
-    silent = project.fab("playground", "rollback", "--json")
-    watch.write_text(text)
+    with deaf(project, "app2"):
+        silent = project.fab("playground", "rollback", "--json")
     assert silent.code == 8, silent.err
     assert silent.verdicts() == {"app1/web": "aborted", "app2/web": "silent", "app3/web": "aborted"}
     assert (project.served(), project.wanted()) == (dict.fromkeys(ALL, live), wanted)
@@ -507,6 +508,18 @@ def test_rollback_ends_a_canary_and_a_silent_host_stops_one(project: Project) ->
     # That nobody was switched says nothing against where it would have gone, nor against what stayed.
     assert silent.json["release"] == first
     assert rolled_back(project).json["release"] == first
+
+
+@contextlib.contextmanager
+def deaf(project: Project, host: str) -> Iterator[None]:
+    """The host does not listen to this application's events."""
+    watch = project.playground.host_directory(host) / f"watches/{project.application.name}-web-playground"
+    text = watch.read_text()
+    watch.unlink()
+    until(lambda: not watches(project, host), f"{host} hears no more")
+    yield
+    watch.write_text(text)
+    until(lambda: watches(project, host), f"{host} hears again")
 
 
 def watches(project: Project, host: str) -> bool:
@@ -632,14 +645,7 @@ def antedated(project: Project, release: str, number: int) -> str:
     record = json.loads(text_of(project, f"releases/{release}/release.json"))
     record |= {"id": old, "build_key": f"{number:064d}", "built_at": f"2026-01-01T00:00:0{number}Z"}
     deployment = f"20260101T00010{number}Zaaaa"
-    ended = {
-        "release": old,
-        "revision": record["revision"],
-        "exit_code": 0,
-        "let_go": True,
-        "ended_at": f"2026-01-01T00:01:0{number}Z",
-        "hosts": [{"role": "web", "host": host, "verdict": "verified", "state": "verified"} for host in HOSTS],
-    }
+    ended = ended_long_ago(old, record["revision"], number)
     for key, content in (
         (f"releases/{old}/release.json", json.dumps(record)),
         (f"releases/{old}/manifests/playground/web.yml", "src: x"),
@@ -817,13 +823,15 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
     third = project.current("app1")
     assert project.served() == dict.fromkeys(ALL, third)
     killed("rollback", kill_worker, comes(project.objects, "/begun.json"))
-    killed("rollback", kill_operator, says("fetched after"))
+    # One host that hears nothing keeps the others at the barrier.
+    with deaf(project, "app2"):
+        killed("rollback", kill_operator, says("fetched after"))
     assert project.served() == dict.fromkeys(ALL, third)
     old = [antedated(project, good, number) for number in range(5)]
     with contextlib.suppress(EndedByItself):
         killed("cleanup", kill_operator, goes(f"builds/{0:064d}.json"))
     for attempt in range(6):
-        old += [antedated(project, good, number) for number in range(5, 9)]
+        old += [antedated(project, good, number) for number in range(5, 21)]
         oldest = min(key for key in project.objects() if re.fullmatch("releases/[^/]+/release.json", key))
         try:
             killed("cleanup", kill_worker, goes(oldest))

@@ -46,9 +46,11 @@ class Fleet(Store):
                     raise self.refusals[do]
                 if do == "go":
                     self._say(self.activates)
-                if do == "abort":
-                    self._say({host: ("aborted", {}) for host in HOSTS})
-                return {}
+                if do != "abort":
+                    return {}
+                self._say({host: ("aborted", {}) for host in HOSTS})
+                # Of a word that may have come through, it can't tell.
+                return {"let_go": None if "go" in self.done else False}
         return super().ask(do, told=told, limit_seconds=limit_seconds, **parameters)
 
     def start(self, do: str, **parameters: Any) -> Asked:
