@@ -363,20 +363,20 @@ def ended_long_ago(release: str, revision: str, number: int) -> dict[str, Any]:
         "revision": revision,
         "exit_code": 0,
         "let_go": True,
-        "ended_at": f"2026-01-01T00:01:0{number}Z",
+        "ended_at": f"2026-01-01T00:01:{number:02}Z",
         "hosts": [{"role": "web", "host": host, "verdict": "verified", "state": "verified"} for host in HOSTS],
     }
 
 
 def antedated_here(local: LocalStages, release: str, number: int) -> str:
     """As `antedated`: verified in staging long ago, and by now nobody's business."""
-    old, store = f"20260101T00000{number}Z-{release[-7:]}", local.store
+    old, store = f"20260101T0000{number:02}Z-{release[-7:]}", local.store
     shutil.copytree(store / "releases" / release, store / "releases" / old)
     record = json.loads((store / f"releases/{old}/release.json").read_text())
     record |= {"id": old, "build_key": f"{number:064d}"}
     (store / f"releases/{old}/release.json").write_text(json.dumps(record))
     ended = ended_long_ago(old, record["revision"], number)
-    (store / f"environments/staging/deployments/20260101T00010{number}Zaaaa.json").write_text(json.dumps(ended))
+    (store / f"environments/staging/deployments/20260101T0001{number:02}Zaaaa.json").write_text(json.dumps(ended))
     return old
 
 
@@ -636,15 +636,15 @@ def antedated(project: Project, release: str, number: int) -> str:
     Nothing that is younger than a day is ever removed, and nobody can wait for that here.
     """
     client, bucket, name = project.playground.s3_client(), project.playground.bucket, project.application.name
-    old = f"20260101T00000{number}Z-{release[-7:]}"
+    old = f"20260101T0000{number:02}Z-{release[-7:]}"
     client.copy_object(
         Bucket=bucket,
         Key=f"{name}/releases/{old}/{name}.tar.gz",
         CopySource=f"{bucket}/{name}/releases/{release}/{name}.tar.gz",
     )
     record = json.loads(text_of(project, f"releases/{release}/release.json"))
-    record |= {"id": old, "build_key": f"{number:064d}", "built_at": f"2026-01-01T00:00:0{number}Z"}
-    deployment = f"20260101T00010{number}Zaaaa"
+    record |= {"id": old, "build_key": f"{number:064d}", "built_at": f"2026-01-01T00:00:{number:02}Z"}
+    deployment = f"20260101T0001{number:02}Zaaaa"
     ended = ended_long_ago(old, record["revision"], number)
     for key, content in (
         (f"releases/{old}/release.json", json.dumps(record)),
