@@ -93,6 +93,8 @@ def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]
         "path": list(build.path),
         "dependencies": list(build.dependencies),
         "assets": list(build.assets),
+        "dependencies_inputs": list(build.dependencies_inputs),
+        "assets_inputs": list(build.assets_inputs),
         "exclude": list(build.exclude),
         "compression": build.compression,
         "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
@@ -142,10 +144,21 @@ def build_release(session: Session, reference: str, fetched: Fetched, key: str, 
     settings, place = session.settings, session.place
     release_id = new_release_id(session, fetched.revision)
     session.worker.ask("name_log", name=release_id)
-    session.run(stages.checkout(settings, place, fetched.revision))
-    for step in (stages.dependencies(settings, place), stages.assets(settings, place)):
-        if step is not None:
+    found = stages.checked_out(session.run(stages.checkout(settings, place, fetched, reuse=not replace)))
+    for name, stage in (("dependencies", stages.dependencies), ("assets", stages.assets)):
+        step = stage(settings, place, found.keys.get(name), fetched.revision)
+        if step is None:
+            continue
+        if name in found.kept:
+            session.console.note(f"{name}: not run again, all that decides them is unchanged")
+            continue
+        try:
             session.run(step)
+        except StepError as error:
+            if found.kept:
+                kept = f"{' and '.join(sorted(found.kept))} did not run, as nothing had changed: --rebuild runs all"
+                error.hint = "; ".join(filter(None, (error.hint, kept)))
+            raise
     with session.console.step("publish"):
         packed = session.worker.ask(
             "publish_archive",

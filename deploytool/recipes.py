@@ -17,6 +17,13 @@ class Recipe:
     dependencies: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
     migrate: tuple[str, ...] = ()
+    #: git pathspecs of the files that decide what those make, counted from the application's directory; none: nobody
+    #: can tell, and they always run
+    dependencies_inputs: tuple[str, ...] = ()
+    assets_inputs: tuple[str, ...] = ()
+    #: an extended regular expression for lines of `dependencies_inputs` that have something installed from the tree
+    #: itself; empty: there are no such lines
+    local_references: str = ""
     exclude: tuple[str, ...] = ()
     linked_dirs: tuple[str, ...] = ()
     linked_files: tuple[str, ...] = ()
@@ -122,6 +129,25 @@ _DJANGO = Recipe(
     dependencies=(_DJANGO_INSTALL, _DJANGO_RELOCATE.strip()),
     assets=("venv/bin/python manage.py collectstatic --noinput",),
     migrate=("venv/bin/python manage.py migrate --noinput",),
+    dependencies_inputs=(":(glob)**/*.txt", ".python-version"),
+    # collectstatic may read any file, by the settings; but not those that only answer requests.
+    assets_inputs=(
+        ".",
+        *(f":(exclude,glob)**/{name}.py" for name in ("admin", "forms", "models", "tests", "test_*", "urls", "views")),
+        *(f":(exclude,glob)**/{name}/**" for name in ("docs", "locale", "migrations", "templates", "tests")),
+        ":(exclude,glob)**/*.md",
+    ),
+    local_references="|".join(
+        (
+            "^[[:space:]]*(-e|--editable|-f|--find-links|--no-index)",
+            "^[[:space:]]*[.]",
+            "(@|^)[[:space:]]*file:",
+            "[.](whl|zip|tar[.]gz)",
+            # Of files that are named, those called *.txt are among the inputs.
+            "^[[:space:]]*(-r|--requirement|-c|--constraint)[[:space:]=]*[^[:space:]#]*"
+            "([^t[:space:]]|[^x]t|[^t]xt|[^.]txt)[[:space:]]*(#.*)?$",
+        )
+    ),
     exclude=("log", "tmp"),
     linked_dirs=("log", "tmp/pids"),
     tools=("python3",),
@@ -142,6 +168,18 @@ _RAILS = Recipe(
     dependencies=("bundle install",),
     assets=("bin/rails assets:precompile",),
     migrate=("bin/rails db:migrate",),
+    dependencies_inputs=(
+        *("Gemfile", "Gemfile.lock", ":(glob)gemfiles/**", ":(glob)**/*.gemspec", ":(glob)vendor/cache/**"),
+        *(".bundle/config", ".ruby-version", ".tool-versions"),
+    ),
+    # A bundler of CSS looks for class names in views and helpers; initializers and tasks shape the pipeline.
+    assets_inputs=(
+        *(f":(glob)**/{name}/**" for name in ("assets", "javascript", "javascripts", "stylesheets", "images", "fonts")),
+        *(f"app/{name}" for name in ("views", "helpers", "components", "packs", "frontend")),
+        *("config", "lib", "public", "vendor", "Rakefile", "bin", "Gemfile", "Gemfile.lock"),
+        *(":(glob)*.js", ":(glob)*.cjs", ":(glob)*.mjs", ":(glob)*.ts", ":(glob)*.json", ":(glob).*rc", "yarn.lock"),
+        *("pnpm-lock.yaml", "bun.lock", "bun.lockb", ".node-version", ".nvmrc", "Procfile.dev"),
+    ),
     exclude=("log", "tmp", "spec", "test", "node_modules"),
     linked_dirs=("log", "tmp/pids", "tmp/sockets", "public/system", "storage"),
     tools=("ruby", "bundle"),
@@ -161,6 +199,19 @@ _NODE = Recipe(
     name="node",
     dependencies=("npm ci",),
     assets=("npm run build --if-present", "npm prune --omit=dev"),
+    # No assets_inputs: a bundler may read anything, and write the commit's SHA into what it makes.
+    dependencies_inputs=(
+        *(":(glob)**/package.json", ":(glob)**/package-lock.json", ":(glob)**/npm-shrinkwrap.json", ":(glob)**/.npmrc"),
+        *(".node-version", ".nvmrc"),
+    ),
+    # Scripts of the application's own that run with the installation, and packages from the tree itself.
+    local_references="|".join(
+        (
+            '"((pre|post)?(install|prepare)|prepublish)"[[:space:]]*:',
+            '"(file|link):',
+            '"resolved":[[:space:]]*"file:',
+        )
+    ),
     exclude=("log", "tmp"),
     linked_dirs=("log", "tmp/pids"),
     tools=("node", "npm"),

@@ -65,10 +65,14 @@ _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
         "assets": ("build", "assets"),
         "migrate": ("build", "migrate"),
         "exclude": ("build", "exclude"),
+        "dependencies_inputs": ("build", "dependencies_inputs"),
+        "assets_inputs": ("build", "assets_inputs"),
         "linked_dirs": ("linked_dirs",),
         "linked_files": ("linked_files",),
     }
 )
+#: which commands each list of inputs is for
+_INPUTS_OF: Mapping[str, str] = MappingProxyType({"dependencies_inputs": "dependencies", "assets_inputs": "assets"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +353,9 @@ def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
         section = said if len(path) == 1 else build
         if isinstance(section, dict) and section.get(key) is None:
             section.pop(key, None)
-            if recipe is not None and (values := getattr(recipe, key)):
+            # What decides the recipe's own commands says nothing of other ones.
+            foreign = key in _INPUTS_OF and ("build", _INPUTS_OF[key]) not in paths
+            if recipe is not None and not foreign and (values := getattr(recipe, key)):
                 section[key] = list(values)
                 paths.add(path)
     if recipe is not None and isinstance(build, dict) and isinstance(env := build.get("env", {}), dict):

@@ -161,6 +161,13 @@ def _relative(value: str) -> str:
     return normal
 
 
+def _pathspec(value: str) -> str:
+    _line(value)
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError("must be a git pathspec that counts from the application's directory, and stay inside of it.")
+    return value
+
+
 def _subdirectory(value: str) -> str:
     _line(value)
     if value.startswith("/") or ".." in value.split("/"):
@@ -295,6 +302,7 @@ Seconds = Annotated[int, _between(1, _LONGEST_SECONDS)]
 KeepReleases = Annotated[int, _between(1, _MOST_RELEASES)]
 Commands = Annotated[tuple[Annotated[str, _form(_command)], ...], BeforeValidator(_tuple_from_one_or_list)]
 RelativePaths = Annotated[tuple[Relative, ...], BeforeValidator(_tuple_from_list)]
+Pathspecs = Annotated[tuple[Annotated[str, _form(_pathspec)], ...], BeforeValidator(_tuple_from_list)]
 PathEntries = Annotated[tuple[Annotated[str, _form(_path_entry)], ...], BeforeValidator(_tuple_from_list)]
 Frozen = (AfterValidator(_frozen), PlainSerializer(_as_dict))
 
@@ -334,6 +342,13 @@ class Build(Model):
     path: PathEntries = Field(default=(), description="directories put before PATH")
     dependencies: Commands = Field(default=(), description="commands that install dependencies, run in the work tree")
     assets: Commands = Field(default=(), description="commands that build assets")
+    dependencies_inputs: Pathspecs = Field(
+        default=(),
+        description="git pathspecs of all files that decide what `dependencies` makes; unchanged: not run again",
+    )
+    assets_inputs: Pathspecs = Field(
+        default=(), description="git pathspecs of all files that decide what `assets` makes; unchanged: not run again"
+    )
     migrate: Commands = Field(default=(), description="commands that migrate the database")
     linked_files: RelativePaths = Field(
         default=(), description="files on the build server, linked in for the build, never packed"

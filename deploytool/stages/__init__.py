@@ -4,12 +4,14 @@ from deploytool.stages.checkout import checkout
 from deploytool.stages.commands import assets, dependencies, migrate
 from deploytool.stages.compare import Commit, Comparison, compare, compared
 from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
+from deploytool.stages.keeping import CheckedOut, checked_out
 from deploytool.stages.place import Place
 from deploytool.stages.prerequisites import linked_files, programs, reach
 from deploytool.stages.step import Code, Step, explain, values
 from deploytool.stages.survey import survey
 
 __all__ = [
+    "CheckedOut",
     "Code",
     "Commit",
     "Comparison",
@@ -18,6 +20,7 @@ __all__ = [
     "Place",
     "Step",
     "assets",
+    "checked_out",
     "checkout",
     "compare",
     "compared",

@@ -3,23 +3,28 @@
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.release import Revision
-from deploytool.stages import git, shell
+from deploytool.stages import git, keeping, shell
+from deploytool.stages.fetch import Fetched
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
-# No size and no time stamp is trusted: the index is thrown away, so git compares each file's content with the revision.
-# (Two commits in one second with files of equal size, or a build that edits a file, would deceive a kept index.)
+# The index of the last build is kept where no command of the user's looks for it, and put back with its own time: so
+# git knows which files it need not read. It trusts inode, size and both times of change down to the nanosecond,
+# whatever the user's configuration says, and reads what is as young as the index. (An index that trusts less, or is
+# younger than the work tree, is deceived by two commits in one second with files of equal size.)
 _SETTLE = r"""
 d_settle() {  # in the current directory, which has its own .git: $1 is the revision
   local d_dir d_path d_list
   local d_here=(--git-dir=.git --work-tree=.)
   d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
-  rm -f -- "$d_dir/index"
-  d_git "${d_here[@]}" read-tree "$1"
+  d_take_index "$d_dir"
+  if ! d_git "${d_here[@]}" read-tree -m "$1"; then
+    rm -f -- "$d_dir/index"
+    d_git "${d_here[@]}" read-tree "$1"
+  fi
 
   # A directory that was a submodule, or becomes one, is made anew with all the rest.
   d_git "${d_here[@]}" ls-files --stage -z | sed -z -n 's/^160000 [0-9a-f]* 0\t//p' >"$d_dir/deploytool-submodules.new"
@@ -28,9 +33,10 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
   fi
   mv -- "$d_dir/deploytool-submodules.new" "$d_dir/deploytool-submodules"
 
-  find . -name .git -prune -o -type f ! -perm 644 ! -perm 755 -exec chmod u=rwX,go=rX {} + \
-    -o -type d ! -perm 755 -exec chmod 755 {} +
+  # Only what can be entered can be removed. Files wait until those are gone that are kept elsewhere under another name.
+  find . -name .git -prune -o -type d ! -perm 755 -exec chmod 755 {} +
   d_git "${d_here[@]}" clean -ffdxq
+  find . -name .git -prune -o -type f ! -perm 644 ! -perm 755 -exec chmod u=rwX,go=rX {} +
   d_git "${d_here[@]}" update-index -q --refresh >/dev/null || true
   d_git "${d_here[@]}" checkout-index --all --force --index --quiet
   d_git "${d_here[@]}" update-ref --no-deref HEAD "$1"
@@ -39,6 +45,17 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
     d_submodule "$d_path"
   done 9<"$d_dir/deploytool-submodules"
   d_verify "$1"
+  cp -p -- "$d_dir/index" "$d_dir/deploytool-index.new"
+  mv -- "$d_dir/deploytool-index.new" "$d_dir/deploytool-index"
+}
+
+d_take_index() {  # $1 is the git directory
+  rm -f -- "$1/index"
+  if [ ! -f "$1/deploytool-index" ]; then return 0; fi
+  # An index of a time to come says that the clock was set back: nothing that it knows can be trusted.
+  : >"$1/deploytool-now"
+  if [ "$1/deploytool-index" -nt "$1/deploytool-now" ]; then rm -f -- "$1/deploytool-index"; return 0; fi
+  cp -p -- "$1/deploytool-index" "$1/index"
 }
 
 d_submodule() {  # $1 is its path below the current directory, which holds a settled work tree
@@ -119,13 +136,15 @@ case $d_status in
 esac
 """
 
-_FINISH = r"""
+_ENTER = r"""
 cd -P -- "$d_workspace"
 d_top=$PWD
 [ -d "$d_work_tree" ] || d_fail "$d_subdirectory_missing" "$d_subdirectory"
 cd -P -- "$d_work_tree"
 case $PWD/ in "$d_top/"*) ;; *) d_fail "$d_subdirectory_missing" "$d_subdirectory" ;; esac
+"""
 
+_FINISH = r"""
 d_missing=()
 for d_file in "${d_linked_files[@]}"; do
   if [ ! -e "$d_shared/$d_file" ]; then
@@ -147,10 +166,11 @@ d_result work_tree "$PWD"
 """
 
 
-def checkout(settings: "Settings", place: Place, revision: Revision) -> Step:
-    """Put the revision into the work tree, with submodules, linked files and the file REVISION.
+def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: bool = True) -> Step:
+    """Put the revision into the work tree, with submodules, linked files and the file REVISION; see `checked_out`.
 
-    The caller holds the workspace's lock, and has fetched the revision. Whatever else lay in the workspace is removed.
+    The caller holds the workspace's lock. Whatever else lay in the workspace is removed; with `reuse`, what stages made
+    of equal inputs is put back.
     """
     return Step(
         "checkout",
@@ -165,7 +185,7 @@ def checkout(settings: "Settings", place: Place, revision: Revision) -> Step:
                     "d_work_tree": place.work_tree,
                     "d_subdirectory": place.subdirectory,
                     "d_shared": place.shared,
-                    "d_revision": revision,
+                    "d_revision": fetched.revision,
                     "d_linked_files": settings.build.linked_files,
                     **git.variables(git.remote(settings.repository)),
                 }
@@ -173,6 +193,8 @@ def checkout(settings: "Settings", place: Place, revision: Revision) -> Step:
             git.PREPARE,
             _SETTLE,
             _CHECKOUT,
+            _ENTER,
+            keeping.take(settings, place, fetched, reuse=reuse),
             _FINISH,
         ),
         settings.build.timeout_seconds,

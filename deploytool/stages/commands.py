@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, shell
+from deploytool.stages import git, keeping, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
 
@@ -61,14 +61,21 @@ done
 """
 
 
-def dependencies(settings: "Settings", place: Place) -> Step | None:
-    """Run `build.dependencies` in the work tree; None if there are none."""
-    return _step("dependencies", settings, settings.build.dependencies, place.work_tree)
+def dependencies(settings: "Settings", place: Place, key: str | None = None, revision: str = "") -> Step | None:
+    """Run `build.dependencies` in the work tree; None if there are none. With a key, what they make is kept."""
+    return _stage(keeping.DEPENDENCIES, settings, place, settings.build.dependencies, key, revision)
 
 
-def assets(settings: "Settings", place: Place) -> Step | None:
-    """Run `build.assets` in the work tree; None if there are none."""
-    return _step("assets", settings, settings.build.assets, place.work_tree)
+def assets(settings: "Settings", place: Place, key: str | None = None, revision: str = "") -> Step | None:
+    """Run `build.assets` in the work tree; None if there are none. With a key, what they make is kept."""
+    return _stage(keeping.ASSETS, settings, place, settings.build.assets, key, revision)
+
+
+def _stage(
+    name: str, settings: "Settings", place: Place, commands: Sequence[str], key: str | None, revision: str
+) -> Step | None:
+    end = keeping.keep(settings, place, name, key, revision) if key is not None else ""
+    return _step(name, settings, commands, place.work_tree, end=end)
 
 
 def migrate(settings: "Settings", place: Place, directory: str) -> Step | None:
@@ -93,7 +100,7 @@ def migrate(settings: "Settings", place: Place, directory: str) -> Step | None:
 
 
 def _step(
-    name: str, settings: "Settings", commands: Sequence[str], directory: str, preparation: str = ""
+    name: str, settings: "Settings", commands: Sequence[str], directory: str, preparation: str = "", end: str = ""
 ) -> Step | None:
     if not commands:
         return None
@@ -106,6 +113,7 @@ def _step(
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
             preparation,
             _RUN,
+            end,
         ),
         settings.build.timeout_seconds,
     )

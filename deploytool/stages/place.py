@@ -39,6 +39,11 @@ class Place:
         return str(PurePosixPath(self.application_root, "shared", self.environment))
 
     @property
+    def kept(self) -> str:
+        """What stages made, by stage and key."""
+        return str(PurePosixPath(self.application_root, "kept"))
+
+    @property
     def logs(self) -> str:
         return str(PurePosixPath(self.application_root, "logs"))
 

@@ -286,6 +286,25 @@ def test_what_is_given_replaces_the_recipes_line(project: Project) -> None:
     assert loaded.build.env["RAILS_ENV"] == "test"
 
 
+def test_a_recipes_inputs_are_those_of_its_own_commands(project: Project) -> None:
+    def inputs(build: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        loaded = load_settings(project(production=f"build: {{recipe: rails, {build}}}"), "production", {})
+        return loaded.build.dependencies_inputs, loaded.build.assets_inputs
+
+    rails = RECIPES["rails"]
+    assert inputs("path: []") == (rails.dependencies_inputs, rails.assets_inputs)
+    assert inputs("dependencies: own") == ((), rails.assets_inputs)
+    assert inputs("assets: own") == (rails.dependencies_inputs, ())
+    assert inputs("assets: own, assets_inputs: [src, '*.css']") == (rails.dependencies_inputs, ("src", "*.css"))
+    assert inputs("assets_inputs: []") == (rails.dependencies_inputs, ())
+
+
+@pytest.mark.parametrize("pathspec", ["/etc", "../other", "a/../../b", "''"])
+def test_inputs_stay_inside_the_application(project: Project, pathspec: str) -> None:
+    with pytest.raises(SettingsError, match=r"build.assets_inputs\[0\]"):
+        load_settings(project(production=f"build: {{assets: x, assets_inputs: [{pathspec}]}}"), "production", {})
+
+
 # The operator's environment
 
 

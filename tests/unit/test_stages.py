@@ -16,6 +16,8 @@ from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import (
     Code,
+    Fetched,
+    LinkedFileDigest,
     Place,
     Step,
     assets,
@@ -32,6 +34,7 @@ from deploytool.stages import (
 )
 
 REVISION = Revision("1234567890" * 4)
+FETCHED = Fetched(REVISION, "heads", 1, "subject", (LinkedFileDigest("key", "0" * 64),), {"python3": "Python 3.11"})
 SHELLCHECK = sysconfig.get_path("scripts") + "/shellcheck"
 ODD = 'it\'s $(id) "x" `id`'
 
@@ -43,12 +46,14 @@ def settings(**changes: Any) -> Any:
         "path": (),
         "dependencies": ("make deps",),
         "assets": ("make assets",),
+        "dependencies_inputs": ("lock",),
+        "assets_inputs": (":(glob)app/**",),
         "migrate": ("make migrate",),
         "linked_files": (),
         "timeout_seconds": 1800,
     }
     build.update({name: changes.pop(name) for name in list(changes) if name in build})
-    values = {"repository": "/srv/git/shop", "linked_dirs": (), "linked_files": (), **changes}
+    values = {"repository": "/srv/git/shop", "subdirectory": ".", "linked_dirs": (), "linked_files": (), **changes}
     return SimpleNamespace(build=SimpleNamespace(**build), **values)
 
 
@@ -70,8 +75,12 @@ def scripts() -> Iterator[Step]:
         yield fetch(wanted, where, ODD)
         yield survey(wanted, where, ODD, REVISION)
         yield compare(wanted, where, REVISION, REVISION)
-        yield checkout(wanted, where, REVISION)
-        for step in (dependencies(wanted, where), assets(wanted, where), migrate(wanted, where, where.unpacked(ODD))):
+        yield checkout(wanted, where, FETCHED)
+        for step in (
+            dependencies(wanted, where, "0" * 64, REVISION),
+            assets(wanted, where),
+            migrate(wanted, where, where.unpacked(ODD)),
+        ):
             assert step is not None
             yield step
 

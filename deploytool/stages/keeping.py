@@ -1,0 +1,235 @@
+"""What dependencies and assets made is kept from build to build, as long as all that decides it is the same. Pure.
+
+A stage is known by its key: the machine, its commands and their surroundings, the versions of the tools, the stage
+before it, and its inputs in the revision (`build.dependencies_inputs`, `build.assets_inputs`). What it made, all that
+lies in the work tree and is not of the revision, is kept under that key as hard links. It is used again only if nothing
+in it has changed since, and no file of the new revision lies in it: then the tree is the same as after a clean build.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import deploytool
+from deploytool.recipes import RECIPES
+from deploytool.stages import git, shell
+from deploytool.stages.place import Place
+from deploytool.stages.step import values
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+    from deploytool.stages.fetch import Fetched
+
+#: So many results of each stage are kept: a lock file that goes back and forth between branches is installed once.
+SLOTS = 3
+
+DEPENDENCIES, ASSETS = "dependencies", "assets"
+
+# The revision's own index: commands of the user may have changed the other one.
+_OURS = r"""
+d_ours() {  # in the application's directory
+  ( cd -- "$d_work_tree" && GIT_INDEX_FILE=$d_workspace/.git/deploytool-index d_git --git-dir="$d_workspace/.git" \
+      --work-tree="$d_workspace" -c diff.autoRefreshIndex=false "$@" )
+}
+
+# Inode, size and time of change tell whether a file is still the one that was linked; a directory has only its mode.
+d_fingerprint() {
+  ( cd -- "$1" && find . -mindepth 1 \( -type d -printf '%p\t%y%m\0' -o -printf '%p\t%y%m\t%i\t%s\t%T@\t%l\0' \) |
+      LC_ALL=C sort -z | sha256sum )
+}
+"""
+
+_TAKE = r"""
+d_key() {  # $1: what the operator knows of the stage; $2: the key of the one before; then its inputs
+  local d_known=$1 d_before=$2 d_tool
+  shift 2
+  { cat /etc/os-release 2>/dev/null || true
+    uname -m
+    printf '%s\n' "$d_known" "$d_before"
+    for d_tool in "${d_tools[@]}"; do command -v -- "$d_tool" || true; done
+    d_ours ls-files --stage -z -- "$@"
+  } | sha256sum | cut -d ' ' -f 1
+}
+
+d_refers_to_the_tree() {  # dependencies that are installed from the tree itself are decided by all of it
+  [ -n "$d_local_references" ] &&
+    d_ours grep --cached --quiet --extended-regexp -e "$d_local_references" -- "${d_dependencies_inputs[@]}"
+}
+
+d_usable() {  # $1: a slot
+  [ -f "$1/fingerprint" ] && [ "$(d_fingerprint "$1/tree")" = "$(cat -- "$1/fingerprint")" ] &&
+    [ -z "$(xargs -0 -r git -C "$d_workspace" --literal-pathspecs ls-files --full-name -- <"$1/roots")" ]
+}
+
+d_put_back() {  # $1: a slot
+  touch -- "$1"
+  if cp -al -- "$1/tree/." "$d_workspace/"; then return 0; fi
+  # A file of the revision is in the way.
+  d_git -C "$d_workspace" clean -ffdxq
+  return 1
+}
+
+d_dependencies_key=none
+if [ -n "$d_dependencies_known" ] && ! d_refers_to_the_tree; then
+  d_dependencies_key=$(d_key "$d_dependencies_known" '' "${d_dependencies_inputs[@]}")
+  d_result key "$d_dependencies" "$d_dependencies_key"
+elif [ "$d_has_dependencies" = yes ]; then
+  d_dependencies_key=
+fi
+d_assets_key=
+if [ -n "$d_assets_known" ] && [ -n "$d_dependencies_key" ]; then
+  d_assets_key=$(d_key "$d_assets_known" "$d_dependencies_key" "${d_assets_inputs[@]}")
+  d_result key "$d_assets" "$d_assets_key"
+fi
+if [ "$d_reuse" = yes ]; then
+  if [ -n "$d_assets_key" ] && d_usable "$d_kept/$d_assets/$d_assets_key" &&
+     d_put_back "$d_kept/$d_assets/$d_assets_key"; then
+    d_result kept "$d_dependencies"
+    d_result kept "$d_assets"
+  elif [ "${d_dependencies_key:-none}" != none ] && d_usable "$d_kept/$d_dependencies/$d_dependencies_key" &&
+       d_put_back "$d_kept/$d_dependencies/$d_dependencies_key"; then
+    d_result kept "$d_dependencies"
+  fi
+fi
+"""
+
+# After assets, all that is not of the revision is kept, so that it stands for both stages.
+_KEEP = r"""
+d_same_revision() {  # the stage changed no file of the revision, nor what we put beside them
+  local d_path
+  [ "$(cat -- "$d_work_tree/REVISION")" = "$d_revision" ] || return 1
+  for d_path in "${d_linked_files[@]}"; do
+    [ "$(readlink -- "$d_work_tree/$d_path")" = "$d_shared/$d_path" ] || return 1
+  done
+  d_ours diff --quiet --no-ext-diff --no-textconv -- :/ "${d_not_ours[@]}" || return 1
+  d_path=$(d_ours ls-files --full-name -z -- :/ "${d_not_ours[@]}" | sed -z 's|^|./|' | d_odd_files) || return 1
+  [ -z "$d_path" ] || return 1
+  while read -r -d '' d_path; do
+    d_path=$(cd -- "$d_workspace" && git --literal-pathspecs ls-files -- "$d_path") || return 1
+    [ -z "$d_path" ] || return 1
+  done < <(cd -- "$d_workspace" && find . -name .git -prune -o -type d ! -perm 755 -print0)
+}
+
+d_odd_files() {  # of those whose names come in: with rights that git does not keep
+  cd -- "$d_workspace" && xargs -0 -r sh -c 'find "$@" -maxdepth 0 -type f ! -perm 644 ! -perm 755' find
+}
+
+d_keep() {
+  local d_new d_path
+  mkdir -p -- "$d_kept/$d_stage"
+  rm -rf -- "$d_kept/$d_stage"/new.*
+  d_new=$(mktemp -d "$d_kept/$d_stage/new.XXXXXX")
+  mkdir -m 755 -- "$d_new/tree"
+  d_ours ls-files --others --directory --full-name -z -- :/ >"$d_new/roots"
+  ( cd -- "$d_workspace" && xargs -0 -r cp -al --parents -t "$d_new/tree" -- <"$d_new/roots" )
+  for d_path in REVISION "${d_linked_files[@]}"; do rm -f -- "$d_new/tree/$d_subdirectory/$d_path"; done
+  d_fingerprint "$d_new/tree" >"$d_new/fingerprint"
+  rm -rf -- "${d_kept:?}/$d_stage/$d_stage_key"
+  mv -T -- "$d_new" "$d_kept/$d_stage/$d_stage_key"
+  ls -1t -- "$d_kept/$d_stage" | tail -n "+$((d_slots + 1))" |
+    while read -r d_path; do rm -rf -- "${d_kept:?}/$d_stage/$d_path"; done
+}
+
+if d_same_revision; then
+  # `if d_keep` would switch `set -e` off inside it.
+  set +e
+  ( set -e; d_keep )
+  d_status=$?
+  set -e
+  if [ "$d_status" != 0 ]; then echo "what the $d_stage made can't be kept for the next build"; fi
+else
+  echo "the $d_stage changed files of the revision: not kept for the next build"
+fi
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOut:
+    """What `checkout` found out: the keys of the stages that can be kept, and those that need not run."""
+
+    keys: Mapping[str, str]
+    kept: frozenset[str]
+
+
+def checked_out(results: Sequence[str]) -> CheckedOut:
+    """Read the result lines of `checkout`."""
+    keys = dict(line.split("\t", 1) for line in values(results, "key"))
+    return CheckedOut(keys, frozenset(values(results, "kept")))
+
+
+def take(settings: "Settings", place: Place, fetched: "Fetched", *, reuse: bool) -> str:
+    """The part of `checkout` that tells each stage's key and, with `reuse`, puts back what is kept under it."""
+    build = settings.build
+    return shell.script(
+        shell.assignments(
+            {
+                "d_kept": place.kept,
+                "d_reuse": "yes" if reuse else "",
+                "d_dependencies": DEPENDENCIES,
+                "d_assets": ASSETS,
+                "d_tools": RECIPES[build.recipe].programs({**RECIPES[build.recipe].env, **build.env}),
+                "d_has_dependencies": "yes" if build.dependencies else "",
+                "d_dependencies_inputs": build.dependencies_inputs,
+                "d_assets_inputs": build.assets_inputs,
+                "d_dependencies_known": _known(settings, fetched, build.dependencies, build.dependencies_inputs),
+                "d_assets_known": _known(settings, fetched, build.assets, build.assets_inputs),
+                "d_local_references": RECIPES[build.recipe].local_references,
+            }
+        ),
+        _OURS,
+        # What lies in submodules is not looked through.
+        'if [ ! -s "$d_workspace/.git/deploytool-submodules" ]; then',
+        _TAKE,
+        "fi",
+    )
+
+
+def keep(settings: "Settings", place: Place, stage: str, key: str, revision: str) -> str:
+    """The part after a stage's commands that keeps what they made."""
+    linked = settings.build.linked_files
+    return shell.script(
+        shell.assignments(
+            {
+                **git.variables(git.Remote("")),
+                "d_workspace": place.workspace,
+                "d_work_tree": place.work_tree,
+                "d_subdirectory": place.subdirectory,
+                "d_shared": place.shared,
+                "d_kept": place.kept,
+                "d_stage": stage,
+                "d_stage_key": key,
+                "d_revision": revision,
+                "d_linked_files": linked,
+                "d_not_ours": [_exclusion(place, path) for path in ("REVISION", *linked)],
+                "d_slots": str(SLOTS),
+            }
+        ),
+        git.PREPARE,
+        _OURS,
+        _KEEP,
+    )
+
+
+def _exclusion(place: Place, path: str) -> str:
+    return f":(exclude,literal,top){path if place.subdirectory == '.' else f'{place.subdirectory}/{path}'}"
+
+
+def _known(settings: "Settings", fetched: "Fetched", commands: Sequence[str], inputs: Sequence[str]) -> str:
+    """A digest of all but the inputs that decides what the commands make; empty if they can't be kept."""
+    if not commands or not inputs:
+        return ""
+    build = settings.build
+    known = {
+        "deploytool": deploytool.__version__,
+        "recipe": build.recipe,
+        "env": dict(build.env),
+        "path": list(build.path),
+        "commands": list(commands),
+        "inputs": list(inputs),
+        "subdirectory": settings.subdirectory,
+        "tools": dict(fetched.tools),
+        "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
