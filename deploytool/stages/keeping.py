@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: So many results of each stage are kept: a lock file that goes back and forth between branches is installed once.
 SLOTS = 3
+#: More places than this are not moved one by one.
+MOST_ROOTS = 50
 
 DEPENDENCIES, ASSETS = "dependencies", "assets"
 
@@ -39,6 +41,33 @@ d_fingerprint() {
   ( cd -- "$1" && find . -mindepth 1 \( -type d -printf '%p\t%y%m\0' -o -printf '%p\t%y%m\t%i\t%s\t%T@\t%l\0' \) |
       LC_ALL=C sort -z | sha256sum )
 }
+
+d_drop_ours() {  # from the tree $1: what checkout puts there itself
+  local d_path
+  for d_path in REVISION "${d_linked_files[@]}"; do rm -f -- "$1/$d_subdirectory/$d_path"; done
+}
+"""
+
+# To move what the last build left, and most often is the same still, costs nothing; to make thousands of links does.
+_ASIDE = r"""
+d_move() {  # what the list $1 names, and is there, from the directory $2 to $3
+  local d_root
+  while read -r -d '' d_root; do
+    d_root=${d_root%/}
+    if [ ! -e "$2/$d_root" ] && [ ! -L "$2/$d_root" ]; then continue; fi
+    case $d_root in */*) mkdir -p -- "$3/${d_root%/*}" || return ;; esac
+    mv -T --no-clobber -- "$2/$d_root" "$3/$d_root" || return
+    if [ -e "$2/$d_root" ]; then return 1; fi
+  done <"$1"
+}
+
+rm -rf -- "$d_aside"
+d_left=$d_workspace/.git/deploytool-roots
+if [ "$d_reuse" = yes ] && [ -f "$d_left" ] && [ "$(tr -cd '\\0' <"$d_left" | wc -c)" -le "$d_most_roots" ]; then
+  mkdir -p -- "$d_aside/left"
+  if ! d_move "$d_left" "$d_workspace" "$d_aside/left"; then rm -rf -- "$d_aside"; fi
+fi
+rm -f -- "$d_left"
 """
 
 _TAKE = r"""
@@ -58,14 +87,35 @@ d_refers_to_the_tree() {  # dependencies that are installed from the tree itself
     d_ours grep --cached --quiet --extended-regexp -e "$d_local_references" -- "${d_dependencies_inputs[@]}"
 }
 
-d_usable() {  # $1: a slot
-  [ -f "$1/fingerprint" ] && [ "$(d_fingerprint "$1/tree")" = "$(cat -- "$1/fingerprint")" ] &&
-    [ -z "$(xargs -0 -r git -C "$d_workspace" --literal-pathspecs ls-files --full-name -- <"$1/roots")" ]
+d_whole() { [ "$(d_fingerprint "$1")" = "$(cat -- "$2/fingerprint")" ]; }  # the tree $1 is what the slot $2 holds
+
+d_lies_aside() {  # the slot $1, among what the last build left
+  if [ ! -d "$d_aside/left" ]; then return 1; fi
+  rm -rf -- "$d_aside/chosen"
+  mkdir -- "$d_aside/chosen"
+  d_move "$1/roots" "$d_aside/left" "$d_aside/chosen"
+  d_drop_ours "$d_aside/chosen"
+  if d_whole "$d_aside/chosen" "$1"; then return 0; fi
+  d_move "$1/roots" "$d_aside/chosen" "$d_aside/left"
+  return 1
 }
 
-d_put_back() {  # $1: a slot
-  touch -- "$1"
-  if cp -al -- "$1/tree/." "$d_workspace/"; then return 0; fi
+d_put_back() {  # what the slot $1 holds: moved where the last build left the same, else as links
+  [ -f "$1/fingerprint" ] || return 1
+  # No file of the revision lies in it.
+  [ -z "$(xargs -0 -r git -C "$d_workspace" --literal-pathspecs ls-files --full-name -- <"$1/roots")" ] || return 1
+  if d_lies_aside "$1"; then
+    if d_move "$1/roots" "$d_aside/chosen" "$d_workspace"; then d_put=yes; fi
+  elif d_whole "$1/tree" "$1"; then
+    if cp -al -- "$1/tree/." "$d_workspace/"; then d_put=yes; fi
+  else
+    return 1
+  fi
+  if [ -n "$d_put" ]; then
+    touch -- "$1"
+    cp -- "$1/roots" "$d_workspace/.git/deploytool-roots"
+    return 0
+  fi
   # A file of the revision is in the way.
   d_git -C "$d_workspace" clean -ffdxq
   return 1
@@ -84,15 +134,15 @@ if [ -n "$d_assets_known" ] && [ -n "$d_dependencies_key" ]; then
   d_result key "$d_assets" "$d_assets_key"
 fi
 if [ "$d_reuse" = yes ]; then
-  if [ -n "$d_assets_key" ] && d_usable "$d_kept/$d_assets/$d_assets_key" &&
-     d_put_back "$d_kept/$d_assets/$d_assets_key"; then
+  d_put=
+  if [ -n "$d_assets_key" ] && d_put_back "$d_kept/$d_assets/$d_assets_key"; then
     d_result kept "$d_dependencies"
     d_result kept "$d_assets"
-  elif [ "${d_dependencies_key:-none}" != none ] && d_usable "$d_kept/$d_dependencies/$d_dependencies_key" &&
-       d_put_back "$d_kept/$d_dependencies/$d_dependencies_key"; then
+  elif [ "${d_dependencies_key:-none}" != none ] && d_put_back "$d_kept/$d_dependencies/$d_dependencies_key"; then
     d_result kept "$d_dependencies"
   fi
 fi
+rm -rf -- "$d_aside"
 """
 
 # After assets, all that is not of the revision is kept, so that it stands for both stages.
@@ -122,11 +172,12 @@ d_keep() {
   rm -rf -- "$d_kept/$d_stage"/new.*
   d_new=$(mktemp -d "$d_kept/$d_stage/new.XXXXXX")
   mkdir -m 755 -- "$d_new/tree"
-  d_ours ls-files --others --directory --full-name -z -- :/ >"$d_new/roots"
+  d_ours ls-files --others --directory --full-name -z -- :/ "${d_not_ours[@]}" >"$d_new/roots"
   ( cd -- "$d_workspace" && xargs -0 -r cp -al --parents -t "$d_new/tree" -- <"$d_new/roots" )
-  for d_path in REVISION "${d_linked_files[@]}"; do rm -f -- "$d_new/tree/$d_subdirectory/$d_path"; done
+  d_drop_ours "$d_new/tree"
   d_fingerprint "$d_new/tree" >"$d_new/fingerprint"
   rm -rf -- "${d_kept:?}/$d_stage/$d_stage_key"
+  cp -- "$d_new/roots" "$d_workspace/.git/deploytool-roots"
   mv -T -- "$d_new" "$d_kept/$d_stage/$d_stage_key"
   ls -1t -- "$d_kept/$d_stage" | tail -n "+$((d_slots + 1))" |
     while read -r d_path; do rm -rf -- "${d_kept:?}/$d_stage/$d_path"; done
@@ -159,14 +210,28 @@ def checked_out(results: Sequence[str]) -> CheckedOut:
     return CheckedOut(keys, frozenset(values(results, "kept")))
 
 
-def take(settings: "Settings", place: Place, fetched: "Fetched", *, reuse: bool) -> str:
-    """The part of `checkout` that tells each stage's key and, with `reuse`, puts back what is kept under it."""
-    build = settings.build
+def aside(place: Place, *, reuse: bool) -> str:
+    """The part of `checkout` before the work tree is cleaned: what stages left there is moved aside, for `take`."""
     return shell.script(
         shell.assignments(
             {
                 "d_kept": place.kept,
+                "d_aside": f"{place.kept}/aside",
                 "d_reuse": "yes" if reuse else "",
+                "d_most_roots": str(MOST_ROOTS),
+            }
+        ),
+        _OURS,
+        _ASIDE,
+    )
+
+
+def take(settings: "Settings", place: Place, fetched: "Fetched") -> str:
+    """The part of `checkout` that tells each stage's key and puts back what is kept under it."""
+    build = settings.build
+    return shell.script(
+        shell.assignments(
+            {
                 "d_dependencies": DEPENDENCIES,
                 "d_assets": ASSETS,
                 "d_tools": RECIPES[build.recipe].programs({**RECIPES[build.recipe].env, **build.env}),
@@ -178,7 +243,6 @@ def take(settings: "Settings", place: Place, fetched: "Fetched", *, reuse: bool)
                 "d_local_references": RECIPES[build.recipe].local_references,
             }
         ),
-        _OURS,
         # What lies in submodules is not looked through.
         'if [ ! -s "$d_workspace/.git/deploytool-submodules" ]; then',
         _TAKE,

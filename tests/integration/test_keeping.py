@@ -12,7 +12,7 @@ import pytest
 
 from deploytool.recipes import RECIPES
 from deploytool.stages import CheckedOut, assets, checked_out, checkout, dependencies
-from deploytool.stages.keeping import SLOTS
+from deploytool.stages.keeping import MOST_ROOTS, SLOTS
 from deploytool.worker.archive import tar_command
 from tests.integration.stage_server import Repository, Server, run
 
@@ -221,9 +221,25 @@ def test_file_of_the_revision_where_a_directory_of_results_began_runs_all_again(
 )
 def test_kept_results_that_were_changed_are_not_used(builds: Builds, damage: str) -> None:
     found = builds.again()
+    shutil.rmtree(builds.server.tree / "deps")
     for stage, key in found.keys.items():
         subprocess.run(["bash", "-c", damage], cwd=Path(builds.server.place.kept, stage, key), check=True)
     assert builds.again().kept == frozenset()
+    assert builds.again().kept == BOTH
+
+
+@pytest.mark.parametrize("damage", ["rm deps/beta", "echo x >deps/new", "rm -r public deps", "mv deps/beta deps/gamma"])
+def test_what_the_last_build_left_and_somebody_changed_is_made_again_of_what_is_kept(
+    builds: Builds, damage: str
+) -> None:
+    builds.again()
+    subprocess.run(["bash", "-c", damage], cwd=builds.server.tree, check=True)
+    assert builds.again().kept == BOTH
+
+
+def test_many_results_among_files_of_the_revision_are_kept(builds: Builds) -> None:
+    builds.build["assets"] = (f"for n in $(seq {2 * MOST_ROOTS}); do echo x >app/one-$n.css; done", BUNDLE)
+    builds.again()
     assert builds.again().kept == BOTH
 
 
