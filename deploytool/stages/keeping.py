@@ -189,7 +189,10 @@ if d_same_revision; then
   ( set -e; d_keep )
   d_status=$?
   set -e
-  if [ "$d_status" != 0 ]; then echo "what the $d_stage made can't be kept for the next build"; fi
+  if [ "$d_status" != 0 ]; then
+    rm -rf -- "${d_kept:?}/$d_stage"/new.*
+    echo "what the $d_stage made can't be kept for the next build"
+  fi
 else
   echo "the $d_stage changed files of the revision: not kept for the next build"
 fi
