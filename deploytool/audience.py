@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from deploytool.building import read_release
 from deploytool.errors import ConsulError, UsageError
 from deploytool.fleet import LastWord, read_last_word
 from deploytool.history import History, Learned, RoleHost, news, reaches_target, with_learned
-from deploytool.journal import deployment_named, read_history, release_of
+from deploytool.journal import ask_history, deployment_named, read_history, release_of
 from deploytool.manifest import manifest_url
 from deploytool.release import (
     NO_DEPLOYMENT,
@@ -21,6 +21,7 @@ from deploytool.release import (
     kept_manifest_key,
 )
 from deploytool.session import Session
+from deploytool.worker_client import Asked
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 99, and the rest
 #: is for the payload (measured on Consul 1.8.7; tests/integration/test_consul.py pins it).
@@ -64,9 +65,17 @@ def check_event_sizes(session: Session) -> None:
             )
 
 
-def read_audience(session: Session) -> Expected:
-    """Ask Consul which hosts would hear, and what is wanted of them. Raises ConsulError if it can't be asked."""
-    answer = session.worker.ask("status", roles=selectors(session))["roles"]
+def ask_audience(session: Session, *, after: Asked | None = None) -> Asked:
+    """Ask Consul for what `read_audience` tells."""
+    return session.worker.start("status", roles=selectors(session), after=after)
+
+
+def read_audience(session: Session, asked: Asked | None = None) -> Expected:
+    """Which hosts would hear, and what is wanted of them. `asked` is the question, if it was put already.
+
+    Raises ConsulError if Consul can't be asked.
+    """
+    answer = (asked or ask_audience(session)).answer()["roles"]
     by_host = [(role, host, value) for role, found in answer.items() for host, value in found["exceptions"].items()]
     values = [*(found["wanted"] for found in answer.values()), *(value for _, _, value in by_host)]
     return Expected(
@@ -83,9 +92,10 @@ def read_audience(session: Session) -> Expected:
     )
 
 
-def expected_hosts(session: Session, nodes: Sequence[str]) -> Expected:
-    """Ask Consul which hosts will hear. Raises ConsulError if a role has none, UsageError for an unknown name."""
-    found = read_audience(session)
+def expected_hosts(session: Session, nodes: Sequence[str], asked: Asked | None = None) -> Expected:
+    """Which hosts will hear; see `read_audience`. Raises ConsulError if a role has none, UsageError for an unknown
+    name."""
+    found = read_audience(session, asked)
     refuse_deaf_roles(session, found)
     return only_nodes(found, nodes) if nodes else found
 
@@ -148,10 +158,21 @@ class Here:
 
 
 def stand(session: Session, nodes: Sequence[str] = ()) -> Here:
-    """Ask Consul and the store where the environment stands. Raises ConsulError, StoreError or UsageError."""
-    expected = expected_hosts(session, nodes)
-    history = read_history(session, session.settings.environment, reaches_target)
-    return here_by(session, expected, history)
+    """Where the environment stands, by Consul and the store. Raises ConsulError, StoreError or UsageError."""
+    return begin_stand(session, nodes)()
+
+
+def begin_stand(session: Session, nodes: Sequence[str] = (), *, after: Asked | None = None) -> Callable[[], Here]:
+    """Ask where the environment stands; what is returned waits for the answers, as `stand` does."""
+    environment = session.settings.environment
+    audience = ask_audience(session, after=after)
+    history = ask_history(session, environment, after=after)
+
+    def found() -> Here:
+        expected = expected_hosts(session, nodes, audience)
+        return here_by(session, expected, read_history(session, environment, reaches_target, asked=history))
+
+    return found
 
 
 def here_by(session: Session, expected: Expected, history: History) -> Here:

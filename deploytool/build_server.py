@@ -491,6 +491,10 @@ def _hops(build: "Build", fabric_config: Any) -> list[Any]:
         while isinstance(hops[0].gateway, fabric.Connection):
             hops.insert(0, hops[0].gateway)
         for hop in hops:
+            # What runs through a gateway is compressed already.
+            compress = hop is hops[-1]
+            hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _prompt_transport, "compress": compress}
+        for hop in hops:
             where = hop.host
             known_hosts_files(hop.ssh_config)
     except (paramiko.SSHException, ValueError, LookupError, TypeError, OSError) as error:
@@ -578,6 +582,15 @@ def known_keys(files: list[Path], name: str) -> KnownHosts:
     return known
 
 
+def _prompt_transport(sock: Any, **options: Any) -> Any:
+    """paramiko's own, whose small messages do not wait for the answer to the one before: 45 ms each time."""
+    import paramiko
+
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return paramiko.Transport(sock, **options)
+
+
 def _open(connection: Any) -> None:
     """Open one hop. The key is checked against known_hosts before anything is said about ourselves."""
     import paramiko
@@ -652,11 +665,8 @@ def _open(connection: Any) -> None:
     transport.set_keepalive(KEEPALIVE_SECONDS)
     # A gateway that can't reach the next hop would otherwise hold us for an hour.
     transport.channel_timeout = CONNECT_SECONDS
-    if isinstance(transport.sock, socket.socket):
-        # Without it each small message waits for the answer to the one before: 45 ms.
-        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
+    if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
 
 
 def fingerprint(key: Any) -> str:

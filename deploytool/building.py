@@ -6,7 +6,7 @@ before what it points to.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -30,14 +30,17 @@ from deploytool.release import (
     record_key,
     release_record,
 )
-from deploytool.session import Session
+from deploytool.session import Begun, Session
 from deploytool.stages import Fetched
+from deploytool.worker_client import Asked
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
 #: a `manifest.yml.j2` here, in the user's own project, is used in place of ours
 TEMPLATES = "templates"
+
+WORKSPACE_LOCK = "workspace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,49 +105,67 @@ def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]
     }
 
 
-def obtain_release(session: Session, reference: str, *, rebuild: bool = False) -> Built:
-    """The release of that branch, tag or SHA: from the store if equal inputs were built already, else a new one.
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """A branch, tag or SHA that the build server is finding out about."""
+
+    reference: str
+    step: Begun
+
+
+def begin_fetch(session: Session, reference: str, *, after: Asked | None = None) -> Fetching:
+    """Take the workspace's lock and fetch, without waiting for either."""
+    held = session.take(WORKSPACE_LOCK, wait=True, after=after)
+    return Fetching(reference, session.begin(stages.fetch(session.settings, session.place, reference), after=held))
+
+
+def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = False) -> Built:
+    """The release of what is fetched: from the store if equal inputs were built already, else a new one.
 
     With `rebuild` it is built whatever the store has, and later deployments of equal inputs get the new one.
     """
-    with session.lock("workspace", wait=True):
-        fetched = stages.fetched(session.run(stages.fetch(session.settings, session.place, reference)))
-        session.console.note(f"{reference} is {fetched.revision[:10]} {fetched.subject}")
-        key = build_key(build_inputs(session.settings, fetched))
-        found = find_built(session, key)
-        if found is not None and not rebuild:
-            session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
-            return Built(found, reused=True)
-        release = build_release(session, reference, fetched, key, replace=rebuild)
-        if found is not None:
-            same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
-            session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")
-        return Built(release, reused=False)
+    fetched = stages.fetched(fetching.step.results())
+    session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
+    key = build_key(build_inputs(session.settings, fetched))
+    new_id = begin_new_release_id(session, fetched.revision)
+    found = find_built(session, key)
+    if found is not None and not rebuild:
+        session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
+        session.let_go(WORKSPACE_LOCK)
+        return Built(found, reused=True)
+    release = build_release(session, new_id(), fetching.reference, fetched, key, replace=rebuild)
+    session.let_go(WORKSPACE_LOCK)
+    if found is not None:
+        same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
+        session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")
+    return Built(release, reused=False)
 
 
 def find_built(session: Session, key: str) -> Release | None:
     """The release that was built from these inputs; None if there is none, or its records can't be trusted."""
-    content = session.worker.ask("store_get", key=build_record_key(key))["content"]
-    if content is None:
+    found = session.worker.ask("store_built", key=build_record_key(key))
+    if found["release"] is None or not is_release_id(found["release"]):
         return None
     try:
-        release = read_release(session, str(json.loads(content)["release"]))
-    except (ValueError, LookupError, TypeError, RecursionError, UsageError):
+        release = checked_release(session, found["release"], found["record"])
+    except UsageError:
         return None
-    if release.build_key != key:
-        return None
-    return release if session.worker.ask("store_exists", key=release.archive_key)["exists"] else None
+    return release if release.build_key == key and release.archive_key in found["keys"] else None
 
 
-def build_release(session: Session, reference: str, fetched: Fetched, key: str, *, replace: bool = False) -> Release:
+def build_release(
+    session: Session, release_id: ReleaseId, reference: str, fetched: Fetched, key: str, *, replace: bool = False
+) -> Release:
     """Check out, install, build, pack and publish. The workspace's lock is held.
 
     With `replace`, whatever equal inputs gave before, from now on they give this one.
     """
     settings, place = session.settings, session.place
-    release_id = new_release_id(session, fetched.revision)
-    session.worker.ask("name_log", name=release_id)
-    found = stages.checked_out(session.run(stages.checkout(settings, place, fetched, reuse=not replace)))
+    named = session.worker.start("name_log", name=release_id)
+    checkout = session.begin(stages.checkout(settings, place, fetched, reuse=not replace), after=named)
+    found = stages.checked_out(checkout.results())
+    # The rest is in line at once, each behind the one before.
+    last, begun = checkout.asked, []
     for name, stage in (("dependencies", stages.dependencies), ("assets", stages.assets)):
         step = stage(settings, place, found.keys.get(name), fetched.revision)
         if step is None:
@@ -152,22 +173,27 @@ def build_release(session: Session, reference: str, fetched: Fetched, key: str, 
         if name in found.kept:
             session.console.note(f"{name}: not run again, all that decides them is unchanged")
             continue
-        try:
-            session.run(step)
-        except StepError as error:
-            if found.kept:
-                kept = f"{' and '.join(sorted(found.kept))} did not run, as nothing had changed: --rebuild runs all"
-                error.hint = "; ".join(filter(None, (error.hint, kept)))
-            raise
+        begun.append(session.begin(step, after=last))
+        last = begun[-1].asked
+    publishing = session.worker.start(
+        "publish_archive",
+        after=last,
+        directory=place.work_tree,
+        exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
+        compression=settings.build.compression,
+        epoch=fetched.committed_at,
+        key=archive_key(release_id, settings.application, settings.build.compression),
+    )
+    try:
+        for each in begun:
+            each.results()
+    except StepError as error:
+        if found.kept:
+            kept = f"{' and '.join(sorted(found.kept))} did not run, as nothing had changed: --rebuild runs all"
+            error.hint = "; ".join(filter(None, (error.hint, kept)))
+        raise
     with session.console.step("publish"):
-        packed = session.worker.ask(
-            "publish_archive",
-            directory=place.work_tree,
-            exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
-            compression=settings.build.compression,
-            epoch=fetched.committed_at,
-            key=archive_key(release_id, settings.application, settings.build.compression),
-        )
+        packed = publishing.answer()
         release = Release(
             id=release_id,
             application=settings.application,
@@ -193,37 +219,56 @@ def put_new_records(session: Session, release: Release, *, replace: bool = False
     """Write what tells of a release whose archive is in the store. Raises StoreError if its id is taken."""
     record, for_reuse = record_key(release.id), build_record_key(release.build_key)
     text = release_record(release)
-    existed = session.worker.ask("store_put", entries=[(record, text)])["existed"]
-    # A write that was repeated because its answer got lost finds what it wrote itself: that is no clash.
-    if existed and session.worker.ask("store_get", key=record)["content"] != text:
-        raise StoreError(
-            f"{session.settings.store.url}/{record} is there already, and nothing in the store is ever overwritten",
-            hint="another build got the same id at the same time; run the same command again",
-        )
-    entries = [*render_all(session.every, release), (for_reuse, json.dumps({"release": release.id}) + "\n")]
-    if replace:
-        # Whoever is killed in between leaves no record for reuse, and the next build makes one.
-        session.worker.ask("store_delete", keys=[for_reuse])
-    existed = session.worker.ask("store_put", entries=entries)["existed"]
-    if for_reuse in existed and find_built(session, release.build_key) is None:
+    first = session.worker.start("store_put", entries=[(record, text)], expect={"existed": []})
+
+    def put_others(after: Asked | None) -> Asked:
+        if replace:
+            # Whoever is killed in between leaves no record for reuse, and the next build makes one.
+            after = session.worker.start("store_delete", keys=[for_reuse], after=after)
+        entries = [*render_all(session.every, release), (for_reuse, json.dumps({"release": release.id}) + "\n")]
+        return session.worker.start("store_put", entries=entries, after=after)
+
+    others = put_others(first)
+    if first.answer()["existed"]:
+        # A write that was repeated because its answer got lost finds what it wrote itself: that is no clash.
+        if session.worker.ask("store_get", key=record)["content"] != text:
+            raise StoreError(
+                f"{session.settings.store.url}/{record} is there already, and nothing in the store is ever overwritten",
+                hint="another build got the same id at the same time; run the same command again",
+            )
+        others = put_others(None)
+    if for_reuse in others.answer()["existed"] and find_built(session, release.build_key) is None:
         session.console.note(
             f"{session.settings.store.url}/{for_reuse} is damaged, or names a release that is damaged or gone, and "
             "nothing in the store is ever overwritten: delete it, or equal inputs will be built anew each time"
         )
 
 
-def new_release_id(session: Session, revision: Revision) -> ReleaseId:
-    """An id that the store does not have yet: build time by the build server's clock, and the short revision."""
+def begin_new_release_id(session: Session, revision: Revision) -> Callable[[], ReleaseId]:
+    """Look for an id that the store does not have yet; what is returned waits for it.
+
+    It is the time by the build server's clock, and the short revision.
+    """
     moment = session.now()
-    for later in range(10):
-        candidate = release_id_at(moment + timedelta(seconds=later), revision)
+
+    def ask(later_seconds: int) -> tuple[ReleaseId, Asked]:
+        candidate = release_id_at(moment + timedelta(seconds=later_seconds), revision)
         key = archive_key(candidate, session.settings.application, session.settings.build.compression)
-        if not session.worker.ask("store_exists", key=key)["exists"]:
-            return candidate
-    raise StepError(
-        f"the store has releases of {revision[:7]} for every one of the next seconds",
-        hint="is the build server's clock right?",
-    )
+        return candidate, session.worker.start("store_exists", key=key)
+
+    first = ask(0)
+
+    def found() -> ReleaseId:
+        for later_seconds in range(10):
+            candidate, asked = first if later_seconds == 0 else ask(later_seconds)
+            if not asked.answer()["exists"]:
+                return candidate
+        raise StepError(
+            f"the store has releases of {revision[:7]} for every one of the next seconds",
+            hint="is the build server's clock right?",
+        )
+
+    return found
 
 
 def release_id_at(moment: datetime, revision: Revision) -> ReleaseId:
@@ -243,6 +288,11 @@ def read_release(session: Session, release_id: str) -> Release:
             hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
         )
     content = session.worker.ask("store_get", key=record_key(ReleaseId(release_id)))["content"]
+    return checked_release(session, release_id, content)
+
+
+def checked_release(session: Session, release_id: str, content: str | None) -> Release:
+    """The release, from the text of its record. Raises UsageError if there is none, or it can't be trusted."""
     if content is None:
         raise UsageError(f"the store {session.settings.store.url} has no release {release_id}")
     try:

@@ -3,7 +3,7 @@
 It is told for people and kept in records. A mirror that does not know a revision can't tell, and stops nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytool import stages
@@ -21,15 +21,24 @@ SHOWN = 10
 
 def compare(session: Session, old: str | None, new: str) -> Comparison | None:
     """The commits between two revisions; None if nothing runs yet, or nobody can tell."""
+    return begin_compare(session, old, new)()
+
+
+def begin_compare(session: Session, old: str | None, new: str) -> Callable[[], Comparison | None]:
+    """Ask for the commits between two revisions; what is returned waits for the answer, as `compare` does."""
     if old is None:
-        return None
-    try:
-        step = stages.compare(session.settings, session.place, old, new)
-        found = stages.compared(session.run(step, quiet=True))
-    except StepError as error:
-        session.console.note(f"the commits can't be told: {error.message}")
-        return None
-    return found if found.known else None
+        return lambda: None
+    begun = session.begin(stages.compare(session.settings, session.place, old, new), quiet=True)
+
+    def found() -> Comparison | None:
+        try:
+            comparison = stages.compared(begun.results())
+        except StepError as error:
+            session.console.note(f"the commits can't be told: {error.message}")
+            return None
+        return comparison if comparison.known else None
+
+    return found
 
 
 def tell_changes(session: Session, here: "Here", changes: Comparison | None) -> None:

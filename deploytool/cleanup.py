@@ -30,6 +30,7 @@ from deploytool.release import (
 from deploytool.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
 from deploytool.session import Session
 from deploytool.status import running_releases
+from deploytool.worker_client import Asked
 
 #: How many deployments' keys stay in Consul, for reading.
 DEPLOYMENTS = 10
@@ -113,11 +114,12 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
     again goes on where it stopped.
     """
     with session.console.step("cleanup", quiet=True):
-        with session.lock(RETENTION_LOCK, wait=True):
-            swept = _sweep(session, frozenset(live))
+        with session.lock_ahead(RETENTION_LOCK, wait=True) as held:
+            swept = _sweep(session, frozenset(live), held)
         # Consul comes last: it is the likeliest to be out of reach, and no disk fills up for want of it.
-        pruned = session.worker.ask("prune_build_server", keep=list(swept.staying), logs=LOGS)
-        keys = session.worker.ask("prune_keys", keep=list(swept.newest))
+        pruning = session.worker.start("prune_build_server", keep=list(swept.staying), logs=LOGS)
+        keys = session.worker.start("prune_keys", keep=list(swept.newest), after=pruning).answer()
+        pruned = pruning.answer()
     return Cleaned(
         releases=swept.releases,
         leftovers=swept.leftovers,
@@ -148,8 +150,10 @@ def cleaned_up(session: Session) -> Iterator[None]:
 def _clean_up_quietly(session: Session) -> None:
     try:
         # A deployment that failed while it claimed its release holds the lock still, and would wait for itself.
-        session.worker.ask("release_lock", name=RETENTION_LOCK)
-        for sentence in clean_up(session, running_releases(session)).sentences():
+        freed = session.let_go(RETENTION_LOCK)
+        live = running_releases(session)
+        freed.answer()
+        for sentence in clean_up(session, live).sentences():
             session.console.note(sentence)
     except DeployError as trouble:
         session.console.note(f"old releases could not be cleaned up, the next deployment tries again: {trouble}")
@@ -178,21 +182,24 @@ _DEPLOYMENT = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTER
 _MANIFEST = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})/(?:kept/)?([^/]+)\.yml")
 
 
-def _sweep(session: Session, live: frozenset[ReleaseId]) -> _Swept:
-    """Remove releases from the store. The lock is held."""
+def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
+    """Remove releases from the store, once the lock is held."""
     settings, now = session.settings, session.now()
     # Environments may share a store, and each has its say in how much it keeps.
     keep = max(
         each.store.keep_releases for each in (settings, *session.every.values()) if each.store.url == settings.store.url
     )
-    listed = _by_release(session.worker.ask("store_list", prefix="releases/")["keys"])
+    releases = session.worker.start("store_list", prefix="releases/", after=held)
+    deployments = session.worker.start(
+        "store_list", prefix=f"environments/{settings.environment}/deployments/", after=held
+    )
+    listed = _by_release(releases.answer()["keys"])
     stored = [release for release, keys in listed.items() if record_key(release) in keys]
     orphans = [
         release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
     ]
     if len(stored) <= keep and not orphans:
-        mine = session.worker.ask("store_list", prefix=f"environments/{settings.environment}/deployments/")["keys"]
-        return _Swept(tuple(listed), _newest(mine, settings.environment))
+        return _Swept(tuple(listed), _newest(deployments.answer()["keys"], settings.environment))
     deployed = _Deployed(session.worker.ask("store_list", prefix="environments/")["keys"])
     environments = {name: Known(deployed.history(session, name, keep)) for name in deployed.environments}
     mine_known = environments.get(settings.environment, Known(History()))

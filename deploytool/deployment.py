@@ -7,12 +7,12 @@ A release is finished before a rollout begins.
 
 from dataclasses import dataclass
 
-from deploytool.audience import check_event_sizes, stand
-from deploytool.building import read_release
-from deploytool.changes import compare, tell_changes
+from deploytool.audience import begin_stand, check_event_sizes, stand
+from deploytool.building import begin_fetch, read_release
+from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.errors import UsageError
-from deploytool.freezing import refuse_if_frozen
+from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
 from deploytool.rollout import attempt_at, bring, migrate_with
@@ -38,25 +38,37 @@ class Wishes:
     #: only these hosts; empty: all
     nodes: tuple[str, ...] = ()
 
+    @property
+    def of_reference(self) -> bool:
+        """Whether the release is to be that of `reference`."""
+        return self.release is None and self.promote_from is None
+
 
 def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
-    """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go."""
+    """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go.
+
+    What does not need the answer before it is asked along with it: a round trip may be long.
+    """
     settings = session.settings
     check_event_sizes(session)
-    with session.lock(settings.environment, wait=False), cleaned_up(session):
-        refuse_if_frozen(session)
+    with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
+        thawed = ask_frozen(session, after=held)
+        standing = begin_stand(session, wishes.nodes, after=held)
+        fetching = begin_fetch(session, wishes.reference, after=thawed) if wishes.of_reference else None
+        refuse_if_frozen(session, thawed)
         with outcome.phase("hosts"):
-            here = stand(session, wishes.nodes)
+            here = standing()
         with outcome.phase("build"):
-            chosen = choose_release(session, wishes, here)
+            chosen = choose_release(session, wishes, here, fetching)
         release, outcome.reused = chosen.release, chosen.reused
         outcome.release, outcome.revision = release.id, release.revision
         with outcome.phase("hosts"):
+            comparing, since = begin_compare(session, here.served.revision, release.revision), here.served
             if not chosen.reused:
                 # A build takes its time, and hosts come and go.
                 here = stand(session, wishes.nodes)
             outcome.down = here.expected.down
-            changes = compare(session, here.served.revision, release.revision)
+            changes = comparing() if here.served == since else compare(session, here.served.revision, release.revision)
             tell_changes(session, here, changes)
         attempt = attempt_at(
             release,

@@ -6,6 +6,7 @@ from deploytool.errors import LockedError
 from deploytool.fleet import printable
 from deploytool.session import Session
 from deploytool.worker.freezing import words
+from deploytool.worker_client import Asked
 
 
 def frozen_words(frozen: Mapping[str, str]) -> str:
@@ -13,9 +14,14 @@ def frozen_words(frozen: Mapping[str, str]) -> str:
     return printable(words(frozen))
 
 
-def refuse_if_frozen(session: Session) -> None:
-    """Raise LockedError if somebody has frozen the environment."""
-    frozen = session.worker.ask("frozen")["frozen"]
+def ask_frozen(session: Session, *, after: Asked | None = None) -> Asked:
+    """Ask whether the environment is frozen. What comes after it is done only if it is not."""
+    return session.worker.start("frozen", after=after, expect={"frozen": None})
+
+
+def refuse_if_frozen(session: Session, asked: Asked | None = None) -> None:
+    """Raise LockedError if somebody has frozen the environment. `asked` is the question, if it was put already."""
+    frozen = (asked or ask_frozen(session)).answer()["frozen"]
     if frozen is not None:
         raise LockedError(
             f"{session.settings.environment} is {frozen_words(frozen)}",

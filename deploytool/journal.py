@@ -24,6 +24,7 @@ from deploytool.release import (
     mark_key,
 )
 from deploytool.session import Session
+from deploytool.worker_client import Asked
 
 #: So many deployments are read at first; if they do not answer the question, ten times as many.
 NEWEST = 100
@@ -35,19 +36,37 @@ RETENTION_LOCK = ".retention"
 _DEPLOYMENT = re.compile(
     rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(\.json|/begun\.json|/[^/]+\.yml)"
 )
+#: What tells of a deployment; the first group is its id.
+_RECORD = re.compile(rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(?:\.json|/begun\.json)")
 _MARK = re.compile(rf"environments/[^/]+/marks/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json")
 _SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
 
-def read_history(session: Session, environment: str, enough: Callable[[History], bool] = lambda _: True) -> History:
+def ask_history(session: Session, environment: str, *, after: Asked | None = None) -> Asked:
+    """Ask for what `read_history` needs in most cases."""
+    return session.worker.start(
+        "store_newest",
+        prefix=f"environments/{environment}/",
+        patterns=[[_RECORD.pattern, NEWEST], [_MARK.pattern, None]],
+        after=after,
+    )
+
+
+def read_history(
+    session: Session,
+    environment: str,
+    enough: Callable[[History], bool] = lambda _: True,
+    *,
+    asked: Asked | None = None,
+) -> History:
     """The newest deployments of the environment, and all its marks: as many as it takes until that is `enough`.
 
-    Raises StoreError if the store can't be read.
+    `asked` is the question, if it was put already. Raises StoreError if the store can't be read.
     """
-    keys = session.worker.ask("store_list", prefix=f"environments/{environment}/")["keys"]
+    answer = (asked or ask_history(session, environment)).answer()
+    keys, texts = answer["keys"], _present(answer["contents"])
     names = sorted({DeploymentId(found[1]) for key in keys if (found := _DEPLOYMENT.fullmatch(key))}, reverse=True)
     marked = [found for key in keys if (found := _MARK.fullmatch(key))]
-    texts = dict(read_texts(session, [found[0] for found in marked]))
     marks = [read_mark(found[2], ReleaseId(found[1]), texts.get(found[0])) for found in marked]
     marks.sort(key=lambda mark: mark.moment)
     present, deployments, newest = set(keys), list[Deployment](), NEWEST
@@ -56,7 +75,7 @@ def read_history(session: Session, environment: str, enough: Callable[[History],
         both = [
             key for name in fresh for key in (begun_key(environment, name), deployment_record_key(environment, name))
         ]
-        texts |= read_texts(session, [key for key in both if key in present])
+        texts |= read_texts(session, [key for key in both if key in present and key not in texts])
         deployments += [
             read_deployment(
                 name, texts.get(deployment_record_key(environment, name)), texts.get(begun_key(environment, name))
@@ -74,7 +93,10 @@ def read_texts(session: Session, keys: Sequence[str]) -> Mapping[str, str]:
     """The objects of these keys that the store has."""
     if not keys:
         return {}
-    contents = session.worker.ask("store_read", keys=list(keys))["contents"]
+    return _present(session.worker.ask("store_read", keys=list(keys))["contents"])
+
+
+def _present(contents: Mapping[str, str | None]) -> dict[str, str]:
     return {key: text for key, text in contents.items() if text is not None}
 
 
@@ -98,9 +120,11 @@ def deployment_named(wanted: str | None) -> DeploymentId | None:
     return DeploymentId(name) if is_deployment_id(name) else None
 
 
-def write_begun(session: Session, deployment: DeploymentId, content: Mapping[str, Any]) -> None:
-    """Claim the deployment's release. Raises StoreError."""
-    put(session, begun_key(session.settings.environment, deployment), content)
+def write_begun(
+    session: Session, deployment: DeploymentId, content: Mapping[str, Any], *, after: Asked | None = None
+) -> Asked:
+    """Claim the deployment's release, without waiting for the answer."""
+    return put(session, begun_key(session.settings.environment, deployment), content, after=after)
 
 
 def write_mark(session: Session, mark: Mark) -> None:
@@ -112,11 +136,11 @@ def write_mark(session: Session, mark: Mark) -> None:
         "operator": mark.operator,
         "at": mark.moment,
     }
-    put(session, mark_key(session.settings.environment, mark.release, mark.moment), content)
+    put(session, mark_key(session.settings.environment, mark.release, mark.moment), content).answer()
 
 
-def put(session: Session, key: str, content: Mapping[str, Any]) -> None:
-    session.worker.ask("store_put", entries=[(key, json.dumps(content, indent=2) + "\n")])
+def put(session: Session, key: str, content: Mapping[str, Any], *, after: Asked | None = None) -> Asked:
+    return session.worker.start("store_put", entries=[(key, json.dumps(content, indent=2) + "\n")], after=after)
 
 
 def moment_name(moment: datetime) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool.audience import Here
-from deploytool.building import obtain_release, read_release
+from deploytool.building import Fetching, obtain_release, read_release
 from deploytool.errors import UsageError
 from deploytool.history import History, Standing, is_proven, latest, reaches_target, standings
 from deploytool.journal import read_history
@@ -28,17 +28,21 @@ class Chosen:
     reference: str | None
 
 
-def choose_release(session: Session, wishes: "Wishes", here: Here) -> Chosen:
-    """What the operator's wishes come to. Raises UsageError for a release that nothing has verified."""
-    if wishes.promote_from is not None:
+def choose_release(session: Session, wishes: "Wishes", here: Here, fetching: Fetching | None) -> Chosen:
+    """What the operator's wishes come to; `fetching` where they name a branch, tag or SHA.
+
+    Raises UsageError for a release that nothing has verified.
+    """
+    if fetching is not None:
+        built = obtain_release(session, fetching, rebuild=wishes.rebuild)
+        chosen = Chosen(built.release, built.reused, fetching.reference)
+    elif wishes.promote_from is not None:
         chosen = Chosen(promoted(session, wishes.promote_from, wishes.force), True, None)
-    elif wishes.release is not None:
+    else:
+        assert wishes.release is not None
         release = read_release(session, wishes.release)
         refuse_unproven(session, release.id, wishes.force, here)
         chosen = Chosen(release, True, None)
-    else:
-        built = obtain_release(session, wishes.reference, rebuild=wishes.rebuild)
-        chosen = Chosen(built.release, built.reused, wishes.reference)
     if chosen.reused:
         refuse_condemned(session, standings(here.history).get(chosen.release.id), wishes.force)
     return chosen

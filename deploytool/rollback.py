@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from deploytool.audience import Expected, Here, check_event_sizes, expected_hosts, stand, strays
+from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays
 from deploytool.building import TEMPLATES, read_release
-from deploytool.changes import compare, tell_changes
+from deploytool.changes import begin_compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
 from deploytool.errors import SettingsError, UsageError
 from deploytool.fleet import LastWord
-from deploytool.freezing import refuse_if_frozen
+from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.history import Choice, History, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
@@ -32,18 +32,23 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
     """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go."""
     settings = session.settings
     check_event_sizes(session)
-    with session.lock(settings.environment, wait=False), cleaned_up(session):
-        refuse_if_frozen(session)
+    with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
+        thawed = ask_frozen(session, after=held)
+        standing = begin_stand(session, after=held)
+        refuse_if_frozen(session, thawed)
         with outcome.phase("hosts"):
-            here = stand(session)
+            here = standing()
             outcome.down = here.expected.down
         with outcome.phase("choice"):
             release = read_release(session, choose_target(session, here, release_id))
             outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
-            changes = compare(session, here.served.revision, release.revision)
-            tell_changes(session, here, changes)
+            comparing = begin_compare(session, here.served.revision, release.revision)
             # What was wanted last has migrated, even if its hosts went back.
-            wanted = changes if here.served == here.live else compare(session, here.live.revision, release.revision)
+            same = here.served == here.live
+            wanting = None if same else begin_compare(session, here.live.revision, release.revision)
+            changes = comparing()
+            tell_changes(session, here, changes)
+            wanted = changes if wanting is None else wanting()
             warn_of_migrations(session, here.history, release, wanted)
             kept = kept_roles(release, here.expected)
             kept -= bound_to_an_archive(session, release, kept)

@@ -139,18 +139,27 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
         **attempt.story,
     }
+    entries, urls = manifests(session, attempt, deployment)
     with outcome.phase("manifests"):
-        claim(session, release, deployment, outcome.story)
+        # Each of these is in line behind the one before: what fails leaves undone what comes after it.
+        claim = begin_claim(session, release, deployment, outcome.story)
+        published = session.worker.start("store_put", entries=entries, after=claim.done)
+        announced = begin_announcement(session, attempt, deployment, urls, after=published) if attempt.wait else None
+        claim.settle()
     fleet = Fleet(attempt.expected.up)
     fell_back = False
     try:
-        with outcome.phase("manifests"):
-            urls = put_manifests(session, attempt, deployment)
-        if attempt.migrate and not attempt.wait:
-            # Later on, announcing would refuse: with the schema changed already.
-            refuse_if_frozen(session)
-            migrate_with(session, release, outcome)
-        rollout(session, attempt, deployment, urls, fleet, outcome)
+        if announced is None:
+            with outcome.phase("manifests"):
+                published.answer()
+            if attempt.migrate:
+                # Later on, announcing would refuse: with the schema changed already.
+                refuse_if_frozen(session)
+                migrate_with(session, release, outcome)
+            # From here on nobody can say that no host was switched: they go without being waited for.
+            outcome.unverified, outcome.let_go = True, None
+            announced = begin_announcement(session, attempt, deployment, urls)
+        rollout(session, attempt, announced, fleet, outcome)
     except DeployError as error:
         outcome.exit_code = error.exit_code
         outcome.story["error"] = error.message
@@ -170,22 +179,38 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         record(session, deployment, outcome, fell_back=fell_back)
 
 
-def claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> None:
-    """Write down that this deployment needs the release. From then on retention leaves it alone.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim on a release, under way. What is asked after `done` happens only if it holds."""
 
-    Raises StoreError if retention was quicker.
-    """
-    with session.lock(RETENTION_LOCK, wait=True):
-        keys = (release.archive_key, record_key(release.id))
-        present = all(session.worker.ask("store_exists", key=key)["exists"] for key in keys)
-        if present:
-            write_begun(session, deployment, story)
-    # Raised when the lock is free again: retention takes it at the end of a failed deployment, too.
-    if not present:
+    session: Session
+    release: Release
+    #: whether the store has each of what the release needs
+    present: tuple[Asked, ...]
+    done: Asked
+
+    def settle(self) -> None:
+        """Wait for it. Raises StoreError if retention was quicker."""
+        if all(each.answer()["exists"] for each in self.present):
+            self.done.answer()
+            return
+        # Retention takes it at the end of a failed deployment, too.
+        self.session.let_go(RETENTION_LOCK).answer()
         raise StoreError(
-            f"the release {release.id} has been removed from {session.settings.store.url}",
+            f"the release {self.release.id} has been removed from {self.session.settings.store.url}",
             hint="its turn had come (store.keep_releases); a deploy of its branch or revision builds it anew",
         )
+
+
+def begin_claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
+    """Write down that this deployment needs the release. From then on retention leaves it alone."""
+    last = session.take(RETENTION_LOCK, wait=True)
+    present = []
+    for key in (release.archive_key, record_key(release.id)):
+        last = session.worker.start("store_exists", key=key, after=last, expect={"exists": True})
+        present.append(last)
+    last = write_begun(session, deployment, story, after=last)
+    return Claim(session, release, tuple(present), session.let_go(RETENTION_LOCK, after=last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +221,17 @@ class Urls:
     event: str
 
 
-def put_manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> dict[str, Urls]:
-    """Render, check and publish this deployment's manifests; returns their URLs by role.
+def manifests(
+    session: Session, attempt: Attempt, deployment: DeploymentId
+) -> tuple[list[tuple[str, str]], dict[str, Urls]]:
+    """Render and check this deployment's manifests; returns their keys and texts, and their URLs by role.
 
     What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
     """
     settings, release = session.settings, attempt.release
-    entries, urls = [], {}
+    entries, urls = list[tuple[str, str]](), {}
 
-    def publish(key: str, *, kept: bool, role: str) -> str:
+    def add(key: str, *, kept: bool, role: str) -> str:
         text = render_manifest(
             settings,
             role,
@@ -218,51 +245,67 @@ def put_manifests(session: Session, attempt: Attempt, deployment: DeploymentId) 
         return manifest_url(settings.store.url, key)
 
     for role in attempt.expected.up:
-        wanted = publish(manifest_key(settings.environment, deployment, role), kept=False, role=role)
+        wanted = add(manifest_key(settings.environment, deployment, role), kept=False, role=role)
         event = wanted
         if role in attempt.kept:
-            event = publish(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
+            event = add(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
         urls[role] = Urls(wanted, event)
-    session.worker.ask("store_put", entries=entries)
-    return urls
+    return entries, urls
 
 
-def rollout(
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An announcement under way, and what tells the hosts' reports from then on; None if nobody waits for them."""
+
+    asked: Asked
+    reports: Asked | None
+
+
+def begin_announcement(
     session: Session,
     attempt: Attempt,
     deployment: DeploymentId,
     urls: Mapping[str, Urls],
-    fleet: Fleet,
-    outcome: Outcome,
-) -> None:
-    """Announce, wait until every host holds the archive, migrate, let them go, wait for every host's proof."""
-    settings, worker = session.settings, session.worker
+    *,
+    after: Asked | None = None,
+) -> Announced:
+    """Have the barrier, `wanted` and the events written, without waiting for that."""
     roles = [
         {
             "role": role,
-            "event": event_name(settings.application, role, settings.environment),
+            "event": event_name(session.settings.application, role, session.settings.environment),
             "url": url.wanted,
             "payload": url.event,
-            "hosts": [host for known, host in fleet.expected if known == role],
+            "hosts": list(attempt.expected.up[role]),
         }
         for role, url in urls.items()
     ]
-    # From here on nobody can say that no host was switched, if they go without being waited for.
-    outcome.unverified = not attempt.wait
-    outcome.let_go = False if attempt.wait else None
+    asked = session.worker.start(
+        "announce",
+        deployment=deployment,
+        roles=roles,
+        only_hosts=bool(attempt.nodes),
+        wait=attempt.wait,
+        after=after,
+    )
+    reports = session.worker.start("watch", deployment=deployment, after=asked) if attempt.wait else None
+    return Announced(asked, reports)
+
+
+def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fleet, outcome: Outcome) -> None:
+    """Wait until every host holds the archive, migrate, let them go, wait for every host's proof."""
+    settings, worker = session.settings, session.worker
     try:
         with outcome.phase("announce"), session.console.step("announce"):
-            worker.ask(
-                "announce", deployment=deployment, roles=roles, only_hosts=bool(attempt.nodes), wait=attempt.wait
-            )
+            announced.asked.answer()
     except KeyboardInterrupt:
         take_back(session, cancel=True)
         raise
-    if not attempt.wait:
+    if announced.reports is None:
         outcome.let_go = True
         session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
         return
-    listening = Listening(session, fleet, worker.start("watch", deployment=deployment))
+    listening = Listening(session, fleet, announced.reports)
     try:
         prepare_hosts(session, attempt, listening, outcome)
         worker.ask("go", value="all")

@@ -16,7 +16,7 @@ from deploytool.console import Console
 from deploytool.errors import StoreError
 from deploytool.fleet import printable
 from deploytool.stages import Place, Step, explain
-from deploytool.worker_client import Answer, Worker, WorkerClient
+from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -46,17 +46,66 @@ class Session:
 
     def run(self, step: Step, *, quiet: bool = False) -> tuple[str, ...]:
         """Run the step on the build server and return its result lines. Raises StepError with the end of its output."""
-        with self.console.step(step.name, quiet=quiet) as progress:
-            answer = self.worker.ask(
-                "run",
-                step=step.name,
-                script=step.script,
-                timeout_seconds=step.timeout_seconds,
-                told=lambda event: progress(event["line"]),
-            )
+        return self.begin(step, quiet=quiet).results()
+
+    def begin(self, step: Step, *, after: Asked | None = None, quiet: bool = False) -> "Begun":
+        """Have the step run on the build server, without waiting for it; see `Worker.start`."""
+        asked = self.worker.start(
+            "run",
+            after=after,
+            expect={"exit_code": 0},
+            step=step.name,
+            script=step.script,
+            timeout_seconds=step.timeout_seconds,
+        )
+        return Begun(self.console, step, asked, quiet)
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool) -> Iterator[Asked]:
+        """Hold a lock of the build server. With `wait`, wait until it is free and show for whom; else LockedError."""
+        with self.lock_ahead(name, wait=wait) as held:
+            held.answer()
+            yield held
+
+    @contextmanager
+    def lock_ahead(self, name: str, *, wait: bool) -> Iterator[Asked]:
+        """The same without waiting for it: what needs the lock is asked `after` what this gives, or waits for it."""
+        yield self.take(name, wait=wait)
+        # Not in a `finally`: on a failure the worker ends with the session, and must end its steps before it lets go.
+        self.let_go(name)
+
+    def take(self, name: str, *, wait: bool, after: Asked | None = None) -> Asked:
+        """Ask for a lock; see `lock_ahead`."""
+
+        def told(event: Answer) -> None:
+            self.console.note(f"waiting for the {name} lock, held by {event['waiting']}")
+
+        return self.worker.start("lock", name=name, wait=wait, after=after, told=told)
+
+    def let_go(self, name: str, *, after: Asked | None = None) -> Asked:
+        """Have a lock freed, without waiting for that."""
+        return self.worker.start("release_lock", name=name, after=after)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A step under way on the build server, or in line there."""
+
+    console: Console
+    step: Step
+    asked: Asked
+    quiet: bool
+
+    def results(self) -> tuple[str, ...]:
+        """Wait for its end, and return its result lines. Raises StepError with the end of its output."""
+        if self.asked.after is not None:
+            # The time that it waited for its turn is not its own.
+            self.asked.after.answer()
+        with self.console.step(self.step.name, quiet=self.quiet) as progress:
+            answer = self.asked.answer(told=lambda event: progress(event["line"]))
             if answer["exit_code"] != 0:
                 raise explain(
-                    step,
+                    self.step,
                     answer["exit_code"],
                     answer["results"],
                     tail=answer["tail"],
@@ -64,18 +113,6 @@ class Session:
                     timed_out=answer["timed_out"],
                 )
         return tuple(answer["results"])
-
-    @contextmanager
-    def lock(self, name: str, *, wait: bool) -> Iterator[None]:
-        """Hold a lock of the build server. With `wait`, wait until it is free and show for whom; else LockedError."""
-
-        def told(event: Answer) -> None:
-            self.console.note(f"waiting for the {name} lock, held by {event['waiting']}")
-
-        self.worker.ask("lock", name=name, wait=wait, told=told)
-        yield
-        # Not in a `finally`: on a failure the worker ends with the session, and must end its steps before it lets go.
-        self.worker.ask("release_lock", name=name)
 
 
 #: Where the CI systems put the address of the job that runs: GitLab, Jenkins, Buildkite, CircleCI.

@@ -10,7 +10,7 @@ from typing import Any
 from deploytool.audience import selectors
 from deploytool.errors import ConsulError
 from deploytool.fleet import printable, read_last_word
-from deploytool.freezing import frozen_words
+from deploytool.freezing import ask_frozen, frozen_words
 from deploytool.journal import deployment_named, release_of
 from deploytool.release import ReleaseId, is_release_id
 from deploytool.session import Session
@@ -75,7 +75,10 @@ class Status:
 def read_status(session: Session) -> Status:
     """Ask Consul, the store and the build server. Raises ConsulError if Consul knows no host of any role."""
     settings = session.settings
-    roles = session.worker.ask("status", roles=selectors(session))["roles"]
+    asked = session.worker.start("status", roles=selectors(session))
+    holder = session.worker.start("lock_holder", name=settings.environment)
+    freezing = ask_frozen(session)
+    roles = asked.answer()["roles"]
     releases: dict[str, str | None] = {}
     hosts: list[HostStatus] = []
     under_way: set[str] = set()
@@ -91,8 +94,7 @@ def read_status(session: Session) -> Status:
         raise ConsulError(
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
-    lock = session.worker.ask("lock_holder", name=settings.environment)["sentence"]
-    frozen = session.worker.ask("frozen")["frozen"]
+    lock, frozen = holder.answer()["sentence"], freezing.answer()["frozen"]
     return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen)
 
 

@@ -123,13 +123,13 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.building import obtain_release, rehearse_manifests
+        from deploytool.building import begin_fetch, obtain_release, rehearse_manifests
 
         reference = _reference(this, branch)
         rehearse_manifests(this.every)
         with this.session(f"build {reference}") as session:
             with this.outcome.phase("build"):
-                built = obtain_release(session, reference, rebuild=rebuild)
+                built = obtain_release(session, begin_fetch(session, reference), rebuild=rebuild)
             release = built.release
             this.outcome.release, this.outcome.revision, this.outcome.reused = (
                 release.id,

@@ -4,7 +4,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from deploytool.build_server import Channel
@@ -39,21 +39,35 @@ class Worker(Protocol):
     def ask(
         self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
     ) -> Answer:
-        """Ask, wait, return the answer; `told` hears what is told meanwhile. Raises DeployError.
+        """Ask, wait, return the answer; see `Asked.answer`. It costs one round trip."""
 
-        `limit_seconds` is for whoever is about to leave: no answer in that time is ConnectionFailed.
+    def start(
+        self,
+        do: str,
+        *,
+        after: "Asked | None" = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> "Asked":
+        """Ask without waiting: what is asked in a row costs one round trip together.
+
+        The worker does it beside whatever else it was asked. With `after` it begins once that has gone well, and never
+        if that failed, or if all is cancelled before its turn. An answer that has not the values of `expect` is an
+        answer like any other, and has not gone well.
         """
-
-    def start(self, do: str, **parameters: Any) -> "Asked":
-        """Ask without waiting."""
 
 
 class Asked:
-    """A question under way. Iterating gives what is told, until the answer is there."""
+    """A question under way, or in line after another."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, number: int = 0, after: "Asked | None" = None, told: Listener | None = None) -> None:
+        self.number = number
+        self.after = after
         self._messages: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._where = where
+        self._told = told
+        self._last: Answer | None = None
 
     def deliver(self, message: Answer) -> None:
         self._messages.put(message)
@@ -64,25 +78,38 @@ class Asked:
             message = self._messages.get(timeout=timeout_seconds)
         except queue.Empty:
             return None
-        error = message.get("error")
-        if error is None:
-            return message
-        raise ERRORS.get(error["kind"], DeployError)(error["message"], tail=error["tail"], hint=error["hint"])
+        if "event" not in message:
+            self._last = message
+        return _checked(message)
 
-    def events(self, limit_seconds: float | None = None) -> Iterator[Answer]:
-        """What is told, until the answer is there: then `answer` holds it."""
+    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Answer:
+        """Wait for the answer; `told` hears what is told meanwhile. May be called again.
+
+        Whatever this comes after is waited for first, so that of several the one that failed tells why. Raises
+        DeployError. `limit_seconds` is for whoever is about to leave: no answer in that time is ConnectionFailed.
+        """
+        if self.after is not None:
+            self.after.answer(limit_seconds=limit_seconds)
         begin = time.monotonic()
-        while True:
+        told = told or self._told
+        while self._last is None:
             # A time-out, so that Ctrl-C gets through on every platform.
             message = self.next(0.5)
             if message is None:
                 if limit_seconds is not None and time.monotonic() - begin > limit_seconds:
                     raise ConnectionFailed(f"the worker on {self._where} did not answer within {limit_seconds:g} s")
-                continue
-            if "ok" in message:
-                self.answer: Answer = message["ok"]
-                return
-            yield message["event"]
+            elif "event" in message and told is not None:
+                told(message["event"])
+        answer: Answer = _checked(self._last)["ok"]
+        return answer
+
+
+def _checked(message: Answer) -> Answer:
+    """The message; an error is raised."""
+    error = message.get("error")
+    if error is None:
+        return message
+    raise ERRORS.get(error["kind"], DeployError)(error["message"], tail=error["tail"], hint=error["hint"])
 
 
 class WorkerClient:
@@ -102,26 +129,31 @@ class WorkerClient:
         self._reader.start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def start(self, do: str, **parameters: Any) -> Asked:
-        asked = Asked(self._where)
+    def start(
+        self,
+        do: str,
+        *,
+        after: Asked | None = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> Asked:
         with self._guard:
             self._number += 1
-            number = self._number
-            self._asked[number] = asked
+            asked = Asked(self._where, self._number, after, told)
+            self._asked[asked.number] = asked
             if self._cut is not None:
                 asked.deliver(self._cut)
                 return asked
-        self._send({"id": number, "do": do, **parameters})
+        order = {} if after is None else {"after": after.number}
+        condition = {} if expect is None else {"expect": dict(expect)}
+        self._send({"id": asked.number, "do": do, **order, **condition, **parameters})
         return asked
 
     def ask(
         self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
     ) -> Answer:
-        asked = self.start(do, **parameters)
-        for event in asked.events(limit_seconds):
-            if told is not None:
-                told(event)
-        return asked.answer
+        return self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
 
     def close(self) -> None:
         """End the line; the worker ends what still runs, takes back what was not let go, and frees its locks."""
@@ -145,13 +177,16 @@ class WorkerClient:
                 self._cut_off(f"nothing was heard from it for {silent:.0f} s")
 
     def _listen(self) -> None:
-        rest = b""
+        # Joined once its end is there: a long line comes in many pieces.
+        line: list[bytes] = []
         try:
             while data := self._read():
-                *lines, rest = (rest + data).split(b"\n")
                 self._heard = time.monotonic()
-                for line in lines:
-                    self._deliver(line)
+                first, *others = data.split(b"\n")
+                line.append(first)
+                for other in others:
+                    self._deliver(b"".join(line))
+                    line = [other]
         except (OSError, EOFError, ValueError):
             pass
         self._cut_off("the connection ended")

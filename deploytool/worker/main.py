@@ -2,7 +2,9 @@
 
 A request is `{"id": 7, "do": "run", …}`; its answers are `{"id": 7, "event": …}` any number of times, then
 `{"id": 7, "ok": …}` or `{"id": 7, "error": …}`. `{"beat": …}` says that the operator lives. Requests run side by
-side, each in a thread of its own; the operator decides what waits for what.
+side, each in a thread of its own; one with `"after": 6` begins once 6 has gone well, and never if it has not: if it
+failed, or if its answer has not the values that its own `expect` names. So the operator can send many requests at
+once, and they are done one after the other, up to the first that does not go well.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,8 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from . import archive, freezing, locks, retention, steps
 from .announcement import Announcement, watch_reports
@@ -49,6 +52,8 @@ READ_ONLY = frozenset(
         "store_read",
         "store_exists",
         "store_list",
+        "store_newest",
+        "store_built",
         "status",
         "frozen",
     )
@@ -59,6 +64,26 @@ Tell = Callable[[Dict[str, Any]], None]
 
 def now_text() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def newest(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> List[str]:
+    """Of each (pattern, count): the keys that match, and whose first group is among the `count` greatest; None: all."""
+    chosen: List[str] = []
+    for pattern, count in patterns:
+        named = {key: found.group(1) for key in keys for found in [re.fullmatch(pattern, key)] if found}
+        names = set(sorted(set(named.values()), reverse=True)[:count])
+        chosen += [key for key, name in named.items() if name in names]
+    return chosen
+
+
+def named_release(text: Optional[str]) -> Optional[str]:
+    """The release that a record for reuse names; None for what is no such record."""
+    try:
+        name = json.loads(text or "")["release"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    # It becomes part of keys; whether it is an id, the operator's side knows.
+    return name if isinstance(name, str) and re.fullmatch("[0-9A-Za-z-]+", name) else None
 
 
 class Worker:
@@ -76,7 +101,8 @@ class Worker:
         self._read_only = read_only
         self._bus_client: Optional[Bus] = None
         self._store_client: Any = None
-        self._store_guard = threading.Lock()
+        #: what is made at its first use is made once, though several requests may need it at the same time
+        self._store_guard, self._bus_guard, self._log_guard = threading.Lock(), threading.Lock(), threading.Lock()
         self._announcement: Optional[Announcement] = None
         self._watch_ended = threading.Event()
         self._hello: Dict[str, Any] = {}
@@ -84,6 +110,8 @@ class Worker:
         self._ending = threading.Lock()
         #: requests whose answer is owed, but for `watch`, which ends when it is told to
         self._owed: Set[int] = set()
+        #: request → whether it went well, once that is known
+        self._went_well: Dict[int, "Future[bool]"] = {}
 
     # --- the line
 
@@ -107,6 +135,7 @@ class Worker:
                 if line.endswith(b"\n"):
                     message = json.loads(line.decode())
                     if "do" in message:
+                        self._went_well[message["id"]] = Future()
                         threading.Thread(target=self._answer, args=(message,), daemon=True).start()
                     else:
                         self.send({"beat": True})
@@ -125,18 +154,23 @@ class Worker:
     def _answer(self, message: Dict[str, Any]) -> None:
         number = message.pop("id")
         do = message.pop("do")
+        after, expect = message.pop("after", None), message.pop("expect", {})
         if do != "watch":
             self._owed.add(number)
+        went_well = False
         try:
             action = self._actions()[do]
+            if after is not None:
+                self._wait_for(after, do)
             if self._read_only and do not in READ_ONLY:
                 raise Failure(
                     "bug",
                     "a worker that writes nothing was asked for `{}`, and refused".format(do),
                     hint="this is a bug in deploytool; please report it with the command that you gave",
                 )
-            result = action(lambda event: self.send({"id": number, "event": event}), **message)
-            self.send({"id": number, "ok": result if result is not None else {}})
+            result = action(lambda event: self.send({"id": number, "event": event}), **message) or {}
+            went_well = all(result.get(name) == value for name, value in expect.items())
+            self.send({"id": number, "ok": result})
         except Failure as failure:
             self.send({"id": number, "error": self._masking.value(failure.as_json())})
         except OSError as error:
@@ -159,7 +193,15 @@ class Worker:
                 }
             )
         finally:
+            self._went_well[number].set_result(went_well)
             self._owed.discard(number)
+
+    def _wait_for(self, earlier: int, do: str) -> None:
+        """Wait until that request has gone well. Raises Failure if it has not, or if all was cancelled meanwhile."""
+        if not self._went_well[earlier].result():
+            # The operator has been told why, by the answer to the earlier one.
+            raise Failure("step", "`{}` was not begun: what it comes after has not gone well".format(do))
+        self._groups.refuse_if_cancelled("waiting for the turn of `{}`".format(do))
 
     def end(self, why: str) -> None:
         """End the steps, take back what was announced, let go of the locks, and leave. Comes back to nobody."""
@@ -218,6 +260,8 @@ class Worker:
             "store_exists": self.store_exists,
             "store_put": self.store_put,
             "store_list": self.store_list,
+            "store_newest": self.store_newest,
+            "store_built": self.store_built,
             "store_delete": self.store_delete,
             "check_store": self.check_store,
             "check_consul": self.check_consul,
@@ -267,16 +311,17 @@ class Worker:
 
     @property
     def _bus(self) -> Bus:
-        if self._bus_client is None:
-            settings = self._hello["consul"]
-            address = settings.get("address")
-            if address is not None and address.startswith("file:"):
-                self._bus_client = DirectoryBus(address, settings["receiver"])
-            else:
-                consul = Consul(address, settings.get("token_file"))
-                self._masking = Masking([*self._hello["secrets"], consul.token or ""])
-                self._bus_client = consul
-        return self._bus_client
+        with self._bus_guard:
+            if self._bus_client is None:
+                settings = self._hello["consul"]
+                address = settings.get("address")
+                if address is not None and address.startswith("file:"):
+                    self._bus_client = DirectoryBus(address, settings["receiver"])
+                else:
+                    consul = Consul(address, settings.get("token_file"))
+                    self._masking = Masking([*self._hello["secrets"], consul.token or ""])
+                    self._bus_client = consul
+            return self._bus_client
 
     @property
     def _store(self) -> Any:
@@ -340,12 +385,13 @@ class Worker:
     # --- steps
 
     def _current_log(self) -> steps.Log:
-        if self._log is None:
-            name = "{}-{}-{}".format(
-                time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), self._hello["environment"], os.getpid()
-            )
-            self._log = steps.Log(os.path.join(self._root, "logs"), name, self._masking)
-        return self._log
+        with self._log_guard:
+            if self._log is None:
+                name = "{}-{}-{}".format(
+                    time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), self._hello["environment"], os.getpid()
+                )
+                self._log = steps.Log(os.path.join(self._root, "logs"), name, self._masking)
+            return self._log
 
     def name_log(self, tell: Tell, name: str) -> Dict[str, Any]:
         log = self._current_log()
@@ -436,6 +482,22 @@ class Worker:
                     answer.cancel()
                 raise
         return {"contents": contents}
+
+    def store_newest(self, tell: Tell, prefix: str, patterns: List[List[Any]]) -> Dict[str, Any]:
+        """The keys below a prefix, and with them the texts of the `newest`."""
+        keys = self._store.list(prefix)
+        return {"keys": keys, **self.store_read(tell, newest(keys, patterns))}
+
+    def store_built(self, tell: Tell, key: str) -> Dict[str, Any]:
+        """The release that a record for reuse names, the text of that one's own record, and its keys.
+
+        All is empty if it names none.
+        """
+        name = named_release(self._text(key))
+        if name is None:
+            return {"release": None, "record": None, "keys": []}
+        below = "releases/{}/".format(name)
+        return {"release": name, "record": self._text(below + "release.json"), "keys": self._store.list(below)}
 
     def store_exists(self, tell: Tell, key: str) -> Dict[str, Any]:
         return {"exists": self._store.exists(key)}

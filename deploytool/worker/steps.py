@@ -153,7 +153,7 @@ def run_step(
         os.close(result_write)
         os.close(source)
     tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
-    results = b""
+    results = bytearray()
     timed_out = False
     shown = 0.0
     lines = Lines(log.masking)

@@ -3,8 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
@@ -42,6 +41,9 @@ from deploytool.release import (
     release_record,
 )
 from deploytool.session import Operator
+from deploytool.session import Session as RealSession
+from deploytool.worker.main import newest
+from tests.unit.answering import Answering
 from tests.unit.test_retention import (
     NOBODY,
     NOW,
@@ -57,7 +59,7 @@ class Dead(Exception):
     """The power went."""
 
 
-class Store:
+class Store(Answering):
     """A worker with a store in memory. It dies at the operation of that number, before it does it."""
 
     def __init__(self, objects: Mapping[str, str], dies_at: int | None = None) -> None:
@@ -93,6 +95,10 @@ class Store:
                 return {"keys": sorted(key for key in self.objects if key.startswith(parameters["prefix"]))}
             case "store_read":
                 return {"contents": {key: self.objects.get(key) for key in parameters["keys"]}}
+            case "store_newest":
+                keys = sorted(key for key in self.objects if key.startswith(parameters["prefix"]))
+                found = newest(keys, parameters["patterns"])
+                return {"keys": keys, "contents": {key: self.objects[key] for key in found}}
             case "store_delete":
                 assert RETENTION_LOCK in self.locked
                 for key in parameters["keys"]:
@@ -158,12 +164,7 @@ class Session:
     def now(self) -> datetime:
         return NOW
 
-    @contextmanager
-    def lock(self, name: str, *, wait: bool) -> Iterator[None]:
-        assert wait
-        self.worker.ask("lock", name=name, wait=wait)
-        yield
-        self.worker.ask("release_lock", name=name)
+    lock, lock_ahead, take, let_go = RealSession.lock, RealSession.lock_ahead, RealSession.take, RealSession.let_go
 
 
 def record(release: ReleaseId, **changes: Any) -> Release:

@@ -26,6 +26,8 @@ from deploytool.history import (
 )
 from deploytool.journal import moment_name, read_history
 from deploytool.release import DeploymentId, ReleaseId, is_deployment_id
+from deploytool.worker.main import newest
+from tests.unit.answering import Answering
 
 A, B, C, D = (ReleaseId(f"2026010{day}T000000Z-{letter * 7}") for day, letter in enumerate("abcd", start=1))
 ALL = frozenset({("web", "one"), ("web", "two")})
@@ -472,7 +474,7 @@ def test_what_a_record_had_learned_is_read_and_nonsense_in_it_is_not() -> None:
 # --- reading the store
 
 
-class Store:
+class Store(Answering):
     """A session whose store has these texts; it counts the deployments that are read."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -480,8 +482,9 @@ class Store:
 
     def ask(self, do: str, **parameters: Any) -> dict[str, Any]:
         match do:
-            case "store_list":
-                return {"keys": [key for key in self.texts if key.startswith(parameters["prefix"])]}
+            case "store_newest":
+                keys = [key for key in self.texts if key.startswith(parameters["prefix"])]
+                return {"keys": keys, **self.ask("store_read", keys=newest(keys, parameters["patterns"]))}
             case "store_read":
                 self.read += parameters["keys"]
                 return {"contents": {key: self.texts.get(key) for key in parameters["keys"]}}

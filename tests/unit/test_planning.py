@@ -22,6 +22,7 @@ from deploytool.planning import (
 from deploytool.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
 from deploytool.stages import Commit, Comparison, Fetched
 from deploytool.status import HostStatus
+from tests.unit.answering import Answering
 from tests.unit.test_manifest import RELEASE, given_settings
 
 LIVE = ReleaseId("20260101T000000Z-aaaaaaa")
@@ -197,7 +198,7 @@ def test_diff_has_only_what_changes_and_hides_secrets() -> None:
     assert diff == ("@@ -1,3 +1,3 @@", " a", "-token=***", "-", "+token=***", "+\N{REPLACEMENT CHARACTER}")
 
 
-class ReadingSession:
+class ReadingSession(Answering):
     """A session whose store has these texts, and which can do nothing else."""
 
     operator = "jo@laptop"

@@ -29,6 +29,8 @@ from deploytool.release import (
     release_record,
 )
 from deploytool.rollout import new_deployment_id
+from deploytool.worker.main import named_release
+from tests.unit.answering import Answering
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")
 
@@ -162,7 +164,7 @@ def test_record_that_is_no_record_is_refused(text: str) -> None:
         read_record(text, RELEASE)
 
 
-class StoreOnly:
+class StoreOnly(Answering):
     """A worker with nothing but a store, which overwrites nothing."""
 
     def __init__(self, objects: dict[str, str]) -> None:
@@ -172,6 +174,10 @@ class StoreOnly:
         match do:
             case "store_get":
                 return {"content": self.objects.get(parameters["key"])}
+            case "store_built":
+                release = named_release(self.objects.get(parameters["key"]))
+                record = self.objects.get(f"releases/{release}/release.json")
+                return {"release": release, "record": record, "keys": list(self.objects)}
             case "store_exists":
                 return {"exists": parameters["key"] in self.objects}
             case "store_put":

@@ -17,8 +17,9 @@ from deploytool.history import Deployment, History, read_deployment, standings
 from deploytool.journal import RETENTION_LOCK
 from deploytool.outcome import Outcome
 from deploytool.release import DeploymentId, begun_key, record_key
-from deploytool.rollout import Attempt, ReleaseNotKept, bring, claim, new_deployment_id
+from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, new_deployment_id
 from deploytool.worker_client import Asked
+from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
 from tests.unit.test_manifest import given_settings
 from tests.unit.test_retention import NOW, RELEASES, deployment_id, one_after_the_other
@@ -36,8 +37,13 @@ class Fleet(Store):
         self.fetches: dict[str, tuple[str, dict[str, Any]]] = {host: ("fetched", {}) for host in HOSTS}
         self.activates: dict[str, tuple[str, dict[str, Any]]] = {host: ("verified", {}) for host in HOSTS}
         self._reports = Asked("here")
+        #: the operation of this number fails; those after it that are asked for by themselves do not
+        self.fails_at: int | None = None
 
     def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Any:
+        if len(self.asked) == self.fails_at:
+            self.asked.append((do, parameters))
+            raise ConsulError(f"number {self.fails_at} failed")
         match do:
             case "announce" | "go" | "abort" | "cancel":
                 self._operation()
@@ -53,10 +59,10 @@ class Fleet(Store):
                 return {"let_go": None if "go" in self.done else False}
         return super().ask(do, told=told, limit_seconds=limit_seconds, **parameters)
 
-    def start(self, do: str, **parameters: Any) -> Asked:
-        if do == "watch":
-            if "watch" in self.refusals:
-                raise self.refusals["watch"]
+    def start(self, do: str, *, after: Asked | None = None, **parameters: Any) -> Asked:
+        if do not in ("watch", "end_watch"):
+            return super().start(do, after=after, **parameters)
+        if do == "watch" and isinstance(after, Answered) and after.went_well:
             self._say(self.fetches)
         return self._reports
 
@@ -143,6 +149,32 @@ def test_claim_comes_before_the_manifests_and_those_before_the_announcement(worl
     assert puts == [f"{name}/begun.json", f"{name}/web.yml", f"{name}.json"]
     order = [do for do in world.worker.done if do in ("store_put", "announce", "go")]
     assert order == ["store_put", "store_put", "announce", "go", "store_put"]
+
+
+#: What a deployment asks for up to its announcement, in line: what is there once all before it has gone well.
+LINE = ("lock", "store_exists", "store_exists", "store_put", "release_lock", "store_put", "announce")
+
+
+def test_line_up_to_the_announcement_is_asked_for_without_waiting(world: World) -> None:
+    world.bring()
+    assert tuple(world.worker.done[: len(LINE)]) == LINE
+
+
+@pytest.mark.parametrize("failing", range(len(LINE)))
+def test_what_fails_on_the_way_to_the_announcement_leaves_undone_what_comes_after(world: World, failing: int) -> None:
+    before = dict(world.worker.objects)
+    world.worker.fails_at = failing
+    with pytest.raises(ConsulError, match="number"):
+        world.bring()
+    done = world.worker.done
+    assert "go" not in done
+    assert ("announce" in done) is (failing == LINE.index("announce"))
+    name = f"environments/production/deployments/{world.outcome.deployment}"
+    # The claim, then the manifests; and a record, which says that it failed, once the claim stands.
+    written = [f"{name}/begun.json"] * (failing > 3) + [f"{name}/web.yml"] * (failing > 5)
+    record = [f"{name}.json"] * (failing > 4)
+    assert sorted(set(world.worker.objects) - set(before)) == sorted([*written, *record])
+    assert {key: world.worker.objects[key] for key in before} == before
 
 
 def test_host_that_fails_after_go_makes_exit_code_8_and_takes_nothing_back(world: World) -> None:
@@ -313,7 +345,7 @@ COMING = DeploymentId(f"{NOW:%Y%m%dT%H%M%SZ}next")
 
 
 def claiming(worker: Store) -> None:
-    claim(session_of(worker), OLDEST, COMING, {"release": OLDEST.id})
+    begin_claim(session_of(worker), OLDEST, COMING, {"release": OLDEST.id}).settle()
 
 
 def cleaning(worker: Store) -> None:

@@ -8,6 +8,7 @@ import pytest
 from deploytool.errors import ConsulError
 from deploytool.release import DeploymentId, manifest_key
 from deploytool.status import lines, read_status
+from tests.unit.answering import Answering
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
 FIRST, SECOND = "20260101T000001Zaaaa", "20260102T000002Zbbbb"
@@ -20,7 +21,7 @@ class Hosts:
         return {"nodes": ["a"]}
 
 
-class ScriptedWorker:
+class ScriptedWorker(Answering):
     """Answers what it was told to; refuses everything else."""
 
     def __init__(self, roles: dict[str, Any], manifests: dict[str, str], lock: str | None = None) -> None:

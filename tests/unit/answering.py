@@ -1,0 +1,50 @@
+"""The line to a worker of a test, which does what it is asked at once."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deploytool.errors import DeployError
+from deploytool.worker_client import Answer, Asked, Listener
+
+
+class Answered(Asked):
+    """A question that was answered when it was asked; its error waits until somebody wants the answer."""
+
+    def __init__(self, act: Callable[[], Any], after: "Asked | None", expect: Mapping[str, object]) -> None:
+        super().__init__("here", after=after)
+        self._answer: Answer = {}
+        self._error: BaseException | None = None
+        self.went_well = False
+        if isinstance(after, Answered) and not after.went_well:
+            self._error = DeployError("not begun: what it comes after has not gone well")
+            return
+        try:
+            self._answer = act() or {}
+            self.went_well = all(self._answer.get(name) == value for name, value in expect.items())
+        except (Exception, KeyboardInterrupt) as error:
+            self._error = error
+
+    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Answer:
+        if self.after is not None:
+            self.after.answer()
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+class Answering:
+    """A worker whose `ask` answers; what is asked `after` something that has not gone well is not done."""
+
+    def ask(self, do: str, **parameters: Any) -> Any:
+        raise NotImplementedError
+
+    def start(
+        self,
+        do: str,
+        *,
+        after: Asked | None = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> Asked:
+        return Answered(lambda: self.ask(do, **parameters), after, expect or {})
