@@ -1,7 +1,8 @@
 """What the user said: `config/*.yml`, loaded, merged and validated into frozen `Settings`.
 
-`files` reads, `model` says what a setting is, `checks` holds the rules between settings, `load` tells the story. Only
-`files` is imported with the package: `fab --list` asks for the environments' names and must not wait for pydantic.
+`files` reads, `model` says what a setting is, `checks` holds the rules between settings, `templates` tries the
+templates in them, `load` tells the story. Only `files` is imported with the package: `fab --list` asks for the
+environments' names and must not wait for pydantic.
 """
 
 import importlib
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 from deploytool.settings.files import environments
 
 if TYPE_CHECKING:
-    from deploytool.settings.checks import TEMPLATE_NAMES
     from deploytool.settings.load import EffectiveSetting, effective_settings, load_every_environment, load_settings
     from deploytool.settings.model import Build, Consul, Hooks, Hosts, Role, Settings, Store, Verify, Wait
+    from deploytool.settings.templates import TEMPLATE_NAMES
 
 __all__ = [
     "TEMPLATE_NAMES",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "TEMPLATE_NAMES": "checks",
+    "TEMPLATE_NAMES": "templates",
     **dict.fromkeys(("EffectiveSetting", "effective_settings", "load_every_environment", "load_settings"), "load"),
     **dict.fromkeys(("Build", "Consul", "Hooks", "Hosts", "Role", "Settings", "Store", "Verify", "Wait"), "model"),
 }

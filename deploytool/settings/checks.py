@@ -1,4 +1,4 @@
-"""The rules between settings, and the templates. Pure.
+"""The rules between settings. Pure.
 
 They look at plain data that may be wrong in any other way, so that these mistakes are shown in the same run as all
 others; a value of the wrong type is none of their business.
@@ -8,49 +8,28 @@ import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 
-import jinja2
-import jinja2.meta
-
 from deploytool.settings.files import NAME, NAME_RULE
-from deploytool.settings.model import did_you_mean
 
 Path = tuple[str | int, ...]
 #: Where, and a sentence.
 Finding = tuple[Path, str]
 
-#: What templates may name.
-TEMPLATE_NAMES = (
-    "application",
-    "environment",
-    "role",
-    "release",
-    "revision",
-    "deployment",
-    "deploy_to",
-    "release_path",
-    "current_path",
-    "shared_path",
-)
-
 _SELECTORS = ("node_meta", "service", "nodes")
-_HOOKS = ("pre", "post", "success", "failure")
-_TEMPLATES_OF_VERIFY = ("url", "expect", "command")
-
 
 #: defaults, as this runs before they are put in
 _WAIT = (("hook", 120), ("stable", 2), ("activate", 300))
 
 
-def check(settings: Mapping[str, object], environment: str, shown: Callable[[str], str]) -> Iterator[Finding]:
+def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterator[Finding]:
     """All breaches of rules between settings. `shown` returns a value as a sentence may quote it: secrets masked."""
-    roles = _map(settings.get("roles"))
+    roles = as_map(settings.get("roles"))
     if settings.get("roles") == {}:
         yield ("roles",), "names no role. At least one is needed, or nobody is deployed to."
     for name, role in roles.items():
-        yield from _check_role(name, _map(role), shown)
+        yield from _check_role(name, as_map(role), shown)
     yield from _check_roles_apart(settings, shown)
     yield from _check_linked(settings, shown)
-    wait = _map(settings.get("wait"))
+    wait = as_map(settings.get("wait"))
     hook, stable, activate = (wait.get(f"{name}_seconds", usual) for name, usual in _WAIT)
     if isinstance(hook, int) and isinstance(stable, int) and isinstance(activate, int):
         longest = 2 * (hook + stable)
@@ -60,15 +39,13 @@ def check(settings: Mapping[str, object], environment: str, shown: Callable[[str
                 f"must be more than {longest}, twice hook_seconds + stable_seconds: so long may a host take to find "
                 "that it can't prove the new release, and to prove the old one again.",
             )
-    for name, role in roles.items():
-        yield from _check_templates(environment, name, _map(role))
 
 
-def _map(value: object) -> Mapping[str, object]:
+def as_map(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _texts(value: object) -> list[tuple[int, str]]:
+def texts(value: object) -> list[tuple[int, str]]:
     """Texts of a list, or of one text, each with its number."""
     values = value if isinstance(value, list | tuple) else [value]
     return [(number, text) for number, text in enumerate(values) if isinstance(text, str)]
@@ -92,11 +69,11 @@ def _check_role(name: str, role: Mapping[str, object], shown: Callable[[str], st
         elif hosts[given[0]] in ({}, []):
             yield (*at, given[0]), "is empty: it would choose no host, or all of them."
         seen: set[str] = set()
-        for number, node in _texts(hosts.get("nodes")):
+        for number, node in texts(hosts.get("nodes")):
             if node in seen:
                 yield (*at, "nodes", number), f"names {shown(node)} for the second time."
             seen.add(node)
-    verify = _map(role.get("verify"))
+    verify = as_map(role.get("verify"))
     if verify.get("expect") is not None and verify.get("url") is None:
         yield ("roles", name, "verify", "expect"), "needs verify.url: it is looked for in that URL's answer."
 
@@ -104,15 +81,15 @@ def _check_role(name: str, role: Mapping[str, object], shown: Callable[[str], st
 def _check_roles_apart(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterator[Finding]:
     """Two roles on one host must not share a directory: each would switch the other's `current`."""
     places: list[tuple[str, str, Mapping[str, object]]] = []
-    for name, role in _map(settings.get("roles")).items():
-        deploy_to = _map(role).get("deploy_to") or settings.get("deploy_to")
+    for name, role in as_map(settings.get("roles")).items():
+        deploy_to = as_map(role).get("deploy_to") or settings.get("deploy_to")
         if isinstance(deploy_to, str) and deploy_to:
-            places.append((name, posixpath.normpath(deploy_to), _map(_map(role).get("hosts"))))
+            places.append((name, posixpath.normpath(deploy_to), as_map(as_map(role).get("hosts"))))
     for (first, first_to, first_hosts), (second, second_to, second_hosts) in combinations(places, 2):
         if first_to != second_to:
             continue
-        shared = {node for _, node in _texts(first_hosts.get("nodes"))} & {
-            node for _, node in _texts(second_hosts.get("nodes"))
+        shared = {node for _, node in texts(first_hosts.get("nodes"))} & {
+            node for _, node in texts(second_hosts.get("nodes"))
         }
         same = any(
             first_hosts.get(selector) is not None and first_hosts.get(selector) == second_hosts.get(selector)
@@ -131,15 +108,15 @@ def _check_linked(settings: Mapping[str, object], shown: Callable[[str], str]) -
         ((key, number), f"{key} ({shown(text)})", posixpath.normpath(text))
         for key in ("linked_dirs", "linked_files")
         if isinstance(settings.get(key), list | tuple)
-        for number, text in _texts(settings.get(key))
+        for number, text in texts(settings.get(key))
     ]
     yield from _check_apart(listed)
-    build = _map(settings.get("build"))
+    build = as_map(settings.get("build"))
     if isinstance(build.get("linked_files"), list):
         yield from _check_apart(
             [
                 (("build", "linked_files", number), f"build.linked_files ({shown(text)})", posixpath.normpath(text))
-                for number, text in _texts(build.get("linked_files"))
+                for number, text in texts(build.get("linked_files"))
             ]
         )
 
@@ -156,48 +133,3 @@ def _check_apart(listed: list[tuple[Path, str, str]]) -> Iterator[Finding]:
         elif f"{path}/".startswith(f"{first_path}/") or f"{first_path}/".startswith(f"{path}/"):
             reported.add(at)
             yield at, f"and {first} lie one inside the other. Link only the outer one, or only the inner ones."
-
-
-def _check_templates(environment: str, role: str, said: Mapping[str, object]) -> Iterator[Finding]:
-    at = ("roles", role)
-    hooks, verify = _map(said.get("hooks")), _map(said.get("verify"))
-    templates: list[tuple[Path, str]] = []
-    commands: list[tuple[Path, object]] = [((*at, "restart"), said.get("restart"))]
-    commands += [((*at, "hooks", kind), hooks.get(kind)) for kind in _HOOKS]
-    for path, value in commands:
-        templates += [((*path, number) if isinstance(value, list) else path, text) for number, text in _texts(value)]
-    templates += [
-        ((*at, "verify", key), text) for key in _TEMPLATES_OF_VERIFY if isinstance(text := verify.get(key), str)
-    ]
-    values = dict.fromkeys(TEMPLATE_NAMES, "x") | {"environment": environment, "role": role}
-    for path, text in templates:
-        for sentence in template_problems(text, values):
-            yield path, sentence
-
-
-def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
-    """What keeps the Jinja template `text` from being rendered with the names in `values`; nothing if all is well."""
-    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    try:
-        names = jinja2.meta.find_undeclared_variables(jinja.parse(text))
-    except Exception as error:  # besides TemplateError: RecursionError, ValueError for endless numbers
-        what = (error.message if isinstance(error, jinja2.TemplateError) else None) or type(error).__name__
-        return (
-            f"is not a Jinja template: {what.rstrip('.')}. A literal {{{{ is written {{{{ '{{{{' }}}}, "
-            "or the text stands between {% raw %} and {% endraw %}.",
-        )
-    unknown = sorted(names - set(values) - set(jinja.globals))
-    if unknown:
-        return tuple(
-            f"names `{name}`, which no template knows.{did_you_mean(name, values) or _known(values)}"
-            for name in unknown
-        )
-    try:
-        rendered = jinja.from_string(text).render(values)
-    except Exception as error:  # a template may raise whatever Python can
-        return (f"can't be rendered: {error or type(error).__name__}.",)
-    return ("renders to a text with a NUL character, which no shell takes.",) if "\0" in rendered else ()
-
-
-def _known(values: Mapping[str, str]) -> str:
-    return f" Known are {', '.join(values)}."

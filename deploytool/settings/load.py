@@ -7,7 +7,7 @@ operator's environment is passed in.
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -92,10 +92,12 @@ class _Loaded:
 
     environment: str
     tree: Map
+    #: plain data, with the operator's environment and the recipe's defaults put in
+    said: Mapping[str, object]
     problems: tuple[Problem, ...]
-    settings: Settings | None = None
-    recipe: str = "none"
-    recipe_paths: frozenset[Loc] = frozenset()
+    settings: Settings | None
+    recipe: str
+    recipe_paths: frozenset[Loc]
 
 
 class _File(NamedTuple):
@@ -111,23 +113,31 @@ def load_settings(directory: Path, environment: str, environ: Mapping[str, str])
     return _settings_of(_load(directory, environment, environ))
 
 
-def load_every_environment(directory: Path, chosen: str, environ: Mapping[str, str]) -> Mapping[str, Settings]:
+def load_every_environment(
+    directory: Path, chosen: str, environ: Mapping[str, str], begin: Callable[[Settings], None] | None = None
+) -> Mapping[str, Settings]:
     """The settings of all environments, by name: `chosen` as `load_settings` does it, the others only for checking.
 
     In the others an unset `${NAME}` is no mistake: the text `${NAME}` stays, and is not held to any form (where only
     certain words are allowed, the default takes its place). Raises SettingsError with all problems of all files,
     UsageError if there is no such environment.
+
+    `begin` gets the chosen environment's settings as soon as they are known to be good, but for the templates in them:
+    for what may be set going while the rest is checked, and must be harmless if that turns out to be wrong.
     """
     _demand(directory, chosen)
     shared = _read_shared(directory)
+    odd = odd_files(directory)
+    first = _load_one(directory, shared, chosen, environ, checking_only=False)
+    if begin is not None and first.settings is not None and not first.problems and not odd:
+        begin(first.settings)
     loaded = [
-        _load_one(directory, shared, environment, environ, checking_only=environment != chosen)
+        _with_templates_checked(
+            first if environment == chosen else _load_one(directory, shared, environment, environ, checking_only=True)
+        )
         for environment in environments(directory)
     ]
-    problems = [
-        *odd_files(directory),
-        *(problem for one in loaded for problem in _told_apart(one, loaded)),
-    ]
+    problems = [*odd, *(problem for one in loaded for problem in _told_apart(one, loaded))]
     if problems:
         raise _error(problems)
     return MappingProxyType({one.environment: _settings_of(one) for one in loaded})
@@ -145,7 +155,9 @@ def effective_settings(directory: Path, environment: str, environ: Mapping[str, 
 
 def _load(directory: Path, environment: str, environ: Mapping[str, str]) -> _Loaded:
     _demand(directory, environment)
-    return _load_one(directory, _read_shared(directory), environment, environ, checking_only=False)
+    return _with_templates_checked(
+        _load_one(directory, _read_shared(directory), environment, environ, checking_only=False)
+    )
 
 
 def _settings_of(loaded: _Loaded) -> Settings:
@@ -208,6 +220,7 @@ def _read_shared(directory: Path) -> _File:
 def _load_one(
     directory: Path, shared: _File, environment: str, environ: Mapping[str, str], *, checking_only: bool
 ) -> _Loaded:
+    """One environment, with everything checked but the templates."""
     own = _File(*read(directory, file_of(environment)))
     problems = [*shared.problems, *own.problems]
     # What an unreadable file says is unknown; what is missing then is no news.
@@ -224,7 +237,7 @@ def _load_one(
         del said[name]
     recipe, recipe_paths = _put_recipe_in(said)
 
-    for path, sentence in checks.check(said, environment, reading.shown):
+    for path, sentence in checks.check(said, reading.shown):
         # A default of the recipe's has no line of its own.
         problems.append(_problem(tree, path, sentence))
     settings = None
@@ -236,9 +249,22 @@ def _load_one(
             problem = _sentence(tree, error)
             if problem.kind != "missing" or complete:
                 problems.append(problem)
-    spoilt = {problem.path for problem in problems if problem.kind == "unreadable"}
-    problems = [problem for problem in problems if problem.kind == "unreadable" or problem.path not in spoilt]
-    return _Loaded(environment, tree, tuple(dict.fromkeys(problems)), settings, recipe, recipe_paths)
+    return _Loaded(environment, tree, said, _settled(problems), settings, recipe, recipe_paths)
+
+
+def _with_templates_checked(loaded: _Loaded) -> _Loaded:
+    # It needs jinja2, which takes as long to import as all that comes before it takes to run.
+    from deploytool.settings.templates import check_templates
+
+    found = [_problem(loaded.tree, *finding) for finding in check_templates(loaded.said, loaded.environment)]
+    return replace(loaded, problems=_settled([*loaded.problems, *found]))
+
+
+def _settled(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Each problem once; of a value that can't be read, nothing but that."""
+    unique = dict.fromkeys(problems)
+    spoilt = {problem.path for problem in unique if problem.kind == "unreadable"}
+    return tuple(problem for problem in unique if problem.kind == "unreadable" or problem.path not in spoilt)
 
 
 @dataclass(slots=True)

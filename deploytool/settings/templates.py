@@ -1,0 +1,81 @@
+"""The templates in the settings: hooks, restarts and proofs are rendered once with made-up values. Pure.
+
+Like `checks` they look at plain data that may be wrong in any other way. Apart from those, because these need jinja2:
+the connection to the build server is begun before it is imported.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import jinja2
+import jinja2.meta
+
+from deploytool.settings.checks import Finding, Path, as_map, texts
+from deploytool.settings.model import did_you_mean
+
+#: What templates may name.
+TEMPLATE_NAMES = (
+    "application",
+    "environment",
+    "role",
+    "release",
+    "revision",
+    "deployment",
+    "deploy_to",
+    "release_path",
+    "current_path",
+    "shared_path",
+)
+
+_HOOKS = ("pre", "post", "success", "failure")
+_TEMPLATES_OF_VERIFY = ("url", "expect", "command")
+
+
+def check_templates(settings: Mapping[str, object], environment: str) -> Iterator[Finding]:
+    """All templates that can't be rendered, each with the reason."""
+    for name, role in as_map(settings.get("roles")).items():
+        yield from _check_role(environment, name, as_map(role))
+
+
+def _check_role(environment: str, role: str, said: Mapping[str, object]) -> Iterator[Finding]:
+    at = ("roles", role)
+    hooks, verify = as_map(said.get("hooks")), as_map(said.get("verify"))
+    templates: list[tuple[Path, str]] = []
+    commands: list[tuple[Path, object]] = [((*at, "restart"), said.get("restart"))]
+    commands += [((*at, "hooks", kind), hooks.get(kind)) for kind in _HOOKS]
+    for path, value in commands:
+        templates += [((*path, number) if isinstance(value, list) else path, text) for number, text in texts(value)]
+    templates += [
+        ((*at, "verify", key), text) for key in _TEMPLATES_OF_VERIFY if isinstance(text := verify.get(key), str)
+    ]
+    values = dict.fromkeys(TEMPLATE_NAMES, "x") | {"environment": environment, "role": role}
+    for path, text in templates:
+        for sentence in template_problems(text, values):
+            yield path, sentence
+
+
+def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """What keeps the Jinja template `text` from being rendered with the names in `values`; nothing if all is well."""
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    try:
+        names = jinja2.meta.find_undeclared_variables(jinja.parse(text))
+    except Exception as error:  # besides TemplateError: RecursionError, ValueError for endless numbers
+        what = (error.message if isinstance(error, jinja2.TemplateError) else None) or type(error).__name__
+        return (
+            f"is not a Jinja template: {what.rstrip('.')}. A literal {{{{ is written {{{{ '{{{{' }}}}, "
+            "or the text stands between {% raw %} and {% endraw %}.",
+        )
+    unknown = sorted(names - set(values) - set(jinja.globals))
+    if unknown:
+        return tuple(
+            f"names `{name}`, which no template knows.{did_you_mean(name, values) or _known(values)}"
+            for name in unknown
+        )
+    try:
+        rendered = jinja.from_string(text).render(values)
+    except Exception as error:  # a template may raise whatever Python can
+        return (f"can't be rendered: {error or type(error).__name__}.",)
+    return ("renders to a text with a NUL character, which no shell takes.",) if "\0" in rendered else ()
+
+
+def _known(values: Mapping[str, str]) -> str:
+    return f" Known are {', '.join(values)}."
