@@ -18,6 +18,7 @@ import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -56,10 +57,12 @@ class Refusal(IntEnum):
     NO_MEMORY_FILE = 97
 
 
+#: Finding and booting need the standard library alone: without the rest (-I -S) Python starts in a third of the time,
+#: and nothing in the home directory is taken for a module. The worker itself is started with all of it, for boto3.
 FIND_PYTHON = """
 for python in "$5" python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
-  if [ -n "$python" ] && "$python" -B -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then
-    exec "$python" -B -c "$4" "$1" "$2" "$3" "$6"
+  if [ -n "$python" ] && "$python" -ISB -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then
+    exec "$python" -ISB -c "$4" "$1" "$2" "$3" "$6"
   fi
 done
 exit 91
@@ -67,8 +70,9 @@ exit 91
 
 #: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker. It says
 #: `need` or `ready`, and `ready` after `need` when the file is there. A file that is used is touched: retention removes
-#: those that nobody has used for long. One that may write nothing (`read-only`) keeps the file in memory instead, and
-#: has Python leave no compiled modules anywhere.
+#: those that nobody has used for long. The same with compiled modules is preferred if the worker has kept it, and it is
+#: whole (`worker/compiled.py`). One that may write nothing (`read-only`) keeps the file in memory instead, and has
+#: Python leave no compiled modules anywhere.
 RECEIVE_WORKER = """
 import errno, hashlib, os, sys
 root, digest, size = os.path.expanduser(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -123,18 +127,24 @@ except OSError as error:
 if owner != os.geteuid():
     sys.stderr.write("%s belongs to user id %d\\n" % (home, owner))
     sys.exit(93)
+def use(path):
+    try:
+        if not read_only:
+            os.utime(path)
+    except OSError:
+        pass
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 path = os.path.join(home, digest + ".pyz")
-try:
-    if not read_only:
-        os.utime(path)
-except OSError:
-    pass
-try:
-    with open(path, "rb") as file:
-        here = whole(file.read())
-except OSError:
-    here = False
-if not here:
+compiled = os.path.join(home, "%s.%s.pyz" % (digest, sys.implementation.cache_tag))
+if whole(use(path)):
+    checksum, _, rest = use(compiled).partition(b"\\n")
+    if hashlib.sha256(rest).hexdigest().encode() == checksum:
+        path = compiled
+else:
     say("need")
     data = receive()
     try:
@@ -192,13 +202,13 @@ def boot_command(
 
 
 def start_worker(
-    build: "Build", fabric_config: Any = None, read_only: bool = False
+    build: "Build", connecting: "Connecting | None" = None, read_only: bool = False
 ) -> tuple[Channel, Callable[[], bytes]]:
     """Connect, and start the worker; returns its channel and a function that reads on from where its line begins.
 
-    `fabric_config` is the config of the `fab` command line (its -i and -S), or None. With `read_only` nothing is
-    written to the server's disk: the worker runs from memory unless its file is there already, and refuses all that
-    writes. Raises ConnectionFailed, or StepError if the server has no fitting Python or its work area can't be used.
+    `connecting` is the way to the build server if that was begun already. With `read_only` nothing is written to the
+    server's disk: the worker runs from memory unless its file is there already, and refuses all that writes. Raises
+    ConnectionFailed, or StepError if the server has no fitting Python or its work area can't be used.
     """
     archive = worker_archive()
     digest = hashlib.sha256(archive).hexdigest()
@@ -206,7 +216,8 @@ def start_worker(
     if build.is_local:
         channel = LocalChannel(boot_command(build.root, digest, len(archive), sys.executable, read_only=read_only))
     else:
-        channel = SshChannel(build, fabric_config, boot_command(build.root, digest, len(archive), read_only=read_only))
+        connections = (connecting or Connecting(build)).connections()
+        channel = SshChannel(build, connections, boot_command(build.root, digest, len(archive), read_only=read_only))
     return channel, boot(channel, build, archive)
 
 
@@ -358,11 +369,11 @@ class LocalChannel:
 
 
 class SshChannel:
-    """The worker over SSH: one connection, one channel."""
+    """The worker over SSH: one connection, one channel. Closes the connections when it ends."""
 
-    def __init__(self, build: "Build", fabric_config: Any, argv: tuple[str, ...]) -> None:
+    def __init__(self, build: "Build", connections: list[Any], argv: tuple[str, ...]) -> None:
         self._words = _LastWords()
-        self._connections = connect(build, fabric_config)
+        self._connections = connections
         transport = self._connections[-1].transport
         try:
             self._channel = transport.open_session(timeout=CONNECT_SECONDS)
@@ -445,20 +456,51 @@ class _LastWords:
         return tuple(self._data.decode("utf-8", "replace").splitlines()[-20:])
 
 
-def connect(build: "Build", fabric_config: Any) -> list[Any]:
-    """Open connections to the build server, gateways first, each with its host key checked.
+class Connecting:
+    """The way to the build server, opened in a thread: meanwhile what is to be done there can be prepared.
 
-    Raises ConnectionFailed, or UsageError if ssh_config can't be used.
+    Whoever begins it takes its connections or abandons it. Nothing is asked of the server before.
     """
-    hops = _hops(build, fabric_config)
-    try:
-        for hop in hops:
-            _open(hop)
-    except BaseException:
-        # Also on Ctrl-C, and also the one that failed: paramiko has a thread for it.
-        close(hops)
-        raise
-    return hops
+
+    def __init__(self, build: "Build", fabric_config: Any = None) -> None:
+        """`fabric_config` is the config of the `fab` command line (its -i and -S), or None."""
+        self._hops: list[Any] = []
+        self._abandoned = False
+        self._opened: Future[list[Any]] = Future()
+        threading.Thread(target=self._connect, args=(build, fabric_config), daemon=True).start()
+
+    def connections(self) -> list[Any]:
+        """The open connections, gateways first, each with its host key checked; they are the caller's to close.
+
+        Waits for them. Raises ConnectionFailed, or UsageError if ssh_config can't be used.
+        """
+        try:
+            return self._opened.result()
+        except BaseException:
+            # Also on Ctrl-C.
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Close what is open, taken or not, and let nothing more be opened."""
+        self._abandoned = True
+        close(self._hops)
+
+    def _connect(self, build: "Build", fabric_config: Any) -> None:
+        try:
+            self._hops = _hops(build, fabric_config)
+            for hop in self._hops:
+                if self._abandoned:
+                    break
+                _open(hop)
+        except BaseException as error:
+            # Also the one that failed: paramiko has a thread for it.
+            close(self._hops)
+            self._opened.set_exception(error)
+            return
+        if self._abandoned:
+            close(self._hops)
+        self._opened.set_result(self._hops)
 
 
 def _hops(build: "Build", fabric_config: Any) -> list[Any]:
@@ -493,7 +535,7 @@ def _hops(build: "Build", fabric_config: Any) -> list[Any]:
         for hop in hops:
             # What runs through a gateway is compressed already.
             compress = hop is hops[-1]
-            hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _prompt_transport, "compress": compress}
+            hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _transport, "compress": compress}
         for hop in hops:
             where = hop.host
             known_hosts_files(hop.ssh_config)
@@ -582,15 +624,6 @@ def known_keys(files: list[Path], name: str) -> KnownHosts:
     return known
 
 
-def _prompt_transport(sock: Any, **options: Any) -> Any:
-    """paramiko's own, whose small messages do not wait for the answer to the one before: 45 ms each time."""
-    import paramiko
-
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return paramiko.Transport(sock, **options)
-
-
 def _open(connection: Any) -> None:
     """Open one hop. The key is checked against known_hosts before anything is said about ourselves."""
     import paramiko
@@ -665,8 +698,40 @@ def _open(connection: Any) -> None:
     transport.set_keepalive(KEEPALIVE_SECONDS)
     # A gateway that can't reach the next hop would otherwise hold us for an hour.
     transport.channel_timeout = CONNECT_SECONDS
-    if isinstance(transport.sock, socket.socket) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
+
+
+class PromptSocket(socket.socket):
+    """A TCP socket on which no small message waits for 40 ms: neither ours, nor the server's.
+
+    Without TCP_NODELAY each of ours waits for the answer to the one before. An sshd sets it for terminals only, so that
+    each of its own waits until what it sent before is acknowledged; and Linux delays that, in the hope of an answer to
+    send it with, unless it is told not to each time (TCP_QUICKACK, see tcp(7)).
+    """
+
+    @classmethod
+    def of(cls, plain: socket.socket) -> "PromptSocket":
+        """Takes the place of `plain`, which is closed to its owner from then on."""
+        prompt = cls(fileno=plain.detach())
+        prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
+        return prompt
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = super().recv(size, flags)
+        if hasattr(socket, "TCP_QUICKACK"):
+            # It may be closed by now; that is told by the next one who reads.
+            with contextlib.suppress(OSError):
+                self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return data
+
+
+def _transport(sock: Any, **options: Any) -> Any:
+    """paramiko's transport, on a socket that is prompt from the handshake on; a gateway's channel or a ProxyCommand is
+    no socket of ours."""
+    import paramiko
+
+    return paramiko.Transport(PromptSocket.of(sock) if isinstance(sock, socket.socket) else sock, **options)
 
 
 def fingerprint(key: Any) -> str:

@@ -16,6 +16,7 @@ from deploytool.errors import DeployError, FleetError, Interrupted, UsageError
 from deploytool.settings import environments
 
 if TYPE_CHECKING:
+    from deploytool.build_server import Connecting
     from deploytool.console import Console
     from deploytool.outcome import Outcome
     from deploytool.settings import Settings
@@ -48,14 +49,15 @@ def project() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a task needs to begin: the screen, the settings, and the connection options of `fab` itself."""
+    """What a task needs to begin: the screen, the settings, and the way to the build server."""
 
     name: str
     console: "Console"
     settings: "Settings"
     every: "Mapping[str, Settings]"
     outcome: "Outcome"
-    fabric_config: Any
+    #: None if it is this machine, or not needed
+    connecting: "Connecting | None"
 
     def session(self, purpose: str, *, read_only: bool = False) -> Any:
         from deploytool.session import open_session
@@ -65,13 +67,26 @@ class Command:
             self.every,
             purpose=purpose,
             console=self.console,
-            fabric_config=self.fabric_config,
+            connecting=self.connecting,
             read_only=read_only,
         )
 
 
-def run(context: Context, name: str, as_json: bool, body: Callable[[Command], Mapping[str, Any] | None]) -> None:
-    """Run one command; ends with `Exit` unless all is well."""
+def run(
+    context: Context,
+    name: str,
+    as_json: bool,
+    body: Callable[[Command], Mapping[str, Any] | None],
+    *,
+    connects: bool = True,
+) -> None:
+    """Run one command; ends with `Exit` unless all is well. `connects`: whether it speaks to the build server.
+
+    The connection is opened while the other environments' settings are read and the command's modules are imported. A
+    mistake that shows meanwhile is told in place of whatever becomes of the connection, and nothing is asked of the
+    server.
+    """
+    from deploytool.build_server import Connecting
     from deploytool.console import Console, error_text
     from deploytool.outcome import Outcome
     from deploytool.settings import load_every_environment
@@ -82,17 +97,26 @@ def run(context: Context, name: str, as_json: bool, body: Callable[[Command], Ma
     error: DeployError | None = None
     secrets: tuple[str, ...] = ()
     environment = context.config.get(ENVIRONMENT)
+    connecting: Connecting | None = None
+
+    def begin(settings: "Settings") -> None:
+        nonlocal connecting
+        if connects and not settings.build.is_local:
+            connecting = Connecting(settings.build, context.config)
+
     try:
         try:
             interruption.interrupt()
             if environment is None:
                 raise _no_environment(name)
-            every = load_every_environment(project(), environment, os.environ)
+            every = load_every_environment(project(), environment, os.environ, begin)
             secrets = every[environment].secrets
-            command = Command(name, console, every[environment], every, outcome, context.config)
+            command = Command(name, console, every[environment], every, outcome, connecting)
             document.update(body(command) or {})
         finally:
             interruption.ignore()
+            if connecting is not None:
+                connecting.abandon()
     except DeployError as failure:
         error = failure
     except KeyboardInterrupt:

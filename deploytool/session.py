@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from deploytool.build_server import start_worker
+from deploytool.build_server import Connecting, start_worker
 from deploytool.console import Console
 from deploytool.errors import StoreError
 from deploytool.fleet import printable
@@ -174,7 +174,7 @@ def open_session(
     *,
     purpose: str,
     console: Console,
-    fabric_config: Any = None,
+    connecting: Connecting | None = None,
     read_only: bool = False,
 ) -> Iterator[Session]:
     """Connect and start the worker; whatever happens, its line is ended, and with it all that runs there.
@@ -187,7 +187,7 @@ def open_session(
         secrets += [store["credentials"]["secret_key"], store["credentials"]["token"] or ""]
     operator = operator_of(os.environ)
     with console.step("connect", quiet=True):
-        channel, read = start_worker(settings.build, fabric_config, read_only=read_only)
+        channel, read = start_worker(settings.build, connecting, read_only=read_only)
         client = WorkerClient(channel, read, settings.build.server)
     try:
         hello = client.ask(

@@ -375,7 +375,7 @@ def settings(context: Context, json: bool = False) -> None:
                 this.console.print(f"{row.path:<{width}}  {first}{' …' if rest else ''}  ({row.source})")
         return {"settings": [{"path": row.path, "value": row.value, "source": row.source} for row in rows]}
 
-    run(context, "settings", json, body)
+    run(context, "settings", json, body, connects=False)
 
 
 @command(help={"json": _JSON})

@@ -9,6 +9,7 @@ once, and they are done one after the other, up to the first that does not go we
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -299,6 +300,8 @@ class Worker:
                 "the work area {} can't be made on the build server: {}".format(self._root, error.strerror),
                 hint="mend build.root, or the rights there",
             ) from error
+        if given["store"]["url"].startswith("s3:"):
+            threading.Thread(target=self._prepare_store, daemon=True).start()
         return {
             "root": root,
             "python": "{}.{}.{}".format(*sys.version_info[:3]),
@@ -327,11 +330,22 @@ class Worker:
     def _store(self) -> Any:
         with self._store_guard:
             if self._store_client is None:
-                python_directory = os.path.join(os.path.dirname(self._root), ".worker")
-                self._store_client = open_store(
-                    self._hello["store"], python_directory, self._groups, read_only=self._read_only
-                )
+                self._store_client = self._open_store(read_only=self._read_only)
             return self._store_client
+
+    def _open_store(self, *, read_only: bool) -> Any:
+        python_directory = os.path.join(os.path.dirname(self._root), ".worker")
+        return open_store(self._hello["store"], python_directory, self._groups, read_only=read_only)
+
+    def _prepare_store(self) -> None:
+        """Have the client ready when the first request for the store comes: boto3 takes a while to import.
+
+        What goes wrong is tried again then, and told; boto3 is installed then as well, if it has to be.
+        """
+        with self._store_guard:
+            if self._store_client is None:
+                with contextlib.suppress(Exception):
+                    self._store_client = self._open_store(read_only=True)
 
     @property
     def _prefix(self) -> str:
@@ -641,7 +655,13 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    worker = Worker(line_in, line_out, read_only="read-only" in sys.argv[1:])
+    read_only = "read-only" in sys.argv[1:]
+    if not read_only and __file__.endswith(".py"):
+        # So Python has compiled it all just now.
+        from .compiled import keep_compiled
+
+        keep_compiled(sys.argv[0])
+    worker = Worker(line_in, line_out, read_only=read_only)
 
     def ended(number: int, frame: Any) -> None:
         # In a thread: the handler may have interrupted whatever holds the locks that `end` needs.

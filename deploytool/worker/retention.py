@@ -26,8 +26,8 @@ YOUNG_SECONDS = 3600.0
 WORKER_FILE_SECONDS = 30 * 86400.0
 
 DEPLOYMENT = re.compile(r"(\d{8}T\d{6})Z[a-z0-9]{4}")
-#: the worker's file, and what is left of one whose transfer was cut off
-WORKER_FILE = re.compile(r"[0-9a-f]{64}\.pyz(\.\d+)?")
+#: the worker's file, the same compiled by some version of Python, and what is left of one that was cut off half-way
+WORKER_FILE = re.compile(r"[0-9a-f]{64}(\.[a-z0-9-]+)?\.pyz(\.\d+)?")
 
 
 # --- Consul

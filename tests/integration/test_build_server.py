@@ -14,10 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import paramiko
 import psutil
 import pytest
 
-from deploytool.build_server import SshChannel, start_worker
+from deploytool.build_server import Connecting, SshChannel, start_worker
 from deploytool.errors import ConnectionFailed, StepError, UsageError
 from deploytool.playground import Playground
 from deploytool.worker_client import WorkerClient
@@ -82,16 +83,38 @@ def ssh_config(playground: Playground, directory: Path, change: dict[str, str], 
     return str(path)
 
 
+def wait_for_threads_to_end(before: set[threading.Thread]) -> None:
+    """Until there are no others than before."""
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.05)
+
+
+def wait_until_paramiko_speaks(before: set[threading.Thread]) -> None:
+    """Until there is a transport besides the thread that connects."""
+    deadline = time.monotonic() + 10
+    while not any(isinstance(thread, paramiko.Transport) for thread in set(threading.enumerate()) - before):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_worker_answers_over_ssh(playground: Playground) -> None:
     with worker(build(playground)) as client:
         assert echo(client) == ["hello"]
 
 
 def test_worker_is_sent_once_and_found_again(playground: Playground) -> None:
-    for _ in range(2):
-        with worker(build(playground)) as client:
-            echo(client)
-    assert len(list((playground.build_root / ".worker").glob("*.pyz"))) == 1
+    def kept() -> dict[str, int]:
+        return {path.name: path.stat().st_ino for path in (playground.build_root / ".worker").glob("*.pyz")}
+
+    with worker(build(playground)) as client:
+        echo(client)
+    before = kept()
+    with worker(build(playground)) as client:
+        echo(client)
+    assert kept() == before
+    assert sorted(name.count(".") for name in before) == [1, 2], "as it was sent, and compiled"
 
 
 def test_whatever_a_login_script_prints_is_no_answer(playground: Playground) -> None:
@@ -199,6 +222,48 @@ def test_large_answers_come_through_whole(playground: Playground) -> None:
         answer = client.ask("run", step="try", script="seq 1 200000 >&3", timeout_seconds=60)
         assert answer["results"][-1] == "200000"
         assert len(answer["results"]) == 200_000
+
+
+@pytest.mark.parametrize("through_gateway", [False, True])
+def test_no_small_message_waits_from_the_handshake_on(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, through_gateway: bool
+) -> None:
+    prompt: list[int] = []
+    start_client = paramiko.Transport.start_client
+
+    def note(transport: paramiko.Transport, *arguments: Any, **options: Any) -> None:
+        if isinstance(transport.sock, socket.socket):
+            prompt.append(transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        start_client(transport, *arguments, **options)
+
+    monkeypatch.setattr(paramiko.Transport, "start_client", note)
+    with worker(build(playground, gateway=playground.build_server if through_gateway else None)) as client:
+        assert echo(client) == ["hello"]
+    # Beyond a gateway is a channel, which holds nothing back.
+    assert prompt == [1]
+
+
+def test_connection_that_nobody_takes_is_closed(playground: Playground) -> None:
+    before = set(threading.enumerate())
+    connecting = Connecting(build(playground))
+    (connection,) = connecting.connections()
+    assert connection.is_connected
+    connecting.abandon()
+    assert not connection.is_connected
+    wait_for_threads_to_end(before)
+
+
+def test_connection_that_is_abandoned_half_way_is_given_up(playground: Playground) -> None:
+    before = set(threading.enumerate())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        connecting = Connecting(build(playground, server=f"{playground.user}@127.0.0.1:{silent.getsockname()[1]}"))
+        with silent.accept()[0]:
+            wait_until_paramiko_speaks(before)
+            connecting.abandon()
+            wait_for_threads_to_end(before)
+    with pytest.raises(ConnectionFailed):
+        connecting.connections()
 
 
 # what a user's files may hold
@@ -434,7 +499,4 @@ def test_failed_connection_leaves_no_thread(playground: Playground, tmp_path: Pa
     config = known_hosts(playground, tmp_path, b"")
     with pytest.raises(ConnectionFailed, match="is unknown"):
         start_worker(build(playground, ssh_config=config))
-    deadline = time.monotonic() + 5
-    while set(threading.enumerate()) - before:
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.05)
+    wait_for_threads_to_end(before)

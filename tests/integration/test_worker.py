@@ -79,6 +79,12 @@ def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+def is_compiled(worker: WorkerClient) -> bool:
+    """Whether the worker runs from the file with its modules compiled."""
+    words = run(worker, "tr '\\0' '\\n' < /proc/$PPID/cmdline >&3")["results"]
+    return any(f".{sys.implementation.cache_tag}.pyz" in word for word in words)
+
+
 # --- steps
 
 
@@ -741,14 +747,22 @@ def test_read_only_worker_runs_from_memory_only_if_it_is_not_there(start: Start)
 def test_read_only_worker_starts_where_python_has_no_files_in_memory(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text("import os\ndel os.memfd_create\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        "without = [word.replace('os.memfd_create', 'os.no_such_function') for word in sys.argv[1:]]\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *without])\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     worker = start(read_only=True)
-    assert run(worker, "echo fine")["tail"] == ["fine"]
+    (file,) = run(worker, "readlink /proc/$PPID/fd/$(tr '\\0' '\\n' </proc/$PPID/cmdline | sed -n s,/dev/fd/,,p) >&3")[
+        "results"
+    ]
+    assert file.startswith(str(tmp_path / "tmp")), "not in memory"
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not (tmp_path / "root").exists()
 
@@ -818,9 +832,41 @@ def test_server_without_a_fitting_python_has_a_sentence(tmp_path: Path, monkeypa
 
 def test_damaged_worker_on_the_server_is_replaced(start: Start, tmp_path: Path) -> None:
     start().close()
-    (shipped,) = (tmp_path / "root/.worker").glob("*.pyz")
-    shipped.write_bytes(b"damaged")
+    for shipped in (tmp_path / "root/.worker").glob("*.pyz"):
+        shipped.write_bytes(b"damaged")
     assert run(start(), "echo fine")["tail"] == ["fine"]
+    assert is_compiled(start())
+
+
+def test_worker_is_compiled_once_and_started_so_from_then_on(start: Start) -> None:
+    assert not is_compiled(start())
+    assert is_compiled(start())
+    assert is_compiled(start(read_only=True))
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", b"0" * 64 + b"\nPK"])
+def test_compiled_worker_that_is_damaged_is_made_anew(start: Start, tmp_path: Path, damage: bytes) -> None:
+    start().close()
+    (compiled,) = (tmp_path / "root/.worker").glob(f"*.{sys.implementation.cache_tag}.pyz")
+    compiled.write_bytes(damage)
+    assert not is_compiled(start())
+    assert is_compiled(start())
+
+
+def test_worker_that_can_not_be_kept_compiled_runs_all_the_same(start: Start, tmp_path: Path) -> None:
+    start().close()
+    (compiled,) = (tmp_path / "root/.worker").glob(f"*.{sys.implementation.cache_tag}.pyz")
+    compiled.unlink()
+    compiled.mkdir()
+    assert run(start(), "echo fine")["tail"] == ["fine"]
+    assert len(list((tmp_path / "root/.worker").iterdir())) == 2, "nothing is left of the attempt"
+
+
+def test_bug_in_a_compiled_worker_shows_its_lines(start: Start) -> None:
+    start().close()
+    with pytest.raises(DeployError, match="the worker failed in `run`") as caught:
+        start().ask("run", step="try", script=None, timeout_seconds=1)
+    assert any("result = action(" in line for line in caught.value.tail)
 
 
 def test_worker_archive_is_the_same_every_time() -> None:
