@@ -805,6 +805,23 @@ def test_read_only_worker_does_not_install_boto3(start: Start, tmp_path: Path, m
 # --- starting
 
 
+@pytest.mark.parametrize(("url", "prepared"), [("s3://bucket/x", True), ("file:///nowhere", False)])
+def test_client_of_an_s3_store_is_prepared_before_it_is_asked_for(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, prepared: bool
+) -> None:
+    imported = tmp_path / "imported"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/boto3.py").write_text(f"open({str(imported)!r}, 'w')\nraise ImportError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    worker = start(store={"url": url})
+    if prepared:
+        wait_until(imported.exists)
+    # A boto3 that is not there is no concern of a command that does not speak to the store: nothing is installed.
+    assert run(worker, "echo fine")["tail"] == ["fine"]
+    assert not list((tmp_path / "root/.worker").glob("python*"))
+    assert imported.exists() is prepared
+
+
 def test_strange_characters_in_the_root_are_only_characters(start: Start, tmp_path: Path) -> None:
     root = tmp_path / "a b'\"$(touch pwned)"
     assert run(start(root=root), "echo fine")["tail"] == ["fine"]
