@@ -90,7 +90,8 @@ def named_release(text: Optional[str]) -> Optional[str]:
 class Worker:
     """One operator's worker: what it holds and what is under way."""
 
-    def __init__(self, read: Any, write: Any, *, read_only: bool = False) -> None:
+    def __init__(self, read: Any, write: Any, *, read_only: bool = False, to_compile: Optional[str] = None) -> None:
+        """`to_compile` is the worker's own file if it is to be kept compiled, for the next start."""
         self._read = read
         self._write = write
         self._write_guard = threading.Lock()
@@ -100,6 +101,7 @@ class Worker:
         self._groups = Groups(self._note_groups)
         self._log: Optional[steps.Log] = None
         self._read_only = read_only
+        self._to_compile = to_compile
         self._bus_client: Optional[Bus] = None
         self._store_client: Any = None
         #: what is made at its first use is made once, though several requests may need it at the same time
@@ -211,7 +213,14 @@ class Worker:
             threading.Event().wait()
         self._watch_ended.set()
         # In this order, and each whatever becomes of the others.
-        for act in (self._end_steps, self._let_answers_out, self._take_back, self._release_locks, self._say_farewell):
+        for act in (
+            self._end_steps,
+            self._let_answers_out,
+            self._take_back,
+            self._release_locks,
+            self._say_farewell,
+            self._keep_compiled,
+        ):
             try:
                 act(why)
             except Exception:
@@ -242,6 +251,13 @@ class Worker:
         if self._log is not None:
             self._log.write("*** " + why)
             self._log.flush()
+
+    def _keep_compiled(self, why: str) -> None:
+        """Last of all, when nobody waits for anything else."""
+        if self._to_compile is not None and not self._read_only:
+            from .compiled import keep_compiled
+
+            keep_compiled(self._to_compile)
 
     def _actions(self) -> Dict[str, Callable[..., Optional[Dict[str, Any]]]]:
         return {
@@ -655,13 +671,9 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    read_only = "read-only" in sys.argv[1:]
-    if not read_only and __file__.endswith(".py"):
-        # So Python has compiled it all just now.
-        from .compiled import keep_compiled
-
-        keep_compiled(sys.argv[0])
-    worker = Worker(line_in, line_out, read_only=read_only)
+    # Where it ends so, Python has compiled this module just now.
+    to_compile = sys.argv[0] if __file__.endswith(".py") else None
+    worker = Worker(line_in, line_out, read_only="read-only" in sys.argv[1:], to_compile=to_compile)
 
     def ended(number: int, frame: Any) -> None:
         # In a thread: the handler may have interrupted whatever holds the locks that `end` needs.
