@@ -83,8 +83,11 @@ def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[
     return entries
 
 
-def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]:
-    """What decides the bytes of a release. Commands that migrate, and where and how fast it is built, do not."""
+def build_inputs(settings: "Settings", fetched: Fetched, compressor: str) -> Mapping[str, object]:
+    """What decides the bytes of a release. Commands that migrate, and where and how fast it is built, do not.
+
+    `compressor` is the build server's, with its version.
+    """
     build = settings.build
     return {
         "deploytool": deploytool.__version__,
@@ -100,6 +103,7 @@ def build_inputs(settings: "Settings", fetched: Fetched) -> Mapping[str, object]
         "assets_inputs": list(build.assets_inputs),
         "exclude": list(build.exclude),
         "compression": build.compression,
+        "compressor": compressor,
         "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
         "tools": dict(fetched.tools),
     }
@@ -126,7 +130,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     """
     fetched = stages.fetched(fetching.step.results())
     session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
-    key = build_key(build_inputs(session.settings, fetched))
+    key = build_key(build_inputs(session.settings, fetched, session.compressor))
     new_id = begin_new_release_id(session, fetched.revision)
     found = find_built(session, key)
     if found is not None and not rebuild:
@@ -180,7 +184,6 @@ def build_release(
         after=last,
         directory=place.work_tree,
         exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
-        compression=settings.build.compression,
         epoch=fetched.committed_at,
         key=archive_key(release_id, settings.application, settings.build.compression),
     )

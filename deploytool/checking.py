@@ -51,6 +51,7 @@ def check_all(command: "Command") -> list[Check]:
             checks.append(Check("build server", True, f"{command.settings.build.server}: worker answers"))
             for name, attempt in (
                 ("programs", lambda: programs_found(session)),
+                ("compressor", lambda: compressor_found(session)),
                 ("linked files", lambda: linked_files_found(session)),
                 ("repository", lambda: repository_found(session)),
                 ("store", lambda: str(session.worker.ask("check_store")["found"])),
@@ -97,6 +98,12 @@ def programs_found(session: Session) -> str:
     results = session.run(stages.programs(session.settings, session.place), quiet=True)
     free_mb = int(stages.values(results, "free_kib")[0] or 0) // 1024
     return f"{', '.join(stages.values(results, 'found'))}; {free_mb} MB free in {session.place.root}"
+
+
+def compressor_found(session: Session) -> str:
+    """What will compress archives; with how to get a quicker one, if there is."""
+    hint = session.compressor_hint
+    return session.compressor + (f"; for a quicker one {hint}" if hint else "")
 
 
 def linked_files_found(session: Session) -> str:

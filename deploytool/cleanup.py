@@ -61,6 +61,8 @@ class Cleaned:
     leftovers: tuple[ReleaseId, ...] = ()
     #: whose keys are gone from Consul
     deployments: tuple[str, ...] = ()
+    #: archives in the store whose upload began more than a day ago and never ended
+    uploads: tuple[str, ...] = ()
     #: of the build server
     files: tuple[str, ...] = ()
     #: by the files
@@ -73,6 +75,7 @@ class Cleaned:
             "releases": [{"release": each.release, "size_bytes": each.size_bytes} for each in self.releases],
             "leftovers": list(self.leftovers),
             "deployments": list(self.deployments),
+            "uploads": list(self.uploads),
             "files": list(self.files),
             "freed_bytes": self.freed_bytes,
             "unreadable": [{"environment": name, "deployment": each} for name, each in self.unreadable],
@@ -93,6 +96,8 @@ class Cleaned:
             )
         if self.leftovers:
             lines.append(f"removed from the store what was left of {', '.join(self.leftovers)}, which had no record")
+        if self.uploads:
+            lines.append(f"removed {counted(len(self.uploads), 'unfinished upload')} from the store")
         if self.deployments:
             lines.append(f"removed the keys of {counted(len(self.deployments), 'deployment')} from Consul")
         if self.files:
@@ -117,13 +122,17 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
         with session.lock_ahead(RETENTION_LOCK, wait=True) as held:
             swept = _sweep(session, frozenset(live), held)
         # Consul comes last: it is the likeliest to be out of reach, and no disk fills up for want of it.
-        pruning = session.worker.start("prune_build_server", keep=list(swept.staying), logs=LOGS)
+        sweeping = session.worker.start("prune_uploads")
+        pruning = session.worker.start("prune_build_server", keep=list(swept.staying), logs=LOGS, after=sweeping)
         keys = session.worker.start("prune_keys", keep=list(swept.newest), after=pruning).answer()
-        pruned = pruning.answer()
+        pruned, uploads = pruning.answer(), sweeping.answer()
+    if uploads["trouble"] is not None:
+        session.console.note(f"unfinished uploads stay in the store: {uploads['trouble']}")
     return Cleaned(
         releases=swept.releases,
         leftovers=swept.leftovers,
         deployments=tuple(keys["removed"]),
+        uploads=tuple(uploads["removed"]),
         files=tuple(pruned["removed"]),
         freed_bytes=pruned["freed_bytes"],
         unreadable=swept.unreadable,

@@ -157,7 +157,7 @@ def make_plan(session: Session, reference: str) -> Plan:
     except StepError as error:
         problems.append(error)
     if found is not None:
-        key = build_key(build_inputs(settings, found))
+        key = build_key(build_inputs(settings, found, session.compressor))
         reused = find_built(session, key)
         to_come = None if reused else release_to_come(session, reference, found, key)
         if release := reused or to_come:

@@ -39,6 +39,10 @@ class Session:
     operator: "Operator"
     #: the build server's clock less ours, in seconds
     clock_offset_seconds: float
+    #: what compresses archives there, with its version, as in "igzip 2.30.0"
+    compressor: str
+    #: how to get a quicker one
+    compressor_hint: str | None
 
     def now(self) -> datetime:
         """The build server's time, in UTC: ids are made by one clock."""
@@ -205,6 +209,7 @@ def open_session(
             operator=str(operator),
             purpose=purpose,
             read_only=read_only,
+            compression=settings.build.compression,
         )
         yield Session(
             settings=settings,
@@ -214,6 +219,8 @@ def open_session(
             place=Place(hello["root"], settings.application, settings.environment, settings.subdirectory),
             operator=operator,
             clock_offset_seconds=hello["time"] - time.time(),
+            compressor=hello["compressor"],
+            compressor_hint=hello["compressor_hint"],
         )
     finally:
         client.close()

@@ -7,24 +7,26 @@ counts only when every program in the pipe has ended well: a tar that dies half-
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import io
 import os
+import re
+import signal
 import subprocess
-import threading
-from typing import IO, Any, Dict, List, Optional, Sequence
+from typing import IO, Any, Dict, List, Sequence
 
+from .compressors import Compressor
 from .failure import Failure
 from .processes import Groups
 
 CHUNK_BYTES = 1 << 20
+#: As much as an unprivileged process may have in one pipe: fewer turns between the programs.
+PIPE_BYTES = 1 << 20
+#: Linux; Python has a name for it since 3.10.
+F_SETPIPE_SZ = 1031
 
-#: Compressors write no name and no time into what they make. zstd: one frame, whatever the number of cores.
-COMPRESSORS: Dict[str, Optional[List[str]]] = {
-    "gzip": ["gzip", "-n", "-6"],
-    "zstd": ["zstd", "-q", "-T0", "-3", "-c"],
-    "none": None,
-}
+#: What tar's `--totals` says at its end, in the C locale.
+TOTAL = re.compile(rb"^Total bytes written: (\d+)", re.MULTILINE)
 
 
 def tar_command(directory: str, exclude: Sequence[str], epoch: int) -> List[str]:
@@ -38,6 +40,7 @@ def tar_command(directory: str, exclude: Sequence[str], epoch: int) -> List[str]
     return [
         "tar",
         "--create",
+        "--totals",
         "--file=-",
         "--directory=" + directory,
         "--format=gnu",
@@ -57,47 +60,43 @@ def tar_command(directory: str, exclude: Sequence[str], epoch: int) -> List[str]
     ]
 
 
-class PackedStream(io.RawIOBase):
-    """The archive as a stream to upload: `read` hashes what it hands out.
+class PackedStream:
+    """The archive as a stream to upload: `readinto` hashes what it hands out.
 
     The end of the stream is only reached when tar and the compressor both ended with status 0; otherwise the last
-    `read` raises, so that an upload which needs the end to be complete is given up, never completed.
+    `readinto` raises, so that an upload which needs the end to be complete is given up, never completed.
     """
 
-    def __init__(self, directory: str, *, exclude: Sequence[str], epoch: int, compression: str, groups: Groups) -> None:
+    def __init__(
+        self, directory: str, *, exclude: Sequence[str], epoch: int, compressor: Compressor, groups: Groups
+    ) -> None:
         self.size_bytes = 0
+        #: of the archive before it is compressed; known once the stream has ended
         self.unpacked_bytes = 0
         self._hash = hashlib.sha256()
         self._groups = groups
         self._ended = False
         self._processes: List[subprocess.Popen[bytes]] = []
         self._errors: List[IO[bytes]] = []
-        self._pump: Optional[threading.Thread] = None
-        environment = {**os.environ, "LC_ALL": "C", "TAR_OPTIONS": "", "GZIP": ""}
-        tar = self._start(tar_command(directory, exclude, epoch), environment, stdin=subprocess.DEVNULL)
-        assert tar.stdout is not None
-        self._source = tar.stdout
-        compressor = COMPRESSORS[compression]
-        if compressor is None:
-            self._counted = True
-        else:
-            self._counted = False
-            try:
-                packer = self._start(compressor, environment, stdin=subprocess.PIPE)
-            except Failure:
-                self.stop()
-                raise
-            assert packer.stdin is not None
-            assert packer.stdout is not None
-            self._pump = threading.Thread(target=self._feed, args=(tar.stdout, packer.stdin), daemon=True)
-            self._pump.start()
-            self._source = packer.stdout
-
-    def _start(self, argv: List[str], environment: Dict[str, str], stdin: int) -> "subprocess.Popen[bytes]":
-        # A file, not a pipe: nobody reads a pipe while the archive flows.
-        errors = os.fdopen(os.memfd_create("deploytool-" + argv[0]), "w+b")
+        environment = {**os.environ, "LC_ALL": "C", "TAR_OPTIONS": "", "GZIP": "", "PIGZ": ""}
         try:
-            process = self._groups.start(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=environment)
+            self._source = self._start(tar_command(directory, exclude, epoch), environment, subprocess.DEVNULL)
+            if compressor.argv is not None:
+                # tar writes right into the compressor's stdin: nothing of that passes through this process.
+                with self._source as archive:
+                    self._source = self._start(compressor.argv, environment, archive.fileno())
+        except Failure:
+            self.stop()
+            raise
+
+    def _start(self, argv: Sequence[str], environment: Dict[str, str], stdin: int) -> IO[bytes]:
+        """Start the program; its stdout."""
+        # A file, not a pipe: nobody reads a pipe while the archive flows.
+        errors = os.fdopen(os.memfd_create("deploytool-" + os.path.basename(argv[0])), "w+b")
+        try:
+            process = self._groups.start(
+                argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=environment, bufsize=0
+            )
         except FileNotFoundError:
             errors.close()
             raise Failure(
@@ -107,61 +106,55 @@ class PackedStream(io.RawIOBase):
             ) from None
         self._processes.append(process)
         self._errors.append(errors)
-        return process
+        assert process.stdout is not None
+        # Where the user has too many large pipes already, this one stays as it is.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(process.stdout, F_SETPIPE_SZ, PIPE_BYTES)
+        return process.stdout
 
-    def _feed(self, source: IO[bytes], sink: IO[bytes]) -> None:
-        try:
-            while True:
-                data = source.read(CHUNK_BYTES)
-                if not data:
-                    break
-                self.unpacked_bytes += len(data)
-                sink.write(data)
-        except (BrokenPipeError, ValueError):
-            # The compressor died; its exit status says why.
-            source.close()
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                sink.close()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill some of the buffer; 0 only at the end of an archive that is whole. Raises Failure if it isn't."""
         self._groups.refuse_if_cancelled("packing the release")
-        # s3transfer cuts parts of exactly the size it asks for, so a short read must mean the end.
-        data = self._source.read(size) if size is not None and size >= 0 else self._source.read()
-        if self._counted:
-            self.unpacked_bytes += len(data)
-        self._hash.update(data)
-        self.size_bytes += len(data)
-        if size is None or size < 0 or len(data) < size:
+        # Without a buffer of Python's own in between: straight from the pipe.
+        length = int(self._source.readinto(buffer))  # type: ignore[attr-defined]
+        with buffer[:length] as read:
+            self._hash.update(read)
+        self.size_bytes += length
+        if length == 0:
             self._check_end()
-        return data
+        return length
 
     def _check_end(self) -> None:
         if self._ended:
             return
-        if self._pump is not None:
-            self._pump.join()
+        failed = []
         for process, errors in zip(self._processes, self._errors):  # noqa: B905 (Python 3.8 has no `strict`)
             status = process.wait()
             self._groups.finished(process)
             if status != 0:
-                self._groups.refuse_if_cancelled("packing the release")
-                errors.seek(0)
-                lines = errors.read().decode("utf-8", "replace").splitlines()
-                raise Failure(
-                    "step",
-                    "packing failed: {} {}".format(
-                        process.args[0] if isinstance(process.args, list) else "tar",
-                        "was ended by signal {}".format(-status)
-                        if status < 0
-                        else "ended with exit status {}".format(status),
-                    ),
-                    tail=lines[-20:],
-                    hint="nothing was published; look at the files named above on the build server",
-                )
+                failed.append((process, status, errors))
+        if failed:
+            self._groups.refuse_if_cancelled("packing the release")
+            # A tar that nobody listens to any more only follows its compressor.
+            process, status, errors = next((each for each in failed if each[1] != -signal.SIGPIPE), failed[0])
+            errors.seek(0)
+            lines = TOTAL.sub(b"", errors.read()).decode("utf-8", "replace").splitlines()
+            raise Failure(
+                "step",
+                "packing failed: {} {}".format(
+                    os.path.basename(str(process.args[0])) if isinstance(process.args, list) else "tar",
+                    "was ended by signal {}".format(-status)
+                    if status < 0
+                    else "ended with exit status {}".format(status),
+                ),
+                tail=lines[-20:],
+                hint="nothing was published; look at the files named above on the build server",
+            )
+        self._errors[0].seek(0)
+        total = TOTAL.search(self._errors[0].read())
+        if total is None:
+            raise Failure("step", "packing failed: tar did not tell how much it packed", hint="install GNU tar there")
+        self.unpacked_bytes = int(total.group(1))
         self._ended = True
 
     @property
@@ -176,10 +169,8 @@ class PackedStream(io.RawIOBase):
                 process.kill()
                 process.wait()
             self._groups.finished(process)
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            if process.stdout is not None:
+                process.stdout.close()
         for errors in self._errors:
             errors.close()
 

@@ -24,13 +24,14 @@ import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
-from . import archive, freezing, locks, retention, steps
+from . import archive, compressors, freezing, locks, retention, steps, unfinished
 from .announcement import Announcement, watch_reports
 from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
 from .masking import Masking
+from .packages import packages_below
 from .processes import Groups, started_at
 from .store import open_store
 
@@ -110,6 +111,7 @@ class Worker:
         self._watch_ended = threading.Event()
         self._hello: Dict[str, Any] = {}
         self._root = ""
+        self._compressor = compressors.Compressor("none", None)
         self._ending = threading.Lock()
         #: requests whose answer is owed, but for `watch`, which ends when it is told to
         self._owed: Set[int] = set()
@@ -233,7 +235,7 @@ class Worker:
     def _let_answers_out(self, why: str) -> None:
         """Whoever waits for a step is told why it ended.
 
-        And an upload whose source has died is taken back by boto3, which needs a moment: its parts would stay and cost.
+        And an upload whose source has died is given up, which needs a moment: its parts would stay and cost.
         """
         deadline = time.monotonic() + LAST_ANSWERS_SECONDS
         while self._owed and time.monotonic() < deadline:
@@ -280,6 +282,7 @@ class Worker:
             "store_newest": self.store_newest,
             "store_built": self.store_built,
             "store_delete": self.store_delete,
+            "prune_uploads": self.prune_uploads,
             "check_store": self.check_store,
             "check_consul": self.check_consul,
             "status": self.status,
@@ -316,6 +319,8 @@ class Worker:
                 "the work area {} can't be made on the build server: {}".format(self._root, error.strerror),
                 hint="mend build.root, or the rights there",
             ) from error
+        self._compressor = compressors.choose(given.get("compression", "none"), packages_below(self._python_directory))
+        # After the choice, which looks for isal where the import of boto3 must not look yet.
         if given["store"]["url"].startswith("s3:"):
             threading.Thread(target=self._prepare_store, daemon=True).start()
         return {
@@ -326,6 +331,8 @@ class Worker:
             "user": getpass.getuser(),
             "pid": os.getpid(),
             "time": time.time(),
+            "compressor": self._compressor.name,
+            "compressor_hint": self._compressor.hint,
         }
 
     @property
@@ -343,6 +350,11 @@ class Worker:
             return self._bus_client
 
     @property
+    def _python_directory(self) -> str:
+        """Where the worker keeps packages of its own."""
+        return os.path.join(os.path.dirname(self._root), ".worker")
+
+    @property
     def _store(self) -> Any:
         with self._store_guard:
             if self._store_client is None:
@@ -350,8 +362,7 @@ class Worker:
             return self._store_client
 
     def _open_store(self, *, read_only: bool) -> Any:
-        python_directory = os.path.join(os.path.dirname(self._root), ".worker")
-        return open_store(self._hello["store"], python_directory, self._groups, read_only=read_only)
+        return open_store(self._hello["store"], self._python_directory, self._groups, read_only=read_only)
 
     def _prepare_store(self) -> None:
         """Have the client ready when the first request for the store comes: boto3 takes a while to import.
@@ -452,19 +463,27 @@ class Worker:
 
     # --- the store
 
-    def publish_archive(
-        self, tell: Tell, directory: str, exclude: List[str], compression: str, epoch: int, key: str
-    ) -> Dict[str, Any]:
-        """Pack the tree and upload it under a new key, in one pass."""
+    def publish_archive(self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str) -> Dict[str, Any]:
+        """Pack the tree and upload it under a new key, in one pass, by the compressor that `hello` told of."""
         begin = time.monotonic()
         store = self._store
         if not os.path.isdir(directory):
             raise Failure("step", "the tree to pack, {}, is not there".format(directory))
+        settings = self._hello["store"]
+        journal = unfinished.Journal(
+            os.path.join(self._root, "uploads"), "{} {}".format(settings.get("endpoint_url"), settings["url"])
+        )
+        journal.remove_left(store)
+
+        def go_on() -> None:
+            self._groups.refuse_if_cancelled("uploading the release")
+
         stream = archive.PackedStream(
-            directory, exclude=exclude, epoch=epoch, compression=compression, groups=self._groups
+            directory, exclude=exclude, epoch=epoch, compressor=self._compressor, groups=self._groups
         )
         try:
-            store.upload(key, stream)
+            with journal.entry() as entry:
+                store.upload(key, stream, lambda upload: entry.begin(key, upload), go_on)
             if stream.size_bytes == 0:
                 raise Failure("step", "packing {} gave nothing".format(directory))
         finally:
@@ -473,6 +492,7 @@ class Worker:
             "checksum": stream.checksum,
             "size_bytes": stream.size_bytes,
             "unpacked_bytes": stream.unpacked_bytes,
+            "compressor": self._compressor.name,
             "seconds": round(time.monotonic() - begin, 3),
         }
 
@@ -555,6 +575,17 @@ class Worker:
             self._groups.refuse_if_cancelled("deleting {} from the store".format(key))
             self._store.delete(key)
         return {"deleted": len(keys)}
+
+    def prune_uploads(self, tell: Tell) -> Dict[str, Any]:
+        """Remove uploads of archives that began more than a day ago and never ended, whoever began them.
+
+        A right that is missing for it is told: it must not make anything fail.
+        """
+        try:
+            before = time.time() - retention.UPLOAD_SECONDS
+            return {"removed": self._store.remove_unfinished("releases/", before), "trouble": None}
+        except Failure as failure:
+            return {"removed": [], "trouble": self._masking.value(failure.as_json())["message"]}
 
     def check_store(self, tell: Tell) -> Dict[str, Any]:
         return {"found": self._store.check()}

@@ -22,6 +22,8 @@ from .failure import Failure
 
 #: Younger deployments and logs may be somebody's who is at it right now.
 YOUNG_SECONDS = 3600.0
+#: An upload that takes longer is nobody's any more.
+UPLOAD_SECONDS = 86400.0
 #: The worker's file is touched whenever it is started.
 WORKER_FILE_SECONDS = 30 * 86400.0
 

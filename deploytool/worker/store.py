@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import importlib
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from typing import IO, Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple, cast
+from typing import IO, Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple, Union, cast
 from urllib.parse import unquote, urlsplit
 
+from . import multipart
 from .failure import Failure
+from .packages import import_boto3
 from .processes import Groups
 
 #: boto3 gets these to decide that a server does not answer; the retries are botocore's own.
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
 ATTEMPTS = 3
-PART_BYTES = 16 << 20
-UPLOAD_THREADS = 4
+#: What the directory store writes at once.
+WRITE_BYTES = 1 << 20
+#: Beside the object that it is going to be, in the directory store.
+PART = ".part-"
+
+#: Told what the store calls an upload, before anything of it is written: `give_up` takes that name.
+Begun = Callable[[str], None]
 
 
 class DirectoryStore:
@@ -73,7 +77,7 @@ class DirectoryStore:
         os.makedirs(self._root, exist_ok=True)
         with self._directories(fcntl.LOCK_SH):
             os.makedirs(directory, exist_ok=True)
-            descriptor, path = tempfile.mkstemp(prefix=".part-", dir=directory)
+            descriptor, path = tempfile.mkstemp(prefix=PART, dir=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(file.fileno(), 0o644)
@@ -100,14 +104,44 @@ class DirectoryStore:
             return False
         return True
 
-    def upload(self, key: str, stream: IO[bytes]) -> None:
-        """Write what the stream gives under a new name; it appears only when it is whole."""
+    def upload(self, key: str, source: multipart.Source, begun: Begun, go_on: Callable[[], None]) -> None:
+        """Write what the source gives under a new name; it appears only when it is whole."""
         with self._faults("writing {}".format(key)), self._beside(key) as (file, path):
-            shutil.copyfileobj(stream, file, 1 << 20)
+            begun(path)
+            buffer = bytearray(WRITE_BYTES)
+            while True:
+                length = multipart.fill(source, buffer)
+                file.write(memoryview(buffer)[:length])
+                if length < len(buffer):
+                    break
+                go_on()
             file.flush()
             os.fsync(file.fileno())
             if not self._appear(path, key):
                 raise _exists(key)
+
+    def give_up(self, key: str, path: str) -> None:
+        """Remove what a worker that is gone had written of the object."""
+        inside = os.path.dirname(path) == os.path.dirname(self._path(key))
+        if inside and os.path.basename(path).startswith(PART):
+            with self._faults("removing what was left of {}".format(key)), contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            self._remove_empty_above(key)
+
+    def remove_unfinished(self, prefix: str, before: float) -> List[str]:
+        """Remove what was left of uploads below `prefix` that began before that time; the names of what is gone."""
+        removed = []
+        with self._faults("removing unfinished uploads"):
+            for directory, _, files in os.walk(self._path(prefix.rstrip("/"))):
+                for name in files:
+                    path = os.path.join(directory, name)
+                    with contextlib.suppress(FileNotFoundError):
+                        if name.startswith(PART) and os.lstat(path).st_mtime < before:
+                            os.unlink(path)
+                            removed.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
+        for key in removed:
+            self._remove_empty_above(key)
+        return removed
 
     @contextlib.contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
@@ -124,7 +158,7 @@ class DirectoryStore:
         with self._faults("listing {}".format(prefix)):
             for directory, _, files in os.walk(top):
                 for name in files:
-                    if not name.startswith(".part-"):
+                    if not name.startswith(PART):
                         path = os.path.join(directory, name)
                         found.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
         return sorted(found)
@@ -133,6 +167,9 @@ class DirectoryStore:
         """Delete the object, and the directories that this leaves empty. One that is gone already is no error."""
         with self._faults("deleting {}".format(key)), contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))
+        self._remove_empty_above(key)
+
+    def _remove_empty_above(self, key: str) -> None:
         # Whatever is not empty, or gone already, ends it; the store itself stays.
         with contextlib.suppress(OSError), self._directories(fcntl.LOCK_EX):
             while "/" in key:
@@ -251,7 +288,7 @@ class S3Store:
                     doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
                 ),
                 hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and, "
-                "for retention and `check`, s3:DeleteObject on the bucket",
+                "for retention and `check`, s3:DeleteObject and s3:ListBucketMultipartUploads on the bucket",
             )
         return Failure("store", "{} in {} failed: {}".format(doing, place, error))
 
@@ -260,7 +297,7 @@ class S3Store:
 
         with self._faults("reading {}".format(key)):
             try:
-                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+                body = self._client.get_object(**self._where_is(key))["Body"]
                 return bytes(body.read())
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
@@ -272,17 +309,17 @@ class S3Store:
 
         with self._faults("looking for {}".format(key)):
             try:
-                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+                self._client.head_object(**self._where_is(key))
                 return True
             except ClientError as error:
                 if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
                     return False
                 raise
 
-    def put_new(self, key: str, content: bytes) -> bool:
+    def put_new(self, key: str, content: "Union[bytes, bytearray]") -> bool:
         from botocore.exceptions import ClientError, ParamValidationError
 
-        where = {"Bucket": self._bucket, "Key": self._prefix + key}
+        where = self._where_is(key)
         with self._faults("writing {}".format(key)):
             try:
                 self._client.put_object(Body=content, IfNoneMatch="*", **where)
@@ -292,7 +329,7 @@ class S3Store:
                 pass
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code")
-                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                if code in multipart.TAKEN:
                     return False
                 if code != "NotImplemented":
                     raise
@@ -302,25 +339,58 @@ class S3Store:
             self._client.put_object(Body=content, **where)
         return True
 
-    def upload(self, key: str, stream: IO[bytes]) -> None:
-        from boto3.s3.transfer import TransferConfig
-
+    def upload(self, key: str, source: multipart.Source, begun: Begun, go_on: Callable[[], None]) -> None:
+        """Upload what the source gives under a new name; it appears only when it is whole."""
         if self.exists(key):
             raise _exists(key)
-        config = TransferConfig(
-            multipart_threshold=PART_BYTES,
-            multipart_chunksize=PART_BYTES,
-            max_concurrency=UPLOAD_THREADS,
-            use_threads=True,
-        )
+        first = bytearray(multipart.part_bytes(1))
+        length = multipart.fill(source, first)
+        if length < len(first):
+            # One request, and nothing that could be left unfinished.
+            del first[length:]
+            # A request that botocore repeated, as its answer got lost, finds what it wrote itself.
+            if not self.put_new(key, first) and self.get(key) != bytes(first):
+                raise _exists(key)
+            return
         with self._faults("uploading {}".format(key)):
-            # On any exception of the stream boto3 aborts the multipart upload: nothing appears under the key.
-            self._client.upload_fileobj(stream, self._bucket, self._prefix + key, Config=config)
+            try:
+                multipart.send(self._client, self._where_is(key), first, source, begun=begun, go_on=go_on)
+            except multipart.Taken:
+                raise _exists(key) from None
+
+    def _where_is(self, key: str) -> Dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def give_up(self, key: str, upload_id: str) -> None:
+        """Remove what a worker that is gone had uploaded of the object."""
+        from botocore.exceptions import ClientError
+
+        with self._faults("removing what was left of {}".format(key)):
+            try:
+                self._client.abort_multipart_upload(UploadId=upload_id, **self._where_is(key))
+            except ClientError as error:
+                # Its own worker gave it up, or its last request came through.
+                if error.response.get("Error", {}).get("Code") not in ("NoSuchUpload", "404"):
+                    raise
+
+    def remove_unfinished(self, prefix: str, before: float) -> List[str]:
+        """Remove uploads below `prefix` that began before that time and never ended; their keys."""
+        removed = []
+        with self._faults("removing unfinished uploads"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for found in [upload for page in pages for upload in page.get("Uploads", [])]:
+                key = found["Key"][len(self._prefix) :]
+                if found["Initiated"].timestamp() < before:
+                    self.give_up(key, found["UploadId"])
+                    removed.append(key)
+        return removed
 
     @contextlib.contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         with self._faults("reading {}".format(key)):
-            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+            body = self._client.get_object(**self._where_is(key))["Body"]
         with contextlib.closing(body):
             yield cast("IO[bytes]", _Body(body, lambda: self._faults("reading {}".format(key))))
 
@@ -336,7 +406,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         with self._faults("deleting {}".format(key)):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            self._client.delete_object(**self._where_is(key))
 
     def check(self) -> str:
         probe = "check/{}-{}".format(int(time.time()), os.getpid())
@@ -371,106 +441,6 @@ class _Body(io.RawIOBase):
 
 def _exists(key: str) -> Failure:
     return Failure("store", "{} is in the store already, and nothing in it is ever overwritten".format(key))
-
-
-def import_boto3(python_directory: str, groups: Groups, *, read_only: bool) -> None:
-    """Make `import boto3` work: from this Python, or from a virtual environment of the worker's own, made once.
-
-    Cleaners of old files may have taken parts of one that was whole: what can't be imported is made anew. A worker that
-    may write nothing makes none: Failure.
-    """
-    try:
-        import boto3  # noqa: F401
-
-        return
-    except ImportError:
-        pass
-    version = "{}.{}".format(*sys.version_info[:2])
-    environment = os.path.join(python_directory, "python" + version)
-    packages = os.path.join(environment, "lib", "python" + version, "site-packages")
-    if _import_boto3_from(packages) is None:
-        return
-    if read_only:
-        raise Failure(
-            "step",
-            "the build server's {} has no boto3, and a command that writes nothing can't install it there".format(
-                sys.executable
-            ),
-            hint="`fab ENV check` installs it for the worker alone; or install it there by hand (on Debian: "
-            "`apt install python3-boto3`)",
-        )
-    try:
-        # Of two workers one makes it, and the other waits. The file system frees the lock of one that dies.
-        with open(environment + ".lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _import_boto3_from(packages) is None:
-                return
-            _make_environment(environment, groups)
-    except OSError as error:
-        raise Failure(
-            "step",
-            "the virtual environment for boto3, {}, can't be made on the build server: {}".format(environment, error),
-            hint="free some space there, or mend the rights",
-        ) from error
-    problem = _import_boto3_from(packages)
-    if problem is not None:
-        raise Failure(
-            "step",
-            "boto3 was installed into {} on the build server, and {} can't import it: {}: {}".format(
-                environment, sys.executable, type(problem).__name__, problem
-            ),
-            hint="install it there by hand (on Debian: `apt install python3-boto3`)",
-        )
-
-
-def _make_environment(environment: str, groups: Groups) -> None:
-    """A new virtual environment with boto3; it appears whole or not at all. The caller holds its lock."""
-    beside, unusable = environment + ".new", environment + ".old"
-    for leftover in (beside, unusable):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        for command in (
-            [sys.executable, "-m", "venv", beside],
-            [os.path.join(beside, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input", "boto3"],
-        ):
-            process = groups.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            output, _ = process.communicate()
-            groups.finished(process)
-            groups.refuse_if_cancelled("installing boto3")
-            if process.returncode != 0:
-                raise Failure(
-                    "step",
-                    "the build server's {} has no boto3, and it can't be installed there: `{}` ended with exit "
-                    "status {}".format(sys.executable, " ".join(command[1:4]), process.returncode),
-                    tail=output.decode("utf-8", "replace").splitlines()[-20:],
-                    hint="install it there by hand (on Debian: `apt install python3-boto3`, or python3-venv and a "
-                    "reachable package index), or set build.server to a machine that has it",
-                )
-        if os.path.lexists(environment):
-            os.rename(environment, unusable)
-        os.rename(beside, environment)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(unusable, ignore_errors=True)
-
-
-def _import_boto3_from(packages: str) -> Optional[Exception]:
-    """Import it from that directory, and keep it in the path; else the reason, with no trace left."""
-    before = set(sys.modules)
-    sys.path.append(packages)
-    importlib.invalidate_caches()
-    try:
-        import boto3.s3.transfer  # noqa: F401
-    except Exception as error:
-        sys.path.remove(packages)
-        for name in set(sys.modules) - before:
-            module = sys.modules[name]
-            # A directory that lost its files is a namespace package: it has a path and no file.
-            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
-            if any(place.startswith(packages) for place in places):
-                del sys.modules[name]
-        return error
-    return None
 
 
 def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups, *, read_only: bool) -> "Any":

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,19 +38,25 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "bin"
 
 
+class Greeted(WorkerClient):
+    """A worker, and what it answered when it was greeted."""
+
+    hello: dict[str, Any]
+
+
 @contextmanager
-def worker(playground: Playground, bare: Path, root: Path, variables: dict[str, str]) -> Iterator[WorkerClient]:
+def worker(playground: Playground, bare: Path, root: Path, variables: dict[str, str]) -> Iterator["Greeted"]:
     archive = worker_archive()
     # The first Python of PATH is the one that is taken on a server.
-    words = {**variables, "PATH": f"{bare}:{os.environ['PATH']}"}
+    words = {**variables, "PATH": f"{bare}:{variables.get('PATH', os.environ['PATH'])}"}
     command = boot_command(str(root), hashlib.sha256(archive).hexdigest(), len(archive))
     channel = LocalChannel(("env", *(f"{name}={value}" for name, value in words.items()), *command))
     build: Any = SimpleNamespace(server="local", root=str(root))
-    client = WorkerClient(channel, boot(channel, build, archive), "local")
+    client = Greeted(channel, boot(channel, build, archive), "local")
     keys = playground.deploy_keys
     store = playground.settings_for(Application("bare", ()), root)["store"]
     try:
-        client.ask(
+        client.hello = client.ask(
             "hello",
             root=str(root),
             application="bare",
@@ -62,6 +69,7 @@ def worker(playground: Playground, bare: Path, root: Path, variables: dict[str, 
             secrets=[],
             operator="me@laptop",
             purpose="testing",
+            compression="gzip",
         )
         yield client
     finally:
@@ -102,3 +110,26 @@ def test_boto3_is_installed_once_and_a_damaged_installation_is_no_bug(
     with worker(playground, bare, tmp_path, NO_INDEX) as client, pytest.raises(StepError, match="has no boto3"):
         client.ask("store_exists", key="releases/x")
     assert left_in(tmp_path) == {ENVIRONMENT}
+
+
+def test_quick_gzip_comes_with_boto3_where_there_is_none(playground: Playground, bare: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "bash", "tar", "gzip"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    root = tmp_path / "root"
+    with worker(playground, bare, root, {"PATH": str(programs)}) as client:
+        # It is chosen for the whole session, whatever is installed meanwhile.
+        assert client.hello["compressor"].startswith("gzip ")
+        assert "install igzip" in client.hello["compressor_hint"]
+        assert client.ask("store_exists", key="releases/x") == {"exists": False}
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("hello " * 1000)
+    with worker(playground, bare, root, {"PATH": str(programs)}) as client:
+        assert client.hello["compressor"].startswith("python-isal ")
+        assert client.hello["compressor_hint"] is None
+        key = f"isal-{tmp_path.name}.tar.gz"
+        packed = client.ask("publish_archive", directory=str(tmp_path / "tree"), exclude=[], epoch=0, key=key)
+        found = client.ask("unpack_release", key=key, compression="gzip", checksum=packed["checksum"], name="r")
+    assert (Path(found["directory"]) / "file").read_text() == "hello " * 1000
+    assert packed["size_bytes"] < packed["unpacked_bytes"] / 10

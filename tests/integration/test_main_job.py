@@ -725,6 +725,8 @@ def test_check_finds_everything_well_and_names_what_is_not(project: Project, tmp
     assert result.code == 0, result.out + result.err
     assert all(check["ok"] for check in result.json["checks"])
     assert len(result.json["checks"]) >= 8
+    (compressor,) = [check["text"] for check in result.json["checks"] if check["name"] == "compressor"]
+    assert any(character.isdigit() for character in compressor), "its version is in the build key"
     project.settings["repository"] = str(tmp_path / "gone")
     project.settings["store"]["url"] = "s3://no-such-bucket/tiny"
     project.write()

@@ -33,7 +33,7 @@ def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start
     """Starts workers on this machine whose store is the playground's S3 server."""
     clients: list[WorkerClient] = []
 
-    def begin(keys: Any = None, **changes: Any) -> WorkerClient:
+    def begin(keys: Any = None, compression: str = "none", **changes: Any) -> WorkerClient:
         root = str(tmp_path / "root")
         build = SimpleNamespace(is_local=True, root=root, server="local")
         channel, read = start_worker(build)  # type: ignore[arg-type]
@@ -57,6 +57,7 @@ def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start
             secrets=[],
             operator="me@laptop",
             purpose="testing",
+            compression=compression,
         )
         return client
 
@@ -72,10 +73,8 @@ def uploads(playground: Playground, prefix: str) -> list[str]:
     return [upload["Key"] for upload in found]
 
 
-def publish(worker: WorkerClient, directory: Path, key: str, compression: str = "gzip") -> dict[str, Any]:
-    return worker.ask(
-        "publish_archive", directory=str(directory), exclude=[], compression=compression, epoch=0, key=key
-    )
+def publish(worker: WorkerClient, directory: Path, key: str) -> dict[str, Any]:
+    return worker.ask("publish_archive", directory=str(directory), exclude=[], epoch=0, key=key)
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def fake(directory: Path, name: str, text: str) -> str:
 
 def test_large_archive_comes_back_as_it_was(start: Start, tree: Path) -> None:
     worker = start()
-    packed = publish(worker, tree, "a.tar", "none")
+    packed = publish(worker, tree, "a.tar")
     assert packed["size_bytes"] > 3 * PART_BYTES
     found = worker.ask("unpack_release", key="a.tar", compression="none", checksum=packed["checksum"], name="r")
     assert (Path(found["directory"]) / "large").read_bytes() == (tree / "large").read_bytes()
@@ -118,7 +117,7 @@ def test_tar_that_dies_after_some_parts_leaves_neither_an_object_nor_an_upload(
     monkeypatch.setenv("PATH", fake(tmp_path / "bin", "tar", f'"{real}" "$@" | head -c {2 * PART_BYTES}\nexit 2\n'))
     worker = start()
     with pytest.raises(StepError, match="tar ended with exit status 2"):
-        publish(worker, tree, "a.tar", "none")
+        publish(worker, tree, "a.tar")
     assert worker.ask("store_list", prefix="")["keys"] == []
     assert uploads(playground, prefix) == []
 
@@ -137,7 +136,7 @@ def test_interrupted_upload_leaves_neither_an_object_nor_an_upload(
     text = f'"{real}" "$@" | head -c {2 * PART_BYTES}\ntouch "{tmp_path}/begun"\nsleep 60\n'
     monkeypatch.setenv("PATH", fake(tmp_path / "bin", "tar", text))
     worker = start()
-    asked = worker.start("publish_archive", directory=str(tree), exclude=[], compression="none", epoch=0, key="a.tar")
+    asked = worker.start("publish_archive", directory=str(tree), exclude=[], epoch=0, key="a.tar")
     deadline = time.monotonic() + 30
     while not ((tmp_path / "begun").exists() and uploads(playground, prefix)):
         assert time.monotonic() < deadline

@@ -72,6 +72,7 @@ class Store(Answering):
         self.locked: set[str] = set()
         self.dies_at = dies_at
         self.refusals: dict[str, BaseException] = {}
+        self.uploads: dict[str, object] = {"removed": [], "trouble": None}
 
     def _operation(self) -> None:
         if self.operations == self.dies_at:
@@ -129,6 +130,8 @@ class Store(Answering):
                 return {"sentence": None}
             case "frozen":
                 return {"frozen": None}
+            case "prune_uploads":
+                return self.uploads
             case "prune_keys":
                 return {"removed": ["20260101T000000Zabcd"]}
             case "prune_build_server":
@@ -327,6 +330,7 @@ def test_small_store_is_not_read() -> None:
         "store_list",
         "store_list",
         "release_lock",
+        "prune_uploads",
         "prune_build_server",
         "prune_keys",
     ]
@@ -440,6 +444,22 @@ def test_what_was_removed_is_told() -> None:
     document = json.loads(json.dumps(cleaned.as_dict()))
     assert document["releases"][0] == {"release": RELEASES[0], "size_bytes": 1_000_000}
     assert document["freed_bytes"] == 1_500_000
+
+
+def test_unfinished_uploads_that_were_removed_are_told() -> None:
+    worker = Store({})
+    worker.uploads = {"removed": ["releases/r/shop.tar.gz", "releases/s/shop.tar.gz"], "trouble": None}
+    cleaned = clean_up(Session(worker), ())  # type: ignore[arg-type]
+    assert cleaned.sentences()[0] == "removed 2 unfinished uploads from the store"
+    assert cleaned.as_dict()["uploads"] == ["releases/r/shop.tar.gz", "releases/s/shop.tar.gz"]
+
+
+def test_unfinished_uploads_that_may_not_be_removed_are_noted_and_stop_nothing() -> None:
+    worker = Store({})
+    worker.uploads = {"removed": [], "trouble": "removing unfinished uploads in s3://b was refused"}
+    said = deploying(worker)
+    assert "unfinished uploads stay in the store: removing unfinished uploads in s3://b was refused" in said
+    assert worker.asked[-1][0] == "prune_keys"
 
 
 def test_directories_that_a_file_manager_made_are_no_leftovers() -> None:
