@@ -115,7 +115,7 @@ def test_boto3_is_installed_once_and_a_damaged_installation_is_no_bug(
 def test_quick_gzip_comes_with_boto3_where_there_is_none(playground: Playground, bare: Path, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name in ("sh", "bash", "tar", "gzip"):
+    for name in ("sh", "bash", "tar", "gzip", "rm"):
         (programs / name).symlink_to(str(shutil.which(name)))
     root = tmp_path / "root"
     with worker(playground, bare, root, {"PATH": str(programs)}) as client:
