@@ -301,7 +301,8 @@ class Worker:
     # --- who speaks, and where
 
     def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
-        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only.
+        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only,
+        compression (as `build.compression`). The answer tells what will compress, with its version: `compressor`.
 
         A worker that was started, or once greeted, as one that writes nothing stays so.
         """
