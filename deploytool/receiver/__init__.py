@@ -11,7 +11,6 @@ Left out, or different on purpose:
 - of its URL schemes: `gs`;
 - of its template language: all but `env`, `must_env`, literals and comments (see `go_template`);
 - of rsync: remote destinations, and what is told in `excludes` and `sync`;
-- a relative `dest` is refused: stretcher would sync into its own temporary directory, and call that a success;
 - a manifest that breaks off while it is read over HTTP is refused: stretcher would execute the part that came;
 - where `must_env` names a variable that is not set, stretcher crashes with exit status 2, also under `consul watch`,
   which then ends; here that is a manifest that can't be loaded, like any other.

@@ -95,8 +95,6 @@ class Receiver:
             return
         if manifest.sync_strategy not in ("", "rsync", "mv"):
             raise ReceiverError(f"sync_strategy is {manifest.sync_strategy}, which is neither rsync nor mv.")
-        if not manifest.dest.startswith("/"):
-            raise ReceiverError(f"dest is {manifest.dest}: the built-in receiver takes absolute paths only.")
         temporary = self.environment.get("TMPDIR") or "/tmp"
         with _temporary_file(temporary) as (file, packed), _temporary_directory(temporary) as unpacked:
             with self.cancellation.interruptible():

@@ -273,6 +273,27 @@ CASES = (
         leaves={"www": None},
     ),
     Case(
+        "a relative dest lies beside the directory that is unpacked in, and mv gets there on any file system",
+        manifest={
+            "dest": "../beside",
+            "sync_strategy": "mv",
+            **commands(post=['test -x "$TMPDIR/beside/bin/start" && mv "$TMPDIR/beside" @WORLD@/disk/www']),
+        },
+        environment={"TMPDIR": "@SHM@"},
+        needs_shm=True,
+        leaves={"www/app.py": "print('hello')\n"},
+    ),
+    Case(
+        "so it does to rsync",
+        manifest={"dest": "../beside", **commands(post=['mv "$TMPDIR/beside" @WORLD@/disk/www'])},
+        leaves={"www/app.py": "print('hello')\n"},
+    ),
+    Case(
+        "mv into the directory that is unpacked in fails",
+        manifest={"dest": "in", "sync_strategy": "mv"},
+        exit_status=1,
+    ),
+    Case(
         "rsync works across file systems",
         environment={"TMPDIR": "@SHM@"},
         needs_shm=True,
