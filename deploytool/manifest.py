@@ -34,8 +34,8 @@ BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
 _ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
 PARTS: dict[Phase, tuple[str, ...]] = {
-    "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "pre"),
-    "post": (*_ALWAYS, "switch", "shared", "verify", "retention", "post"),
+    "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "incoming", "pre"),
+    "post": (*_ALWAYS, "switch", "shared", "incoming", "verify", "retention", "post"),
     "success": (*_ALWAYS, "retention", "success"),
     "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "failure"),
 }
@@ -90,8 +90,25 @@ class RoleManifest:
 
     @property
     def dest(self) -> str:
-        """Where stretcher syncs to: never a directory that serves."""
+        """Where a template of the user's own may let stretcher sync to: never a directory that serves."""
         return f"{self.deploy_to}/incoming/{self.deployment}"
+
+    @property
+    def unpacked_prefix(self) -> str:
+        """What all names begin with that this role's trees have in stretcher's temporary directory.
+
+        With dots between, which are in no name of the settings: no other role's begin so.
+        """
+        return f".deploytool.{self.application}.{self.environment}.{self.role}."
+
+    @property
+    def unpacked_name(self) -> str:
+        return f"{self.unpacked_prefix}{self.deployment}"
+
+    @property
+    def beside(self) -> str:
+        """Where stretcher can always rename to: beside the directory that it unpacks in, from where it syncs."""
+        return f"../{self.unpacked_name}"
 
     @property
     def names(self) -> dict[str, str]:
@@ -247,7 +264,8 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
         return host_script(manifest, phase)
 
     names: dict[str, str | Callable[[str], str]] = {**manifest.names}
-    names |= {"src": manifest.src, "checksum": manifest.release.checksum, "dest": manifest.dest, "host_script": script}
+    names |= {"src": manifest.src, "checksum": manifest.release.checksum, "host_script": script}
+    names |= {"beside": manifest.beside, "dest": manifest.dest}
     try:
         text = jinja.from_string(path.read_text(encoding="utf-8")).render(names)
     except (OSError, UnicodeDecodeError, jinja2.TemplateError, TypeError, ValueError) as error:
@@ -290,6 +308,8 @@ def _values(manifest: RoleManifest) -> Iterator[str]:
         "consul_prefix": consul_prefix(manifest.application, manifest.environment),
         "bus_directory": manifest.bus_directory,
         "kept": "yes" if manifest.kept else "no",
+        "unpacked_prefix": manifest.unpacked_prefix,
+        "unpacked_name": manifest.unpacked_name,
         "rollback_release": manifest.rollback_release or "",
         "verify_pid_file": manifest.verify_pid_file,
         "verify_url": manifest.verify_url,
@@ -425,8 +445,10 @@ def _manifest_problems(text: str, *, kept: bool) -> Iterator[str]:
 def _archive_problems(fields: Mapping[str, "yaml.Node"], words: Mapping[str, str]) -> Iterator[str]:
     if "src" not in fields or words.get("src") == "":
         yield "src is missing"
-    if not words.get("dest", "").startswith("/"):
-        yield "dest is missing or no absolute path"
+    dest = words.get("dest", "")
+    # rsync would sync into a directory that others may have made.
+    if not dest.startswith("/") and not (dest.startswith("../") and words.get("sync_strategy") == "mv"):
+        yield "dest is missing or no absolute path; with sync_strategy: mv it may be what templates know as beside"
     checksum = words.get("checksum", "")
     if len(checksum) not in _CHECKSUM_DIGITS or not re.fullmatch(r"[0-9a-fA-F]*", checksum):
         yield f"checksum is missing or no {', '.join(_CHECKSUM_DIGITS.values())} in hexadecimal digits"

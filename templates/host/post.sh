@@ -21,12 +21,15 @@ incoming=$deploy_to/incoming/$deployment
 if [ "$kept" = yes ]; then
   [ -d "$release_path" ] || leave incomplete "$release_path has gone from this host since the deployment began"
 else
-  [ -d "$incoming" ] || leave failed "nothing was unpacked in $incoming; does the manifest's template say so in dest?"
+  # With `dest` in place of `beside`, in a template of the user's own, stretcher has brought it already.
+  [ -d "$incoming" ] || [ -d "$unpacked" ] ||
+    leave failed "nothing was unpacked; does the manifest's template say so in dest?"
 fi
 linked_files need_file || leave failed "$link_problem"
 if [ -d "$release_path" ]; then
   link_shared "$release_path" || leave failed "$link_problem"
 else
+  [ -d "$incoming" ] || bring_in "$incoming" || leave failed "$unpacked can't be brought to $incoming"
   link_shared "$incoming" || leave failed "$link_problem"
   # What `current` points to must be there after a power cut, too.
   sync -f "$incoming" 2>/dev/null || :
@@ -50,7 +53,7 @@ note activated "$current_path points to releases/$release"
 # Worth knowing, but nothing to wait for before the proof; after it, so that the last report comes last.
 (
   report_seconds=2
-  if find_node; then
+  if recall_node; then
     report activated '' ''
   fi
 ) &

@@ -15,11 +15,13 @@ need_space() {
   leave failed "the disk of $1 is too small: $((space / 1024)) MiB are free, unpacking needs $(($2 / 1024 + 1)) MiB"
 }
 
-# stretcher unpacks below TMPDIR, then syncs to deploy_to: the tree is there twice for a while.
+# stretcher unpacks below TMPDIR: where the tree is copied from there, it is there twice for a while.
 check_space() {
   need_kib=$((unpacked_bytes / 1024 + 1))
   temporary=${TMPDIR:-/tmp}
-  if [ "$(stat -c %d -- "$temporary")" = "$(stat -c %d -- "$deploy_to")" ]; then
+  if can_rename; then
+    need_space "$deploy_to" "$need_kib"
+  elif [ "$(stat -c %d -- "$temporary")" = "$(stat -c %d -- "$deploy_to")" ]; then
     need_space "$deploy_to" $((need_kib * 2))
   else
     need_space "$temporary" "$need_kib"
@@ -42,12 +44,12 @@ read_state owner
 if [ -z "$state" ]; then
   write_state owner "$application $environment $role" || leave failed "$room/owner can't be written"
 fi
-# For catch-up.sh, which has no other way to learn it than a person who writes it down.
+# For the phases that follow; and for catch-up.sh, which has no other way to learn it than a person who writes it down.
 read_state node
-[ "$state" = "$node" ] || write_state node "$node" || :
+[ "$state" = "$node" ] || write_state node "$node" || rm -f -- "$room/node"
 read_current || leave failed "$current_problem"
 linked_files need_file || leave failed "$link_problem"
-rm -rf -- "$deploy_to/incoming/$deployment"
+rm -rf -- "$deploy_to/incoming/$deployment" "$unpacked"
 if [ "$kept" = yes ]; then
   [ -d "$release_path" ] || leave incomplete "this host has kept no $release_path; it has to download the release"
 else

@@ -46,12 +46,13 @@ retain_verified() {
   [ -n "$rollback_release" ] || one_before=${1##*/}
   read_needed "$release" "$one_before" || return 0
   places=$keep_releases
-  for each_release in $(complete_releases); do
+  here=$(complete_releases)
+  for each_release in $here; do
     if is_among "$each_release" "$needed"; then
       places=$((places - 1))
     fi
   done
-  for each_release in $(complete_releases); do
+  for each_release in $here; do
     if is_among "$each_release" "$needed"; then
       continue
     elif [ "$places" -gt 0 ] && is_among "$each_release" "$verified_here"; then
@@ -89,7 +90,7 @@ forget() {
 sweep() {
   name_run
   holds_lock || return 0
-  for swept in "$deploy_to/incoming"/* "$deploy_to/incoming"/.[!.]* \
+  for swept in "$deploy_to/incoming"/* "$deploy_to/incoming"/.[!.]* "${TMPDIR:-/tmp}/${unpacked_prefix:?}"* \
     "$deploy_to/releases"/.incoming-????????T??????Z-??????? "$deploy_to/releases"/.discarded-????????T??????Z-???????; do
     [ -e "$swept" ] || [ -L "$swept" ] || continue
     if ! remove_tree "$swept"; then

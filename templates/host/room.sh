@@ -23,6 +23,13 @@ read_state() {
   fi
 }
 
+# Sets node to what `pre` has found and kept in this very run.
+recall_node() {
+  read_state node
+  node=$state
+  [ -n "$node" ] || find_node
+}
+
 # read_switch: sets switch_deployment, switch_release and switch_previous (the target of `current` before the switch, or
 # `-`). All are empty if no switch is under way; a record of the
 # last deployment is over, only its removal was cut off.

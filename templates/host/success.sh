@@ -6,7 +6,7 @@ cd /
 cat >/dev/null
 exec </dev/null
 name_run
-if find_node; then
+if recall_node; then
   # The last word only after the report: without it, catch-up.sh sees to it that both are said.
   report verified "$release serves" '' && tell_serving "$release" true || :
 else

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -568,6 +569,8 @@ def test_failure_sweeps_what_others_left_and_corrects_the_hosts_word(host: Host)
         (host.deploy_to / "releases" / name).mkdir()
         (host.deploy_to / "releases" / name / "file").touch()
     (host.deploy_to / "incoming/20261123T000000Zcut0").mkdir()
+    for name in (f"web.{IDS[0]}", f"web.{IDS[0]}.probe", f"web-eu.{IDS[0]}"):
+        (host.home / "tmp" / f".deploytool.shop.production.{name}").mkdir()
     word = host.key("serving/web/app1")
     before = word.read_text()
     word.write_text(before.replace(f'["{OLD}"]', f'["{NEW}", "{OLD}"]'))
@@ -575,6 +578,7 @@ def test_failure_sweeps_what_others_left_and_corrects_the_hosts_word(host: Host)
     assert "failed" in host.deploy(SECOND, RELEASES[1]).reports
     assert host.releases == [".incoming-mine", "20200101000000", OLD]
     assert list((host.deploy_to / "incoming").iterdir()) == []
+    assert [left.name for left in (host.home / "tmp").iterdir()] == [f".deploytool.shop.production.web-eu.{IDS[0]}"]
     assert word.read_text().strip() == before.strip()
 
 
@@ -639,6 +643,7 @@ class Retention:
             "deployment": THIRD,
             "rollback_release": "",
             "release": "",
+            "unpacked_prefix": ".deploytool.shop.production.web.",
         }
         scripts = Path(__file__).parents[2] / "templates/host"
         self.script = "".join(
@@ -888,6 +893,94 @@ def test_disk_too_small_is_said_before_unpacking(host: Host) -> None:
     run = host.deploy(FIRST, OLD)
     assert "too small" in run.reports["failed"]["reason"]
     assert list((host.deploy_to / "incoming").iterdir()) == []
+
+
+# from where stretcher unpacks, into deploy_to
+
+
+def copies_are_told(host: Host) -> Callable[[], bool]:
+    """Let the host's rsync tell that it was called; returns whether it was."""
+    trace = host.home / "rsync-was-called"
+    (host.home / "bin/rsync").unlink()
+    (host.home / "bin/rsync").write_text(f'#!/bin/sh\n: >"{trace}"\nexec {host.parts.rsync} "$@"\n')
+    (host.home / "bin/rsync").chmod(0o755)
+    return trace.exists
+
+
+def on_another_file_system(host: Host) -> Path:
+    """A temporary directory of the host's that is not on deploy_to's file system."""
+    temporary = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    assert temporary.stat().st_dev != host.home.stat().st_dev
+    host.environment["TMPDIR"] = str(temporary)
+    return temporary
+
+
+def test_tree_is_renamed_into_its_place(host: Host) -> None:
+    copied = copies_are_told(host)
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    assert not copied()
+    assert (host.deploy_to / "current/").stat().st_mode & 0o777 == 0o755
+    assert list((host.home / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_rsync", [True, False], ids=["rsync", "no rsync"])
+def test_tree_is_copied_from_another_file_system(host: Host, has_rsync: bool) -> None:
+    temporary = on_another_file_system(host)
+    copied = copies_are_told(host)
+    if not has_rsync:
+        (host.home / "bin/rsync").unlink()
+        only_programs(host)
+    try:
+        run = host.deploy(FIRST, OLD)
+        assert "verified" in run.reports, run.log
+        assert copied() is has_rsync
+        assert (host.deploy_to / "current/app.py").read_text() == host.tree["app.py"]
+        assert list(temporary.iterdir()) == []
+    finally:
+        shutil.rmtree(temporary)
+
+
+def test_tree_is_copied_where_files_get_access_lists_from_their_directory(host: Host) -> None:
+    copied = copies_are_told(host)
+    (host.deploy_to / "incoming").mkdir(parents=True)
+    # user::rwx user:65534:r-x group::r-x mask::rwx other::r-x, for what is made below
+    entries = ((0x01, 7, -1), (0x02, 5, 65534), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1))
+    acl = b"\2\0\0\0" + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    for kind in ("access", "default"):
+        os.setxattr(host.deploy_to / "incoming", f"system.posix_acl_{kind}", acl)
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    assert copied()
+    assert "system.posix_acl_access" in os.listxattr(host.deploy_to / "current/app.py")
+    assert list((host.home / "tmp").iterdir()) == []
+
+
+def test_copy_that_fails_changes_nothing_and_leaves_nothing(host: Host) -> None:
+    host.deploy(FIRST, OLD)
+    temporary = on_another_file_system(host)
+    (host.home / "bin/rsync").unlink()
+    (host.home / "bin/rsync").write_text('#!/bin/sh\nfor last do :; done\nmkdir "$last"\nexit 23\n')
+    (host.home / "bin/rsync").chmod(0o755)
+    try:
+        run = host.deploy(SECOND, NEW)
+        assert "can't be brought to" in run.reports["failed"]["reason"]
+        assert host.current == f"releases/{OLD}"
+        assert host.releases == [OLD]
+        assert [*temporary.iterdir(), *(host.deploy_to / "incoming").iterdir()] == []
+    finally:
+        shutil.rmtree(temporary)
+
+
+def test_tree_of_a_run_that_was_killed_is_in_nobodys_way(host: Host) -> None:
+    """Killed after stretcher has put its tree beside, and before the host has taken it in."""
+    host.deploy(FIRST, OLD)
+    manifest = host.manifest(SECOND, NEW)
+    for name in (manifest.unpacked_name, f"{manifest.unpacked_prefix}{THIRD}"):
+        left = host.home / "tmp" / name / "app.py"
+        left.parent.mkdir()
+        left.write_text("of the killed run")
+    assert "verified" in host.deploy(SECOND, NEW).reports
+    assert (host.deploy_to / "current/app.py").read_text() == host.tree["app.py"]
+    assert list((host.home / "tmp").iterdir()) == []
 
 
 def test_missing_linked_file_is_said_before_anything_changes(host: Host) -> None:
@@ -1302,11 +1395,11 @@ def client(request: pytest.FixtureRequest, host: Host) -> str:
     return name
 
 
-#: Besides sh: coreutils, tar, rsync, sed and grep.
+#: Besides sh: coreutils, tar, sed and grep.
 PLAIN_PROGRAMS = (
     *("sh", "cat", "tr", "cut", "date", "tail", "head", "timeout", "mkdir", "rm", "mv", "ln", "readlink", "sleep"),
     *("sync", "expr", "df", "stat", "id", "sort", "ls", "base64", "dirname", "basename", "wc", "touch", "od", "uname"),
-    *("printf", "mktemp", "chmod", "sed", "grep", "tar", "gzip"),
+    *("printf", "mktemp", "chmod", "cp", "sed", "grep", "tar", "gzip"),
 )
 
 
@@ -1321,7 +1414,8 @@ def only_programs(host: Host, *more: str) -> None:
     host.environment["PATH"] = str(host.home / "bin")
 
 
-def test_host_needs_only_sh_tar_rsync_coreutils_sed_and_grep(host: Host) -> None:
+def test_host_needs_only_sh_tar_coreutils_sed_and_grep(host: Host) -> None:
+    (host.home / "bin/rsync").unlink()
     only_programs(host)
     host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
     run = host.deploy(FIRST, OLD)
@@ -1433,6 +1527,7 @@ def consul(host: Host, *arguments: str) -> str:
 def test_host_finds_its_name_and_its_go_in_a_real_consul(real_host: Host, program: str) -> None:
     host = real_host
     only_programs(host, program)
+    calls = calls_are_written_down(host)
     consul(host, "delete", "-recurse", PREFIX)
     consul(host, "put", f"{PREFIX}/wanted/web", f"{FIRST} file:///x")
     consul(host, "put", f"{PREFIX}/deployments/{FIRST}/web/go", "wait 0")
@@ -1443,6 +1538,17 @@ def test_host_finds_its_name_and_its_go_in_a_real_consul(real_host: Host, progra
     run = host.finish(process, FIRST)
     assert json.loads(consul(host, "get", f"{hosts}/verified"))["reason"] == f"{OLD} serves", run.log
     assert json.loads(consul(host, "get", f"{PREFIX}/serving/web/real-node"))["release"] == OLD
+    # Only a host that hears no bell looks again and again, and therefore at any server.
+    assert f"-stale {PREFIX}/deployments" not in calls.read_text()
+
+
+def calls_are_written_down(host: Host) -> Path:
+    """Let the host's consul write down what it is called with; returns where."""
+    calls = host.home / "calls"
+    (host.home / "bin/consul").unlink()
+    (host.home / "bin/consul").write_text(f'#!/bin/sh\necho "$*" >>"{calls}"\nexec "{host.parts.consul}" "$@"\n')
+    (host.home / "bin/consul").chmod(0o755)
+    return calls
 
 
 def test_absent_wanted_and_unreachable_consul_differ_with_the_real_one(real_host: Host) -> None:

@@ -99,8 +99,18 @@ def test_manifest_names_the_archive_its_checksum_and_a_directory_that_never_serv
     manifest = manifest_of()
     assert manifest["src"] == "s3://acme-deploys/shop/releases/20261123T061500Z-1a2b3c4/shop.tar.gz"
     assert manifest["checksum"] == "ab" * 32
-    assert manifest["dest"] == f"/var/www/shop/incoming/{DEPLOYMENT}"
+    assert manifest["dest"] == f"../.deploytool.shop.production.web.{DEPLOYMENT}"
+    assert manifest["sync_strategy"] == "mv"
     assert {phase: len(commands) for phase, commands in manifest["commands"].items()} == dict.fromkeys(PARTS, 1)
+
+
+def test_no_roles_trees_are_taken_for_anothers() -> None:
+    """A host sweeps up what begins like its own role's."""
+    manifest = role_manifest(given_settings(), "web", RELEASE, DEPLOYMENT)
+    names = [("a", "b", "c"), ("a-b", "c", "d"), ("a", "b-c", "d"), ("a", "b", "c-d"), ("a", "b", "cd")]
+    alike = [replace(manifest, application=a, environment=e, role=r) for a, e, r in names]
+    for one in alike:
+        assert [other for other in alike if other.unpacked_name.startswith(one.unpacked_prefix)] == [one]
 
 
 OWN_TEMPLATE = """src: {{ src | yaml(2) }}
@@ -255,7 +265,7 @@ def test_any_hook_and_path_leave_a_manifest_that_stretcher_takes(hook: str, path
     text = render(manifest, None)
     check_manifest(text)
     read = yaml.safe_load(text)
-    assert read["dest"] == manifest.dest
+    assert read["dest"] == manifest.beside
     for phase in PARTS:
         assert read["commands"][phase] == [host_script(manifest, phase)]
 
@@ -286,7 +296,8 @@ def test_minimal_manifest_is_taken() -> None:
         ("src: s3://b/k\ndest: /x", "checksum is missing"),
         (minimal(checksum="0" * 63), "checksum is missing or no md5"),
         (minimal(checksum="g" * 64), "checksum is missing or no md5"),
-        (minimal(dest="relative"), "dest is missing or no absolute path"),
+        (minimal(dest="relative", sync_strategy="mv"), "dest is missing or no absolute path"),
+        (minimal(dest="../beside"), "dest is missing or no absolute path"),
         (minimal(dest_mode=755), "dest_mode is no octal number"),
         (minimal(dest_mode="0755"), "dest_mode is no octal number"),
         (minimal(sync_strategy="cp"), "sync_strategy is neither"),
