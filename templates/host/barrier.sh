@@ -50,19 +50,20 @@ barrier() {
   beat=-1
   said=
   taken_back=
-  # Not all hosts in step: each has its own pause, of 0.40 to 0.59 s.
-  usual_pause=0.$((40 + $$ % 20))
-  pause=$usual_pause
-  # Where nobody downloads, `go` comes soon.
-  if [ "$kept" = yes ]; then
-    pause=0.$((10 + $$ % 10))
-  fi
   read_clock
-  came=$clock
   heard=$clock
   asked=$clock
+  bell=yes
   while :; do
-    if kv_list "$go_key" -stale && kv_pick "$go_key"; then
+    # Where there is no bell, hosts look again and again; not all in step: each has its own pause, of 0.40 to 0.59 s.
+    if [ "$bell" = yes ] && kv_wait "$go_key" 2; then
+      how=
+    else
+      bell=
+      how=-stale
+      sleep "0.$((40 + $$ % 20))"
+    fi
+    if kv_list "$go_key" "$how" && kv_pick "$go_key"; then
       obey "$kv_value" && return
       if is_news "$kv_value"; then
         read_clock
@@ -96,7 +97,5 @@ barrier() {
       # With stretcher gone nothing would unpack, nor undo.
       read_process "$PPID" || leave failed "stretcher has ended"
     fi
-    [ $((clock - came)) -lt 4 ] || pause=$usual_pause
-    sleep "$pause"
   done
 }

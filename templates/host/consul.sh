@@ -6,7 +6,7 @@ kv_command() {
   timeout -k 1 15 consul kv "$@"
 }
 
-# kv_list PREFIX [-stale]: sets kv_lines to "key:value" lines of all keys that begin with PREFIX. Fails, with kv_problem,
+# kv_list PREFIX [-stale or '']: sets kv_lines to "key:value" lines of all keys that begin with PREFIX. Fails, with kv_problem,
 # if Consul can't be asked. `-recurse`, as a plain `kv get` ends alike for "no such key" and for "no answer".
 kv_list() {
   if kv_lines=$(kv_command get -recurse ${2:+"$2"} "$1" 2>&1); then
@@ -27,9 +27,9 @@ kv_put() {
   return 1
 }
 
-# Consul's commands know no way to print the agent's own name: its HTTP interface does. Secrets go by the environment or
-# by stdin, never on a command line.
-agent_self() {
+# ask_agent PATH SECONDS: prints the agent's answer over HTTP, with its headers, for what Consul's commands can't do: tell
+# the agent's own name, and wait. Secrets go by the environment or by stdin, never on a command line.
+ask_agent() {
   agent=${CONSUL_HTTP_ADDR:-127.0.0.1:8500}
   token=${CONSUL_HTTP_TOKEN-}
   if [ -n "${CONSUL_HTTP_TOKEN_FILE-}" ]; then
@@ -45,22 +45,22 @@ agent_self() {
     unix://* | https://*) ;;
     *)
       if command -v bash >/dev/null 2>&1; then
-        agent_self_by_bash
+        ask_by_bash "$1" "$2"
         return
       fi
       agent=http://$agent
       ;;
   esac
   if command -v curl >/dev/null 2>&1; then
-    agent_self_by_curl
+    ask_by_curl "$1" "$2"
   elif command -v wget >/dev/null 2>&1; then
-    agent_self_by_wget
+    ask_by_wget "$1" "$2"
   else
     return 1
   fi
 }
 
-agent_self_by_bash() {
+ask_by_bash() {
   agent_end=$(printf '\r')$newline
   agent_headers=${token:+"X-Consul-Token: $token$agent_end"}
   if [ -n "${CONSUL_HTTP_AUTH-}" ]; then
@@ -70,11 +70,11 @@ agent_self_by_bash() {
   agent_port=${agent##*:}
   agent_host=${agent%:*}
   agent_host=${agent_host#\[}
-  DEPLOYTOOL_HEADERS=$agent_headers timeout 10 bash -c '
+  DEPLOYTOOL_HEADERS=$agent_headers timeout "$2" bash -c '
     exec 3<>"/dev/tcp/$0/$1" || exit 1
-    printf "GET /v1/agent/self HTTP/1.0\r\nHost: %s\r\n%s\r\n" "$0" "$DEPLOYTOOL_HEADERS" >&3
-    cat <&3
-  ' "${agent_host%\]}" "$agent_port" 2>&1
+    printf "GET %s HTTP/1.0\r\nHost: %s\r\n%s\r\n" "$2" "$0" "$DEPLOYTOOL_HEADERS" >&3
+    exec cat <&3
+  ' "${agent_host%\]}" "$agent_port" "$1" 2>&1
 }
 
 # option NAME VALUE: one line of curl's configuration file, if there is a value.
@@ -84,14 +84,14 @@ option() {
   fi
 }
 
-agent_self_by_curl() {
+ask_by_curl() {
   {
     case $agent in
       unix://*)
         option unix-socket "${agent#unix://}"
-        option url http://localhost/v1/agent/self
+        option url "http://localhost$1"
         ;;
-      *) option url "$agent/v1/agent/self" ;;
+      *) option url "$agent$1" ;;
     esac
     option header "${token:+X-Consul-Token: $token}"
     option user "${CONSUL_HTTP_AUTH-}"
@@ -100,17 +100,40 @@ agent_self_by_curl() {
     option cert "${CONSUL_CLIENT_CERT-}"
     option key "${CONSUL_CLIENT_KEY-}"
     case ${CONSUL_HTTP_SSL_VERIFY-} in 0 | f | F | false | FALSE | False) echo insecure ;; esac
-  } | curl -q -sS --globoff --noproxy '*' --max-time 10 -K - 2>&1
+  } | curl -q -sS -i --globoff --noproxy '*' --max-time "$2" -K - 2>&1
 }
 
-agent_self_by_wget() {
+ask_by_wget() {
   case $agent in unix://*) return 1 ;; esac
   # wget reads its options from nothing but a file.
   agent_options=$(umask 077 && mktemp) || return 1
   printf '%s\n' "${token:+header = X-Consul-Token: $token}" "${CONSUL_CACERT:+ca_certificate = $CONSUL_CACERT}" \
     >"$agent_options"
-  WGETRC=$agent_options wget -q -T 10 -O - "$agent/v1/agent/self" 2>&1
+  WGETRC=$agent_options wget -q -S -T "$2" -O - "$agent$1" 2>&1
   rm -f -- "$agent_options"
+}
+
+# kv_wait KEY SECONDS: returns as soon as the key has changed since the last kv_wait, or when the time is over; the first
+# one at once. Fails if the agent can't be asked so. A bell, no more: what the key says is for kv_list to tell.
+kv_index=0
+kv_wait() {
+  kv_answer=$(ask_agent "/v1/kv/$1?index=$kv_index&wait=$2s" $(($2 + 2))) || return 1
+  case $kv_answer in
+    *" 200 "*[Xx]-[Cc]onsul-[Ii]ndex:*) ;;
+    *) return 1 ;;
+  esac
+  kv_before=$kv_index
+  kv_index=${kv_answer#*[Xx]-[Cc]onsul-[Ii]ndex:}
+  kv_index=${kv_index%%[!0-9 ]*}
+  kv_index=${kv_index# }
+  case $kv_index in
+    '' | 0 | *[!0-9]*)
+      kv_index=0
+      return 1
+      ;;
+  esac
+  # Consul's memory is another one, and begins again.
+  [ "$kv_index" -ge "$kv_before" ] || kv_index=0
 }
 
 # Sets node: this host's name on the bus; not `hostname`, from which it may differ.
@@ -120,7 +143,7 @@ find_node() {
   read_clock
   node_deadline=$((clock + report_seconds))
   while :; do
-    node_answer=$(agent_self)
+    node_answer=$(ask_agent /v1/agent/self 10)
     case $node_answer in
       *'"NodeName"'*)
         node=${node_answer#*\"NodeName\"}

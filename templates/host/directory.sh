@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The bus of pretend hosts: the key a/b is the file a/b.value below bus_directory. Takes the place of consul.sh.
 
-# kv_list PREFIX [-stale]: as in consul.sh, for PREFIX itself and what is directly below it.
+# kv_list PREFIX [-stale or '']: as in consul.sh, for PREFIX itself and what is directly below it.
 kv_list() {
   kv_lines=
   for kv_file in "$bus_directory/$1.value" "$bus_directory/$1"/*.value; do
@@ -18,6 +18,11 @@ kv_put() {
     return 0
   fi
   return 1
+}
+
+# kv_wait KEY SECONDS: as in consul.sh; looking costs little here.
+kv_wait() {
+  sleep 0.1
 }
 
 # Sets node: pretend hosts are told their names.
