@@ -19,10 +19,11 @@ from .failure import Failure
 TICK_SECONDS = 15.0
 #: An operator that was not heard for this long no longer counts as alive.
 OPERATOR_SILENT_SECONDS = 30.0
-#: One look at the reports may follow the last one this soon; with many hosts every look is a large answer.
-LOOK_SECONDS = 0.1
-LOOK_SECONDS_LARGE = 0.7
-LARGE = 100
+#: One look at the reports may follow the last one after this long for each that was there: with many hosts every look
+#: is a large answer, so that at most a thousand reports a second are read, within these limits.
+LOOK_SECONDS_PER_REPORT = 0.001
+LOOK_SECONDS_MIN = 0.02
+LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
 
 #: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
@@ -288,4 +289,4 @@ def watch_reports(
                 news.append({"role": role, "host": parts[1], "state": parts[2], "value": entry.value})
         if news:
             report(news)
-        ended.wait(LOOK_SECONDS_LARGE if len(entries) > LARGE else LOOK_SECONDS)
+        ended.wait(min(max(LOOK_SECONDS_PER_REPORT * len(entries), LOOK_SECONDS_MIN), LOOK_SECONDS_MAX))

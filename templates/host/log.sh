@@ -12,7 +12,9 @@ say() {
 # note OUTCOME SENTENCE: a line that the failure hooks find again in the log that stretcher hands them. So the outcome
 # of a phase needs no disk, which may be full, and can't be taken from an earlier run.
 note() {
-  printf 'deploytool %s: %s: %s\n' "$deployment" "$1" "$(printf '%s' "$2" | tr '\n' ' ')"
+  noted=$2
+  case $noted in *"$newline"*) noted=$(printf '%s' "$noted" | tr '\n' ' ') ;; esac
+  printf 'deploytool %s: %s: %s\n' "$deployment" "$1" "$noted"
 }
 
 # leave OUTCOME SENTENCE: ends the phase, and with it stretcher's run.

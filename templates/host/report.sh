@@ -18,12 +18,17 @@ put_patiently() {
 # report STATE REASON LOG [incomplete]: says that this host has reached a state of this deployment; with the last word,
 # that it only lacks the release that it should have kept, and has changed nothing.
 report() {
-  report_value=$(
-    printf '{"time": "%s", "reason": "%s", "log": "%s"%s}' "$(utc_time)" \
-      "$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)" "$(printf '%s' "$3" | json_text)" \
-      "${4:+, \"incomplete\": true}"
-  )
-  put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/$1" "$report_value"
+  # Good news are the rule, and have little to say.
+  report_reason=
+  if [ -n "$2" ]; then
+    report_reason=$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)
+  fi
+  report_log=
+  if [ -n "$3" ]; then
+    report_log=$(printf '%s' "$3" | json_text)
+  fi
+  put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/$1" \
+    "{\"time\": \"$(utc_time)\", \"reason\": \"$report_reason\", \"log\": \"$report_log\"${4:+, \"incomplete\": true}}"
 }
 
 # Sets serving_kept to the items of a JSON list of the releases that this host has whole.
