@@ -1,7 +1,7 @@
 # make demo        the main job on this machine, without servers or root; make demo-down stops what it started
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
 # make check       all that CI does
-# make bench       measures on real parts
+# make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= var/playground
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help venv demo demo-down parts test lint check bench playground playground-down playground-status clean
 
@@ -62,10 +63,13 @@ lint: venv
 
 check: lint parts test
 
-bench: venv parts
-	$(BIN)/python -m benchmarks.fleet
-	$(BIN)/python -m benchmarks.good_runs
-	$(BIN)/python -m benchmarks.rollback
+$(VENV)/.bench-stamp: pyproject.toml | $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	touch $@
+
+# CAPISTRANO_STRETCHER=/path/to/a/checkout measures that peer, too.
+bench: $(VENV)/.bench-stamp parts
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,30 +178,33 @@ def measure(port: int, count: int, directory: Path) -> Measured:
     )
 
 
-def main(counts: list[int]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        ports = processes.free_ports(["http", "serf_lan", "server"])
-        config = configs.consul_agent(
-            node_name="bench",
-            data_dir=directory / "data",
-            ports=ports,
-            server_serf_port=ports["serf_lan"],
-            is_server=True,
-        )
-        (directory / "consul.json").write_text(config)
-        found = parts.find_or_install(print)
-        log = (directory / "log").open("wb")
+def measured(counts: Sequence[int], directory: Path) -> list[Measured]:
+    """One run for each number of hosts, against a Consul server of their own."""
+    ports = processes.free_ports(["http", "serf_lan", "server"])
+    config = configs.consul_agent(
+        node_name="bench",
+        data_dir=directory / "data",
+        ports=ports,
+        server_serf_port=ports["serf_lan"],
+        is_server=True,
+    )
+    (directory / "consul.json").write_text(config)
+    found = parts.find_or_install(print)
+    with (directory / "log").open("wb") as log:
         server = subprocess.Popen(
             [str(found.consul), "agent", f"-config-file={directory}/consul.json"], stdout=log, stderr=log
         )
         try:
             wait_for_leader(ports["http"])
-            rows = [measure(ports["http"], count, directory) for count in counts]
+            return [measure(ports["http"], count, directory) for count in counts]
         finally:
             server.terminate()
             server.wait(20)
-            log.close()
+
+
+def main(counts: Sequence[int]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        rows = measured(counts, Path(name))
     names = list(asdict(rows[0]))
     width = max(len(each) for each in names)
     for each in names:

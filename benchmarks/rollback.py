@@ -9,7 +9,6 @@ for two seconds, the default of `wait.stable_seconds`, and for none; exit code 1
 """
 
 import json
-import random
 import shutil
 import statistics
 import sys
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import apps
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.playground import SHOP
 from tests.integration.project import Project, Result
@@ -26,23 +26,8 @@ CONFIG = Path(__file__).resolve().parent.parent / "config"
 UNWANTED = ("__pycache__", "*.pyc", "*.sqlite3", "venv", ".venv", "staticfiles")
 HOSTS = ("app1", "app2", "app3")
 LARGE = Application("large", (PlaygroundRole("web", HOSTS),))
-FILES = 8_000
-FILE_BYTES = 37_500
 #: A process that its pid file names stands for the application: the proof is that it runs from the release.
 DAEMON = "if [ -s pids/app.pid ]; then kill $(cat pids/app.pid); fi; sleep 3600 & echo $! >pids/app.pid"
-
-
-def make_large(directory: Path) -> None:
-    """Half text, half bytes that no compressor makes smaller; the same ones each time."""
-    chance = random.Random(20261123)
-    words = [bytes(chance.choices(b"abcdefghijklmnopqrstuvwxyz", k=chance.randint(2, 9))) for _ in range(5_000)]
-    for number in range(FILES):
-        path = directory / f"d{number % 100:02}" / f"f{number}"
-        path.parent.mkdir(exist_ok=True)
-        if number % 2:
-            path.write_bytes(chance.randbytes(FILE_BYTES))
-        else:
-            path.write_bytes(b" ".join(chance.choices(words, k=FILE_BYTES // 6))[:FILE_BYTES])
 
 
 def shop(playground: Playground, directory: Path) -> Project:
@@ -61,7 +46,7 @@ def shop(playground: Playground, directory: Path) -> Project:
 def large(playground: Playground, directory: Path) -> Project:
     playground.add_application(LARGE)
     project = Project(playground, directory / "large", LARGE)
-    make_large(project.repository.directory)
+    apps.write(apps.LARGE, project.repository.directory)
     project.settings["linked_dirs"] = ["pids"]
     project.settings["wait"] = {"fetch_seconds": 600, "activate_seconds": 300, "hook_seconds": 120, "stable_seconds": 2}
     project.role("web").update(restart=[DAEMON], verify={"pid_file": "pids/app.pid"})
