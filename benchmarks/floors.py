@@ -33,7 +33,11 @@ COMMANDS_ON_A_CONNECTION = 10
 _PIPE = 'directory=$1; shift; tar --create --file=- --directory="$directory" --exclude=.git . | "$@" >"$0"'
 
 
-def timed(act: Callable[[], object]) -> float:
+Act = Callable[[], object]
+
+
+def timed(act: Act) -> float:
+    """How long it takes, in seconds."""
     begin = time.monotonic()
     act()
     return time.monotonic() - begin

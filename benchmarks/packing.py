@@ -1,6 +1,7 @@
 """Packing, hashing and uploading alone, beside the raw compression pipe and the raw upload of what it gives."""
 
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from deploytool.playground import Playground
 from deploytool.worker_client import WorkerClient
 
 SUFFIXES = {"gzip": "tar.gz", "zstd": "tar.zst"}
+EPOCH = 1_700_000_000
 
 
 def measure(app: App, playground: Playground, directory: Path, found: Measurements, runs: int, say: Say) -> None:
@@ -21,11 +23,43 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
     tree = directory / f"{app.name}-tree"
     tree.mkdir()
     apps.write(app, tree)
-    root = directory / "root"
-    build: Any = SimpleNamespace(is_local=True, root=str(root), server="local")
-    channel, read = start_worker(build)
-    worker = WorkerClient(channel, read, "local")
+    archives = {each: _archive(each, tree, directory / f"archive.{suffix}") for each, suffix in SUFFIXES.items()}
     bucket = Bucket(playground)
+
+    def note(name: str, seconds: float) -> None:
+        found.add(f"{app.name}/{name}", seconds)
+        say(f"{app.name}, {name}: {seconds:.2f} s")
+
+    with ExitStack() as stack:
+        workers = {each: stack.enter_context(_worker(playground, directory, each)) for each in SUFFIXES}
+        for number in range(runs):
+            for compression, worker in workers.items():
+                note(f"pack, hash, upload/{compression}", floors.timed(_packing(worker, tree, compression, number)))
+                found.add(f"{app.name}/pack, hash, upload/{compression}, archive", bucket.new_mb(), "MB")
+                for how, upload in (("boto3", floors.upload_by_boto3), ("one PUT", floors.upload_by_put)):
+                    note(f"floor/upload by {how}, {compression}", upload(playground, archives[compression]))
+            for name in floors.pipes():
+                note(f"floor/{name}", floors.pipe(name, tree))
+            bucket.remove_archives()
+
+
+def _packing(worker: WorkerClient, tree: Path, compression: str, number: int) -> floors.Act:
+    return lambda: worker.ask(
+        "publish_archive",
+        directory=str(tree),
+        exclude=[],
+        compression=compression,
+        epoch=EPOCH,
+        key=f"{number}.{SUFFIXES[compression]}",
+    )
+
+
+@contextmanager
+def _worker(playground: Playground, directory: Path, compression: str) -> Iterator[WorkerClient]:
+    """A worker that packs in this way, and has spoken to its store already, as one that builds has."""
+    root = directory / f"root-{compression}"
+    build: Any = SimpleNamespace(is_local=True, root=str(root), server="local")
+    worker = WorkerClient(*start_worker(build), "local")
     keys = playground.deploy_keys
     try:
         worker.ask(
@@ -44,32 +78,8 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
             operator="bench",
             purpose="bench",
         )
-        # A build has spoken to the store before it packs: importing boto3 is no part of this.
-        worker.ask("store_exists", key="warm")
-        archives = {each: _archive(each, tree, directory / f"archive.{suffix}") for each, suffix in SUFFIXES.items()}
-        for number in range(runs):
-            for compression, suffix in SUFFIXES.items():
-                begin = time.monotonic()
-                worker.ask(
-                    "publish_archive",
-                    directory=str(tree),
-                    exclude=[],
-                    compression=compression,
-                    epoch=1_700_000_000,
-                    key=f"{number}.{suffix}",
-                )
-                seconds = time.monotonic() - begin
-                found.add(f"{app.name}/pack, hash, upload/{compression}", seconds)
-                found.add(f"{app.name}/pack, hash, upload/{compression}, archive", bucket.new_mb(), "MB")
-                say(f"{app.name} {number + 1}, pack, hash, upload, {compression}: {seconds:.2f} s")
-                for how, upload in (("boto3", floors.upload_by_boto3), ("one PUT", floors.upload_by_put)):
-                    floor = upload(playground, archives[compression])
-                    found.add(f"{app.name}/floor/upload by {how}, {compression}", floor)
-            for name in floors.pipes():
-                floor = floors.pipe(name, tree)
-                found.add(f"{app.name}/floor/{name}", floor)
-                say(f"{app.name} {number + 1}, {name}: {floor:.2f} s")
-            bucket.remove_archives()
+        worker.ask("store_exists", key="nothing")
+        yield worker
     finally:
         worker.close()
 
