@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.measurements import Measurements
-from benchmarks.report import KINDS, costs
+from benchmarks.report import UP_TO, costs
 from benchmarks.sides import CHANGED, COLD
 
 
@@ -16,21 +16,23 @@ def draw(found: Measurements, path: Path) -> bool:
 
     lines = {
         kind: {what: points for what in (COLD, CHANGED, "CPU time") if (points := costs(found, kind, what))}
-        for kind in KINDS
+        for kind in UP_TO
     }
-    shown = [kind for kind in KINDS if lines[kind]]
+    shown = [kind for kind in UP_TO if lines[kind]]
     if not shown:
         return False
     figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.6), squeeze=False)
     for axis, kind in zip(axes[0], shown, strict=True):
         for what, points in lines[kind].items():
             axis.plot(*zip(*points, strict=True), marker="o", label=what)
-        first, last = min(lines[kind].values(), key=lambda points: points[-1][1])[:: max(1, len(points) - 1)][:2]
-        axis.plot(
-            [first[0], last[0]], [last[1] * first[0] / last[0], last[1]], linestyle=":", color="grey", label="linear"
-        )
+        lowest = min(lines[kind].values(), key=lambda points: points[-1][1])
+        (smallest, _), (largest, cost) = lowest[0], lowest[-1]
+        axis.plot([smallest, largest], [cost * smallest / largest, cost], ":", color="grey", label="linear")
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.set_xticks([size for size, _ in lowest], labels=[f"{size:,.0f}" for size, _ in lowest])
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_xlabel(kind)
         axis.set_ylabel("seconds")
         axis.legend()

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from benchmarks import floors, link, startup, verified
+from benchmarks import floors, link, sizes, startup, verified
 from benchmarks.measurements import Measurements
 from benchmarks.sides import CHANGED, COLD, PEER, SAME, TUNED_PEER, UNCHANGED
-from benchmarks.sizes import COLD_ZSTD
 
 NOT_MEASURED = "not measured"
 #: An exponent of 1 is linear. What is measured is not that exact.
 LINEAR = 1.05
-KINDS = ("files", "MB", "hosts")
+#: up to which size cost is judged; what was measured of smaller ones only is shown, and says nothing of these
+UP_TO = {"files": sizes.FILES[-1], "MB": sizes.MEGABYTES[-1], "hosts": sizes.HOSTS[-1]}
 
 
 class By(StrEnum):
@@ -141,17 +141,17 @@ def must_reach(found: Measurements) -> list[Row]:
         empty = found.median(f"start-up/floor/{startup.EMPTY_LIST}")
         rows.append(Row(name, found.median(f"start-up/{name}"), 1.5, beside=empty, beside_name=startup.EMPTY_LIST))
     rows.append(Row("event → all 3 hosts verified, 2 MB", found.median(verified.LAST_HOST), 2, By.ITSELF))
-    for kind, size in (("MB", 2_000), ("files", 100_000)):
+    for kind in ("MB", "files"):
+        size = UP_TO[kind]
         for who in ("operator", "worker"):
-            names = [f"size/{kind}/{case}/{size}/peak memory/{who}" for case in (COLD, CHANGED, COLD_ZSTD)]
+            names = [f"size/{kind}/{case}/{size}/peak memory/{who}" for case in (COLD, CHANGED, sizes.COLD_ZSTD)]
             peak = max((each for name in names if (each := found.highest(name)) is not None), default=None)
             rows.append(Row(f"peak memory, {who}, {size:,} {kind}", peak, 150, By.ITSELF, unit="MB"))
-    for kind in KINDS:
+    for kind, up_to in UP_TO.items():
         for what in ("CPU time",) if kind == "hosts" else (COLD, CHANGED):
             points = costs(found, kind, what)
-            sizes = f" at {points[-1][0]:,.0f}" if points else ""
-            case = f"cost against {kind}, {what}: exponent{sizes}"
-            rows.append(Row(case, exponent(points), LINEAR, By.ITSELF, unit=""))
+            growth = exponent(points) if points and points[-1][0] == up_to else None
+            rows.append(Row(f"cost against {kind}, {what}: exponent at {up_to:,}", growth, LINEAR, By.ITSELF, unit=""))
     return rows
 
 
@@ -266,8 +266,8 @@ def _range(found: Measurements, name: str) -> str:
 def size_table(found: Measurements) -> str:
     """Cost at each size, and for each doubling in the end."""
     rows = []
-    for kind in KINDS:
-        for what in (COLD, CHANGED, COLD_ZSTD, "CPU time", "lag"):
+    for kind in UP_TO:
+        for what in (COLD, CHANGED, sizes.COLD_ZSTD, "CPU time", "lag"):
             for size, cost in costs(found, kind, what):
                 beginning = f"size/{kind}/{what}/{size:.0f}/peak memory/"
                 peaks = [

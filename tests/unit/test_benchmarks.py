@@ -116,6 +116,14 @@ def test_one_size_has_no_exponent() -> None:
     assert exponent([(1.0, 1.0)]) is None
 
 
+def test_cost_is_judged_only_if_the_largest_size_was_measured() -> None:
+    case = "cost against files, cold: exponent at 100,000"
+    few = {"size/files/cold/1000": 1.0, "size/files/cold/10000": 2.0}
+    assert {row.case: row.verdict for row in must_reach(found(**few))}[case] == report.NOT_MEASURED
+    all_sizes = {**few, "size/files/cold/100000": 15.0}
+    assert {row.case: row.verdict for row in must_reach(found(**all_sizes))}[case] == "met"
+
+
 def test_memory_at_a_size_is_no_cost() -> None:
     measured = found(**{"size/MB/cold/30": 2.0, "size/MB/cold/30/peak memory/worker": 60.0, "size/MB/cold/1": 1.0})
     assert report.costs(measured, "MB", "cold") == [(1.0, 1.0), (30.0, 2.0)]
