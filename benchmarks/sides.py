@@ -6,6 +6,7 @@ Nobody hears the events of these applications, so that no host takes the machine
 import json
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,9 @@ from deploytool.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Repository
 
 HOSTS = ("app1", "app2", "app3")
+#: tells whoever watches how far it is
+Say = Callable[[str], None]
+
 COLD, UNCHANGED, CHANGED, SAME = "cold", "unchanged", "one file changed", "same commit again"
 CASES = (COLD, UNCHANGED, CHANGED, SAME)
 PEER, TUNED_PEER = "peer", "peer, zstd -T0 -1"
@@ -121,8 +125,6 @@ class Bucket:
 
     def remove_archives(self) -> None:
         """Give their room back: the playground's S3 server has 6 GB."""
-        import urllib.request
-
         client = self._playground.s3_client()
         for key in self._objects():
             if key.endswith((".tar", ".tar.gz", ".tar.zst")) or key.startswith("floor/"):
@@ -139,6 +141,3 @@ class Bucket:
         found = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
         client.close()
         return found
-
-
-Say = Callable[[str], None]
