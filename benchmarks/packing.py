@@ -34,7 +34,10 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
         workers = {each: stack.enter_context(_worker(playground, directory, each)) for each in SUFFIXES}
         for number in range(runs):
             for compression, worker in workers.items():
-                note(f"pack, hash, upload/{compression}", floors.timed(_packing(worker, tree, compression, number)))
+                note(
+                    f"pack, hash, upload/{compression}",
+                    floors.timed(_packing(worker, tree, f"{number}.{SUFFIXES[compression]}")),
+                )
                 found.add(f"{app.name}/pack, hash, upload/{compression}, archive", bucket.new_mb(), "MB")
                 for how, upload in (("boto3", floors.upload_by_boto3), ("one PUT", floors.upload_by_put)):
                     note(f"floor/upload by {how}, {compression}", upload(playground, archives[compression]))
@@ -43,14 +46,13 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
             bucket.remove_archives()
 
 
-def _packing(worker: WorkerClient, tree: Path, compression: str, number: int) -> floors.Act:
+def _packing(worker: WorkerClient, tree: Path, key: str) -> floors.Act:
     return lambda: worker.ask(
         "publish_archive",
         directory=str(tree),
         exclude=[],
-        compression=compression,
         epoch=EPOCH,
-        key=f"{number}.{SUFFIXES[compression]}",
+        key=key,
     )
 
 
@@ -67,6 +69,7 @@ def _worker(playground: Playground, directory: Path, compression: str) -> Iterat
             root=str(root),
             application="packing",
             environment="bench",
+            compression=compression,
             store={
                 "url": f"s3://{playground.bucket}/packing",
                 "endpoint_url": playground.endpoint_url,
