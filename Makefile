@@ -68,8 +68,9 @@ $(VENV)/.bench-stamp: pyproject.toml | $(VENV)/.stamp
 	touch $@
 
 # CAPISTRANO_STRETCHER=/path/to/a/checkout measures that peer, too.
+# Byte code is written, as wherever people install the tool.
 bench: $(VENV)/.bench-stamp parts
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

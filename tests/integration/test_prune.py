@@ -38,7 +38,7 @@ def application() -> str:
 def consul(request: pytest.FixtureRequest, playground: Playground, tmp_path: Path, application: str) -> Iterator[Any]:
     """The worker's settings of a bus."""
     if request.param == "directory":
-        yield {"address": f"file://{tmp_path}/bus", "receiver": ["true"]}
+        yield {"address": f"file://{tmp_path}/bus", "receiver": ["sh", "-c", "cat >/dev/null", "receiver"]}
         return
     yield {"address": playground.consul_address()}
     Consul(playground.consul_address(), None).delete_all(f"deploytool/{application}/")
