@@ -34,6 +34,8 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
         workers = {each: stack.enter_context(_worker(playground, directory, each)) for each in SUFFIXES}
         for number in range(runs):
             for compression, worker in workers.items():
+                # What was uploaded raw before is nothing that the worker packed.
+                bucket.new_mb()
                 note(
                     f"pack, hash, upload/{compression}",
                     floors.timed(_packing(worker, tree, f"{number}.{SUFFIXES[compression]}")),

@@ -65,7 +65,7 @@ fi
 case $d_repository in "~/"*) d_repository=$HOME/${d_repository#"~/"} ;; esac
 d_git_options=(
   -c advice.detachedHead=false -c init.defaultBranch=main -c core.hooksPath=/dev/null
-  -c core.autocrlf=false -c core.fsmonitor=false -c core.checkStat=default -c core.trustctime=true
+  -c core.autocrlf=false -c core.fsmonitor=false -c core.checkStat=default -c core.trustctime=true -c checkout.workers=0
   -c gc.autoDetach=false -c maintenance.autoDetach=false
 )
 if [ -n "$d_site" ]; then
