@@ -152,11 +152,29 @@ class Fleet:
             (role, host) for role, hosts in expected.items() for host in hosts
         )
         self._reports: dict[tuple[str, str], list[tuple[Report, float]]] = {}
+        # Kept up to date with each report: whoever waits for thousands of hosts asks after every one of them.
+        #: expected hosts without a final report, in their order
+        self._silent = dict.fromkeys(self.expected)
+        #: those that have not even said that they hold the archive
+        self._unheard = dict.fromkeys(self.expected)
+        #: those that have ended otherwise than verified
+        self._lost: dict[tuple[str, str], None] = {}
+        self._known = frozenset(self.expected)
 
     def hear(self, report: Report, seconds: float) -> bool:
         """Take in one report, `seconds` after the announcement; False if the host was not expected."""
-        self._reports.setdefault((report.role, report.host), []).append((report, seconds))
-        return (report.role, report.host) in self.expected
+        key = (report.role, report.host)
+        self._reports.setdefault(key, []).append((report, seconds))
+        if key not in self._known:
+            return False
+        self._unheard.pop(key, None)
+        if report.state in _FINAL:
+            self._silent.pop(key, None)
+            if self.result(*key).verdict is Verdict.VERIFIED:
+                self._lost.pop(key, None)
+            else:
+                self._lost[key] = None
+        return True
 
     def result(self, role: str, host: str) -> HostResult:
         best: tuple[int, Verdict, Report] | None = None
@@ -182,16 +200,19 @@ class Fleet:
 
     def unexpected(self) -> tuple[HostResult, ...]:
         """Hosts that reported without being expected; they do not count for the verdict."""
-        known = set(self.expected)
-        return tuple(self.result(*key) for key in sorted(self._reports) if key not in known)
+        return tuple(self.result(*key) for key in sorted(self._reports) if key not in self._known)
 
     def waiting_for(self, *, fetched: bool) -> tuple[tuple[str, str], ...]:
         """Expected hosts without a final report, and, if `fetched`, without the report that they hold the archive."""
-        return tuple(
-            (result.role, result.host)
-            for result in self.results()
-            if result.verdict is Verdict.SILENT and not (fetched and result.state is not None)
-        )
+        return tuple(self._unheard if fetched else self._silent)
+
+    def is_waiting(self, *, fetched: bool) -> bool:
+        """Whether there are any of those."""
+        return bool(self._unheard if fetched else self._silent)
+
+    def lost(self) -> tuple[HostResult, ...]:
+        """Expected hosts that have ended otherwise than verified, in the order in which they did."""
+        return tuple(self.result(*key) for key in self._lost)
 
     def bad(self) -> tuple[HostResult, ...]:
         """Expected hosts that are not verified, worst first."""

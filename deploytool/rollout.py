@@ -20,7 +20,7 @@ from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
 from deploytool.errors import ConnectionFailed, DeployError, FleetError, Interrupted, StoreError
-from deploytool.fleet import Fleet, Verdict, read_report
+from deploytool.fleet import Fleet, read_report
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Kind, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
@@ -399,13 +399,12 @@ class Listening:
     def for_seconds(self, seconds: float) -> None:
         """Listen until every host has made a final report, this long at most."""
         deadline = time.monotonic() + seconds
-        while self.fleet.waiting_for(fetched=False) and (left := deadline - time.monotonic()) > 0:
+        while self.fleet.is_waiting(fetched=False) and (left := deadline - time.monotonic()) > 0:
             self._hear(min(0.25, left))
 
     def refuse_if_lost(self) -> None:
         """Raise FleetError if a host has already failed, or left for another deployment."""
-        lost = [result for result in self.fleet.bad() if result.verdict is not Verdict.SILENT]
-        if lost:
+        if lost := self.fleet.lost():
             names = ", ".join(f"{result.host} ({result.role}) {result.verdict.value}" for result in lost[:10])
             incomplete = frozenset(result.role for result in lost if result.incomplete)
             error = (ReleaseNotKept if incomplete else FleetError)(
@@ -421,11 +420,11 @@ class Listening:
         deadline = time.monotonic() + seconds
         while True:
             self.refuse_if_lost()
-            missing = self.fleet.waiting_for(fetched=True)
-            if not missing:
+            if not self.fleet.is_waiting(fetched=True):
                 return
             left = deadline - time.monotonic()
             if left <= 0:
+                missing = self.fleet.waiting_for(fetched=True)
                 names = ", ".join(f"{host} ({role})" for role, host in missing[:10])
                 more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
                 raise FleetError(
