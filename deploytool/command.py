@@ -147,7 +147,7 @@ def run(
         elif exit_code != 0:
             document.setdefault("error", outcome_error(outcome).as_dict())
         console.document(masked(document, secrets))
-    elif outcome.hosts or outcome.unverified:
+    elif outcome.hosts or outcome.spared or outcome.unverified:
         console.summary(outcome, environment, outcome.hosts)
     if exit_code != 0:
         raise Exit(masked(error_text(error), secrets) if error is not None else None, code=exit_code)
@@ -172,8 +172,13 @@ def outcome_error(outcome: "Outcome") -> DeployError:
     bad = ", ".join(
         f"{result.host} ({result.role}) {result.verdict}"
         for result in outcome.hosts
-        if result.verdict is not Verdict.VERIFIED
+        if result.verdict is not Verdict.VERIFIED and not (outcome.stopped and result.verdict is Verdict.ABORTED)
     )
+    if outcome.halted and outcome.exit_code == FleetError.exit_code:
+        went_back = "".join(f"; back on {each.release}, exit code {each.exit_code}" for each in outcome.undone)
+        return FleetError(
+            f"halted after {len(outcome.gone)} of {len(outcome.hosts)} hosts; not verified: {bad}{went_back}"
+        )
     if outcome.exit_code == FleetError.exit_code:
         return FleetError(f"not verified: {bad}")
     if bad:

@@ -155,7 +155,9 @@ class Console:
         with surviving_a_closed_pipe(self._results):
             if role_hosts:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
-            for line in (*reasons(role_hosts), *others(outcome), *conclusion(outcome, environment)):
+            # Of a rollout that was stopped, those that waited for their turn are counted, not listed with reasons.
+            told = [each for each in role_hosts if not outcome.stopped or each.verdict is not Verdict.ABORTED]
+            for line in (*reasons(told), *others(outcome), *conclusion(outcome, environment)):
                 rich.print(line, markup=False, soft_wrap=True)
 
     def print(self, text: str) -> None:
@@ -217,13 +219,17 @@ def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     # A role on a host counts as one.
     total = counted(len(outcome.hosts), "host")
     interrupted = outcome.exit_code == Interrupted.exit_code
+    if outcome.stopped:
+        return stopped(outcome, environment)
     if outcome.unverified:
         return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
     if not outcome.hosts and outcome.exit_code != 0:
         return []
     if not bad:
+        proven = len(outcome.hosts) + len(outcome.spared)
         verified = (
-            f"{outcome.release} is verified on {'all ' if len(outcome.hosts) > 1 else ''}{total} of {environment}"
+            f"{outcome.release} is verified on {'all ' if proven > 1 else ''}{counted(proven, 'host')} of {environment}"
+            + (f", {len(outcome.spared)} of which served it before" if outcome.spared else "")
         )
         if outcome.exit_code == 0:
             return [f"{verified} ({outcome.deployment}, {sum(outcome.phases.values()):.1f} s)"]
@@ -239,6 +245,44 @@ def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     return lines
 
 
+def stopped(outcome: "Outcome", environment: str) -> list[str]:
+    """The last lines of a rollout that ended before all its hosts had gone, or that was taken back."""
+    gone = [result for result in outcome.hosts if (result.role, result.host) in outcome.gone]
+    verified = [result for result in gone if result.verdict is Verdict.VERIFIED]
+    total = f"{counted(len(outcome.hosts), 'host')} of {environment}"
+    go_on = f"go on: fab {environment} promote      go back: fab {environment} rollback"
+    if outcome.paused:
+        bad = f", not on {len(gone) - len(verified)}" if len(verified) < len(gone) else ""
+        return [
+            f"{outcome.release} is verified on {len(verified)} of {total}{bad}, and PAUSED ({outcome.deployment})",
+            f"the other {len(outcome.hosts) - len(gone)} keep what they have, for as long as you like",
+            go_on,
+        ]
+    lines = [
+        f"{outcome.release} was {'HALTED' if outcome.halted else 'STOPPED'} ({outcome.deployment}): of {total}, "
+        f"{len(gone)} were let go, {len(gone) - len(verified)} of them are not verified; "
+        f"{len(outcome.hosts) - len(gone)} were not touched"
+    ]
+    for undone in outcome.undone:
+        back = [result for result in undone.hosts if result.verdict is Verdict.VERIFIED]
+        lines.append(
+            f"went back to {undone.release}: verified on {len(back)} of {counted(len(undone.hosts), 'host')} "
+            f"({undone.deployment})"
+        )
+        lines += [
+            f"  {result.host} ({result.role}) {result.verdict.value}: {result.reason}"
+            for result in undone.hosts
+            if result.verdict is not Verdict.VERIFIED
+        ]
+        lines += [f"  {host} ({role}) is silent: told to go back as well, not waited for" for role, host in undone.told]
+    lines += [f"NOT taken back: {reason}" for reason in outcome.not_undone]
+    if outcome.not_undone or any(undone.exit_code for undone in outcome.undone):
+        lines.append(f"what is where: fab {environment} status      go back: fab {environment} rollback")
+    elif not outcome.undone and verified:
+        lines += [f"{counted(len(verified), 'host')} now on {outcome.release}", go_on]
+    return lines
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """`1 host`, `2 hosts`"""
     return f"{number} {one if number == 1 else many or one + 's'}"
@@ -250,10 +294,12 @@ def _still(name: str, begin: float, last: str) -> str:
 
 def _waiting(fleet: Fleet, phase: str) -> str:
     waiting = fleet.waiting_for(fetched=phase == "fetch")
+    concerned = len(fleet.expected)
+    if phase == "activate" and fleet.gone:
+        # The others are not late: it is not their turn.
+        waiting, concerned = tuple(key for key in waiting if key in fleet.gone), len(fleet.gone)
     names = ", ".join(host for _, host in waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
-    return (
-        f"{phase}: {len(fleet.expected) - len(waiting)} of {len(fleet.expected)} hosts; waiting for {names or 'nobody'}"
-    )
+    return f"{phase}: {concerned - len(waiting)} of {concerned} hosts; waiting for {names or 'nobody'}"
 
 
 def error_text(error: DeployError) -> str:

@@ -5,18 +5,27 @@
 A release is finished before a rollout begins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from deploytool.audience import begin_stand, check_event_sizes, stand
+from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand
 from deploytool.building import begin_fetch, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
-from deploytool.errors import UsageError
+from deploytool.console import counted
+from deploytool.errors import FleetError, UsageError
+from deploytool.fleet import LastWord
 from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
-from deploytool.rollout import attempt_at, bring, migrate_with
+from deploytool.release import ReleaseId
+from deploytool.rollback import bound_to_an_archive, bring_back, kept_roles, undo
+from deploytool.rollout import Attempt, attempt_at, bring, by_role, migrate_with
 from deploytool.session import Session
+from deploytool.waves import Wave, failures_of, plan_waves, refuse_missing_canaries
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,11 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
     What does not need the answer before it is asked along with it: a round trip may be long.
     """
     settings = session.settings
+    if settings.in_waves and not (wishes.wait or wishes.nodes):
+        raise UsageError(
+            "--no-wait would let all hosts go at once, and rollout.waves asks for several steps",
+            hint="leave --no-wait out, or choose the hosts with --nodes",
+        )
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
         thawed = ask_frozen(session, after=held)
@@ -83,8 +97,116 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
                 "promoted_from": wishes.promote_from,
                 "forced": wishes.force,
             },
+            **({} if wishes.nodes else in_steps(settings, here.expected)),
         )
         bring(session, attempt, outcome)
+        go_back_if_halted(session, attempt, here, outcome)
+
+
+def go_back_if_halted(session: Session, attempt: Attempt, here: Here, outcome: Outcome) -> None:
+    """After a rollout that was halted, as the settings ask. Whatever becomes of that, the rollout has failed.
+
+    Not where the operator has interrupted it since: what happens then is for him to say.
+    """
+    if outcome.halted and attempt.goes_back and outcome.exit_code == FleetError.exit_code:
+        undo(session, here, outcome)
+
+
+def in_steps(settings: "Settings", expected: Expected) -> dict[str, Any]:
+    """How a rollout to these hosts goes, as fields of Attempt; nothing where all go at once and stay.
+
+    Raises ConsulError if none of the canaries that the settings name is there.
+    """
+    rollout = settings.rollout
+    if not settings.in_waves and rollout.on_failure == "halt":
+        return {}
+    refuse_missing_canaries(settings, expected.up)
+    return {
+        "waves": plan_waves(settings, expected.up),
+        "pause_after": rollout.pause_after,
+        "max_failures": failures_of(rollout.max_failures, len(expected.hosts)),
+        "goes_back": rollout.on_failure == "rollback",
+    }
+
+
+def promote(session: Session, outcome: Outcome) -> None:
+    """Go on with a rollout that was paused, halted, or left by its operator: the same release, to all other hosts.
+
+    In the waves that are left, and without another pause: somebody has looked. Hosts that serve the release, proven,
+    are not touched. Raises UsageError if there is nothing to go on with.
+    """
+    settings = session.settings
+    check_event_sizes(session)
+    with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
+        thawed = ask_frozen(session, after=held)
+        standing = begin_stand(session, after=held)
+        refuse_if_frozen(session, thawed)
+        with outcome.phase("hosts"):
+            here = standing()
+            outcome.down = here.expected.down
+            release = read_release(session, unfinished_release(session, here))
+        outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
+        done = {
+            key
+            for key in here.expected.hosts
+            if (word := here.expected.words.get(key, LastWord())).release == release.id and word.verified
+        }
+        # Also a role that has none left is to be wanted to run it as a whole.
+        left = replace(here.expected, up=dict.fromkeys(here.expected.up, ()) | by_role(here.expected.hosts - done))
+        with outcome.phase("choice"):
+            changes = compare(session, here.served.revision, release.revision)
+        session.console.note(f"{release.id} runs on {counted(len(done), 'host')}; {len(left.hosts)} to go")
+        kept = kept_roles(release, left)
+        waves = tuple(
+            Wave(wave.number, wave.hosts - done)
+            for wave in plan_waves(settings, here.expected.up)
+            if not wave.hosts <= done
+        )
+        attempt = attempt_at(
+            release,
+            "deploy",
+            replace(here, expected=left),
+            changes,
+            migrate=True,
+            kept=kept - bound_to_an_archive(session, release, kept),
+            story={"promotes": release.id},
+            waves=waves or (Wave(1, frozenset()),),
+            spared=by_role(done),
+            max_failures=failures_of(settings.rollout.max_failures, len(here.expected.hosts)),
+            goes_back=settings.rollout.on_failure == "rollback",
+        )
+        bring_back(session, attempt, outcome)
+        go_back_if_halted(session, attempt, here, outcome)
+
+
+def unfinished_release(session: Session, here: Here) -> ReleaseId:
+    """The release that hosts are wanted to run, and their roles as a whole not. Raises UsageError if there is none, or
+    several."""
+    name = session.settings.environment
+    wanted = {
+        role: release_wanted(session, here.history, deployment, role)
+        for role, deployment in here.expected.whole.items()
+    }
+    found = sorted(
+        {
+            release
+            for (role, _), deployment in here.expected.single.items()
+            if (release := release_wanted(session, here.history, deployment, role)) is not None
+            and release != wanted.get(role)
+        }
+    )
+    if not found:
+        raise UsageError(
+            f"no rollout of {name} is unfinished: all hosts are wanted to run {here.live.release or 'nothing'}",
+            hint=f"`fab {name} deploy --from OTHER` brings what another environment has verified; "
+            f"`fab {name} status` shows which host is behind",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"hosts of {name} are wanted to run several releases: {', '.join(found)}",
+            hint=f"`fab {name} deploy --release ID` brings one of them to all, `fab {name} rollback` goes back",
+        )
+    return found[0]
 
 
 def migrate(session: Session, release_id: str | None, outcome: Outcome) -> None:

@@ -151,6 +151,8 @@ class Fleet:
         self.expected: tuple[tuple[str, str], ...] = tuple(
             (role, host) for role, hosts in expected.items() for host in hosts
         )
+        #: those that were let go
+        self.gone: frozenset[tuple[str, str]] = frozenset()
         self._reports: dict[tuple[str, str], list[tuple[Report, float]]] = {}
         # Kept up to date with each report: whoever waits for thousands of hosts asks after every one of them.
         #: expected hosts without a final report, in their order
@@ -206,9 +208,10 @@ class Fleet:
         """Expected hosts without a final report, and, if `fetched`, without the report that they hold the archive."""
         return tuple(self._unheard if fetched else self._silent)
 
-    def is_waiting(self, *, fetched: bool) -> bool:
-        """Whether there are any of those."""
-        return bool(self._unheard if fetched else self._silent)
+    def is_waiting(self, *, fetched: bool, among: frozenset[tuple[str, str]] | None = None) -> bool:
+        """Whether there are any of those; of these hosts only, if they are given."""
+        waiting = self._unheard if fetched else self._silent
+        return bool(waiting) if among is None else not among.isdisjoint(waiting)
 
     def lost(self) -> tuple[HostResult, ...]:
         """Expected hosts that have ended otherwise than verified, in the order in which they did."""

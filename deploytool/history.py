@@ -18,6 +18,9 @@ Kind = Literal["deploy", "rollback"]
 
 _MOMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
+#: How a host ended that has not switched.
+UNTOUCHED = (Verdict.ABORTED.value, Verdict.SUPERSEDED.value)
+
 #: a role and a host that has it
 RoleHost = tuple[str, str]
 
@@ -38,10 +41,15 @@ class Deployment:
     exit_code: int | None = None
     #: whether its hosts were let go; None if nobody knows
     let_go: bool | None = None
+    #: in waves, and nobody has written down that the last of them went: some hosts have what they had before
+    partial: bool = False
     #: a rollback that found a host without the release, and began again as an ordinary deployment
     fell_back: bool = False
+    #: with those that ran the release already, by a deployment that this one goes on with
     expected: frozenset[RoleHost] = frozenset()
     verified: frozenset[RoleHost] = frozenset()
+    #: those of the expected that left before they were switched
+    untouched: frozenset[RoleHost] = frozenset()
     #: as text, in UTC, for instance 2026-11-23T06:22:33Z
     began_at: str | None = None
     ended_at: str | None = None
@@ -185,7 +193,8 @@ def standings(history: History) -> dict[ReleaseId, Standing]:
     A release is verified when all hosts that were expected last have proved it, in one deployment or in several. A
     deployment that ends with exit code 8 makes its release bad, until a later one verifies it or a person calls it
     good; one that switched no host says nothing against a release that was verified before. What a person calls bad is
-    bad until a person calls it good. What a rollback went back from is left, until something brings it again.
+    bad until a person calls it good. What a rollback went back from is left, until something brings it again. A rollout
+    that was not brought to its end proves what it proves, and moves nothing.
     """
     found: dict[ReleaseId, Standing] = {}
     expected: frozenset[RoleHost] | None = None
@@ -206,7 +215,7 @@ def standings(history: History) -> dict[ReleaseId, Standing]:
         if event.whole and event.let_go is not False:
             expected = event.expected or expected
             # One that nobody saw the end of may have ended before anything was switched.
-            if event.let_go:
+            if event.let_go and not event.partial:
                 _bring(found, standing, event)
         _judge(standing, event, expected)
     return found
@@ -229,7 +238,7 @@ def _judge(standing: Standing, event: Deployment, expected: frozenset[RoleHost] 
         if event.fell_back or (event.let_go is False and standing.verified is not None):
             return
         if event.let_go is not False:
-            standing.proven -= event.expected - event.verified
+            standing.proven -= event.expected - event.verified - event.untouched
         standing.vouched = False
         if not standing.condemned:
             standing.bad = f"its deployment {event.id} ended with exit code 8"
@@ -289,8 +298,8 @@ def latest(history: History) -> Deployment | None:
 
 
 def reaches_target(history: History) -> bool:
-    """Whether so much of a history tells where a rollback from its last deployment would go."""
-    last = latest(history)
+    """Whether so much of a history tells where a rollback would go, from its last deployment that all hosts had."""
+    last = latest(replace(history, deployments=tuple(each for each in history.deployments if not each.partial)))
     return last is not None and rollback_choice(history, last.release).target is not None
 
 
@@ -328,6 +337,8 @@ def read_deployment(name: DeploymentId, record: str | None, begun: str | None) -
     said = {**_object(begun, "begun.json", problems), **written}
     hosts = [each for each in _list(said.get("hosts")) if isinstance(each, dict)]
     exit_code = said.get("exit_code")
+    expected = hosts or [each for each in _list(said.get("expected")) if isinstance(each, dict)]
+    spared = [each for each in _list(said.get("spared")) if isinstance(each, dict)]
     return Deployment(
         id=name,
         release=_release(said.get("release")),
@@ -337,8 +348,10 @@ def read_deployment(name: DeploymentId, record: str | None, begun: str | None) -
         whole=not _list(said.get("nodes")),
         exit_code=exit_code if ended and isinstance(exit_code, int) and not isinstance(exit_code, bool) else None,
         let_go=_let_go(said, hosts) if ended else None,
+        partial=bool(said.get("waves")) and said.get("settled") is not True,
         fell_back=said.get("fell_back") is True,
-        expected=_role_hosts(hosts or [each for each in _list(said.get("expected")) if isinstance(each, dict)]),
+        expected=_role_hosts([*expected, *spared]),
+        untouched=_role_hosts(each for each in hosts if each.get("verdict") in UNTOUCHED),
         verified=_role_hosts(each for each in hosts if each.get("verdict") == Verdict.VERIFIED.value),
         began_at=_text(said.get("began_at")),
         ended_at=_text(said.get("ended_at")),

@@ -203,7 +203,7 @@ def role_manifest(
         verify_expect=rendered(f"{at}.verify.expect", said.verify.expect),
         verify_command=rendered(f"{at}.verify.command", said.verify.command),
         hook_seconds=settings.wait.hook_seconds,
-        stable_seconds=settings.wait.stable_seconds,
+        stable_seconds=settings.proof_seconds,
         bus_directory=(settings.consul.address or "").partition("file://")[2],
         rollback_release=rollback_release,
     )

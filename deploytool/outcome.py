@@ -1,7 +1,7 @@
 """How a command went, filled as it goes. Values only; the console shows it, and the deployment's record keeps it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,8 +28,29 @@ class Outcome:
     #: the hosts may switch: from then on nothing is taken back; None if that is not known
     let_go: bool | None = False
     migrated: bool = False
+    #: the hosts that were let go
+    gone: frozenset[tuple[str, str]] = frozenset()
+    #: hosts that ran the release already, by the deployment that this one goes on with: (role, host)
+    spared: tuple[tuple[str, str], ...] = ()
+    #: hosts that were told as well, and not waited for: (role, host)
+    told: tuple[tuple[str, str], ...] = ()
+    #: went in waves to the end: from then on it is wanted of all hosts
+    settled: bool = False
+    #: ended after a wave, as the settings ask: the others wait for `promote`
+    paused: bool = False
+    #: no more hosts were let go, as too many had failed
+    halted: bool = False
+    #: how the deployments went that took back those which had switched: one for each release that they came from
+    undone: "tuple[Outcome, ...]" = ()
+    #: why going back did not even begin, in a sentence each
+    not_undone: tuple[str, ...] = ()
     #: of the deployment, beside its hosts; for the record
     story: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a rollout ended before all its hosts had gone, or was halted."""
+        return self.halted or self.paused or 0 < len(self.gone) < len(self.hosts)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -49,5 +70,16 @@ class Outcome:
             "phases": dict(self.phases),
             "hosts": [result.as_dict() for result in self.hosts],
             "unexpected": [result.as_dict() for result in self.unexpected],
-            "down": [{"role": role, "host": host} for role, host in self.down],
+            "down": role_hosts(self.down),
+            "spared": role_hosts(self.spared),
+            "told": role_hosts(self.told),
+            "paused": self.paused,
+            "halted": self.halted,
+            "rollbacks": [each.as_dict() for each in self.undone],
+            "not_rolled_back": list(self.not_undone),
         }
+
+
+def role_hosts(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Role and host pairs, as JSON has them."""
+    return [{"role": role, "host": host} for role, host in pairs]

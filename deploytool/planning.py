@@ -21,10 +21,12 @@ from deploytool.freezing import refuse_if_frozen
 from deploytool.history import reaches_target, target_after
 from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
+from deploytool.outcome import role_hosts
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Session
 from deploytool.stages import Comparison, Fetched
-from deploytool.status import HostStatus, Status, read_status
+from deploytool.status import HostStatus, Status, named, read_status
+from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.worker.masking import Masking
 
 #: What stands in the diff where only a build can tell. Values that nobody else has stand in for them in a manifest,
@@ -85,6 +87,10 @@ class Plan:
     frozen: Mapping[str, Any] | None
     #: what a deploy would end with, in the order in which it would meet them
     problems: tuple[DeployError, ...]
+    #: in which steps the hosts would go
+    waves: tuple[Wave, ...] = ()
+    #: the wave after which it would end, for somebody to look
+    pause_after: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -117,6 +123,8 @@ class Plan:
             },
             "hosts": [host.as_dict() for host in self.hosts],
             "behind": [{"role": host.role, "host": host.host} for host in self.behind],
+            "waves": [role_hosts(sorted(wave.hosts)) for wave in self.waves],
+            "pause_after": self.pause_after,
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
@@ -141,6 +149,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         (lambda: check_event_sizes(session), ConsulError),
         (lambda: refuse_if_frozen(session), LockedError),
         (lambda: refuse_deaf_roles(session, audience), ConsulError),
+        (lambda: refuse_missing_canaries(settings, audience.up), ConsulError),
     )
     for attempt, kind in checks:
         try:
@@ -191,6 +200,8 @@ def make_plan(session: Session, reference: str) -> Plan:
         workspace_lock=session.worker.ask("lock_holder", name="workspace")["sentence"],
         frozen=session.worker.ask("frozen")["frozen"],
         problems=tuple(problems),
+        waves=plan_waves(settings, audience.up),
+        pause_after=settings.rollout.pause_after,
     )
 
 
@@ -351,6 +362,12 @@ def _host_lines(plan: Plan) -> Iterator[str]:
     for role, hosts in plan.up.items():
         down = plan.down.get(role, ())
         yield f"hosts of {role}: {', '.join(hosts) or 'none'}" + (f"; down: {', '.join(down)}" if down else "")
+    if len(plan.waves) > 1:
+        for number, wave in enumerate(plan.waves):
+            names = named([f"{host} ({role})" for role, host in sorted(wave.hosts)])
+            yield f"wave {number + 1} of {len(plan.waves)}, {counted(len(wave.hosts), 'host')}: {names}"
+            if pauses(plan.waves, number, plan.pause_after):
+                yield f"then it is paused, and `fab {plan.environment} promote` goes on"
     for host in plan.behind:
         yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}"
     for name in plan.under_way:

@@ -115,6 +115,10 @@ def ending(row: Deployment) -> str:
         return "under way, or its operator went away"
     if row.fell_back:
         return "a host had not kept the release; began again as an ordinary deployment"
+    if row.record.get("paused") is True:
+        return f"paused, verified on {len(row.verified)} of {len(row.expected)}"
+    if row.record.get("halted") is True:
+        return "halted before all had gone"
     if row.exit_code == 0:
         return "verified" if row.record.get("verified") else "announced, unverified"
     error = row.record.get("error")
@@ -156,7 +160,8 @@ def served_in(session: Session, environment: str, history: History) -> frozenset
             return frozenset(ReleaseId(word.release) for word in expected.words.values() if word.release is not None)
         except ConsulError as error:
             session.console.note(f"by the history only: {error.message}")
-    last = next((each for each in reversed(history.deployments) if each.verified and each.whole), None)
+    all_had = (each for each in reversed(history.deployments) if each.whole and not each.partial)
+    last = next((each for each in all_had if each.verified), None)
     return frozenset() if last is None or last.release is None else frozenset({last.release})
 
 

@@ -24,8 +24,9 @@ class Known:
 def may_run(history: History) -> tuple[Deployment, ...]:
     """The deployments whose releases an environment may be wanted to run, or whose releases its hosts may serve.
 
-    These are the last deployment to all hosts; those that nobody saw the end of since; each host's last one by
-    `--nodes` since; and the last one that each host has proved, which is where it went back to if a later one failed.
+    These are the last deployment that was brought to all hosts; since then those in waves that were not, those that
+    nobody saw the end of, and each host's last one by `--nodes`; and the last one that each host has proved, which is
+    where it went back to if a later one failed.
     """
     found: dict[DeploymentId, Deployment] = {}
     asked: set[RoleHost] = set()
@@ -35,7 +36,7 @@ def may_run(history: History) -> tuple[Deployment, ...]:
         if each.let_go is None or each.whole or not each.expected or not each.expected <= asked:
             found[each.id] = each
         asked |= each.expected
-        if each.let_go and each.whole:
+        if each.let_go and each.whole and not each.partial:
             break
     proven: set[RoleHost] = set()
     for each in reversed(history.deployments):
@@ -112,7 +113,7 @@ def reaches_back(history: History, keep: int) -> bool:
     """Whether so much of a history tells where the environment is, where it would go back to, and what else is good."""
     current = {each.release for each in may_run(history)}
     return (
-        any(each.whole and each.let_go for each in may_run(history))
+        any(each.whole and each.let_go and not each.partial for each in may_run(history))
         and all(rollback_choice(history, release).target is not None for release in current)
         and sum(each.verified is not None for each in standings(history).values()) >= keep
     )

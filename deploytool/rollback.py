@@ -3,7 +3,7 @@
 lock → history → choice → what changes → rollout by what the hosts have kept, else an ordinary one → retention
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +12,15 @@ from deploytool.building import TEMPLATES, read_release
 from deploytool.changes import begin_compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
-from deploytool.errors import SettingsError, UsageError
-from deploytool.fleet import LastWord
+from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
+from deploytool.fleet import LastWord, Verdict
 from deploytool.freezing import ask_frozen, refuse_if_frozen
-from deploytool.history import Choice, History, is_proven, rollback_choice, standings
+from deploytool.history import Choice, History, RoleHost, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
 from deploytool.outcome import Outcome
-from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, record_key
-from deploytool.rollout import ReleaseNotKept, attempt_at, bring
+from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, is_release_id, record_key
+from deploytool.rollout import Attempt, ReleaseNotKept, attempt_at, bring, by_role
 from deploytool.session import Session
 from deploytool.stages import Comparison
 
@@ -52,15 +52,93 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
             warn_of_migrations(session, here.history, release, wanted)
             kept = kept_roles(release, here.expected)
             kept -= bound_to_an_archive(session, release, kept)
-        attempt = attempt_at(release, "rollback", here, changes, kept=kept)
+        bring_back(session, attempt_at(release, "rollback", here, changes, kept=kept), outcome)
+
+
+def bring_back(session: Session, attempt: Attempt, outcome: Outcome) -> None:
+    """Bring a release that hosts have kept; where one has not, they download it. To no other hosts than before."""
+    try:
+        bring(session, attempt, outcome)
+    except ReleaseNotKept as error:
+        session.console.note(f"{error.message}; all hosts of {', '.join(sorted(error.roles))} download it now")
+        first = DeploymentId(outcome.deployment or "")
+        outcome.exit_code, outcome.hosts, outcome.unexpected, outcome.let_go = 0, (), (), False
+        now, before = expected_hosts(session, ()), attempt.expected
+        up = {role: tuple(host for host in hosts if host in now.up.get(role, ())) for role, hosts in before.up.items()}
+        expected = replace(now, up=up, down=() if attempt.nodes else now.down)
+        bring(session, replace(attempt, expected=expected, kept=attempt.kept - error.roles, after=(first,)), outcome)
+
+
+def undo(session: Session, here: Here, outcome: Outcome) -> None:
+    """Take the hosts that have switched in a halted rollout back to the releases that they came from; see `here`.
+
+    How that goes is `outcome.undone`; what did not even begin stands in `outcome.not_undone`, and none of it keeps the
+    others from going back. Of a silent host nobody knows whether it has switched: it is told to go back, too, but the
+    others do not wait for it.
+    """
+    verdicts = {(result.role, result.host): result.verdict for result in outcome.hosts}
+    origins: dict[str, list[RoleHost]] = {}
+    for key in sorted(outcome.gone):
+        word = here.expected.words.get(key, LastWord())
+        if verdicts.get(key) not in (Verdict.VERIFIED, Verdict.SILENT) or word.release == outcome.release:
+            # It has gone back by itself, or comes from where it is.
+            continue
+        if word.release is None or not is_release_id(word.release):
+            outcome.not_undone += (f"{key[1]} ({key[0]}) has no release to go back to: this was its first deployment",)
+        else:
+            origins.setdefault(word.release, []).append(key)
+    last = DeploymentId(outcome.deployment or "")
+    for name, hosts in sorted(origins.items()):
+        heard = by_role(key for key in hosts if verdicts[key] is Verdict.VERIFIED)
+        unheard = by_role(key for key in hosts if verdicts[key] is Verdict.SILENT)
+        undone = Outcome(release=name)
         try:
-            bring(session, attempt, outcome)
-        except ReleaseNotKept as error:
-            session.console.note(f"{error.message}; all hosts of {', '.join(sorted(error.roles))} download it now")
-            first = DeploymentId(outcome.deployment or "")
-            outcome.exit_code, outcome.hosts, outcome.unexpected, outcome.let_go = 0, (), (), False
-            expected = expected_hosts(session, ())
-            bring(session, replace(attempt, expected=expected, kept=kept - error.roles, after=(first,)), outcome)
+            _bring_back_to(session, here, name, heard, unheard, (DeploymentId(outcome.deployment or ""), last), undone)
+        except DeployError as error:
+            undone.exit_code = error.exit_code
+            outcome.not_undone += (f"going back to {name} failed: {error.message}",)
+        finally:
+            if undone.deployment is not None:
+                outcome.undone += (undone,)
+                last = DeploymentId(undone.deployment)
+        if undone.exit_code == Interrupted.exit_code:
+            outcome.exit_code = undone.exit_code
+            return
+
+
+def _bring_back_to(
+    session: Session,
+    here: Here,
+    name: str,
+    heard: Mapping[str, tuple[str, ...]],
+    unheard: Mapping[str, tuple[str, ...]],
+    after: tuple[DeploymentId, DeploymentId],
+    undone: Outcome,
+) -> None:
+    """One deployment of `undo`, later than these: the one that it undoes, and the last one."""
+    release = read_release(session, name)
+    undone.revision, undone.reused = release.revision, True
+    nodes = tuple(dict.fromkeys(host for told in (heard, unheard) for hosts in told.values() for host in hosts))
+    session.console.note(f"going back to {release.id} on {counted(len(nodes), 'host')}")
+    expected = replace(here.expected, up=dict.fromkeys(unheard, ()) | dict(heard), down=())
+    kept = kept_roles(release, replace(expected, up=together(heard, unheard)))
+    attempt = attempt_at(
+        release,
+        "rollback",
+        replace(here, expected=expected),
+        None,
+        kept=kept - bound_to_an_archive(session, release, kept),
+        nodes=nodes,
+        unheard=unheard,
+        story={"undoes": after[0]},
+    )
+    bring_back(session, replace(attempt, after=(*attempt.after, *after)), undone)
+
+
+def together(*told: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The hosts of each role in any of these."""
+    roles = dict.fromkeys(role for each in told for role in each)
+    return {role: tuple(host for each in told for host in each.get(role, ())) for role in roles}
 
 
 def choose_target(session: Session, here: Here, release_id: str | None) -> ReleaseId:

@@ -1,15 +1,15 @@
 """One deployment of a release that is in the store.
 
-    claim → manifests → announce → all fetched → migrate → go → all verified → record
+    claim → manifests → announce → all fetched → migrate → go, wave by wave → all verified → record
 
 Up to `go` nothing changes on any host, and a failure takes back what was announced. From `go` on the hosts finish by
-themselves: all that can be done is to listen, and to tell what each of them says.
+themselves: all that can be done is to listen, to tell what each of them says, and to let no more of them go.
 """
 
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,13 +19,14 @@ from deploytool import stages
 from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
+from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, FleetError, Interrupted, StoreError
-from deploytool.fleet import Fleet, read_report
+from deploytool.fleet import Fleet, Verdict, read_report
 from deploytool.freezing import refuse_if_frozen
-from deploytool.history import Kind, target_after
+from deploytool.history import Kind, RoleHost, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
-from deploytool.outcome import Outcome
+from deploytool.outcome import Outcome, role_hosts
 from deploytool.release import (
     DeploymentId,
     Release,
@@ -39,6 +40,7 @@ from deploytool.release import (
 )
 from deploytool.session import Session
 from deploytool.stages import Comparison
+from deploytool.waves import Wave, pauses
 from deploytool.worker_client import Asked
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
@@ -65,6 +67,18 @@ class Attempt:
     after: tuple[DeploymentId, ...] = ()
     #: roles whose hosts all have the release still, and download nothing
     kept: frozenset[str] = frozenset()
+    #: in which steps its hosts go; empty: all at once
+    waves: tuple[Wave, ...] = ()
+    #: after which wave it ends, for somebody to look at it; None: after the last
+    pause_after: int | None = None
+    #: so many hosts may fail without its being halted
+    max_failures: int = 0
+    #: those that have switched go back to where they came from when it is halted
+    goes_back: bool = False
+    #: by role, hosts that are told as well, and not waited for
+    unheard: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: by role, hosts that run the release already, by a deployment of their own
+    spared: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: what else its record is to say
     story: Mapping[str, Any] = field(default_factory=dict)
 
@@ -121,6 +135,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     release = attempt.release
     deployment = new_deployment_id(session.now(), [*attempt.expected.wanted, *attempt.after], random_characters())
     outcome.deployment = deployment
+    outcome.spared, outcome.told = pairs(attempt.spared), pairs(attempt.unheard)
     outcome.story = {
         "environment": session.settings.environment,
         "deployment": deployment,
@@ -135,7 +150,9 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         "ci_job": session.operator.ci_job,
         "began_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
         "nodes": list(attempt.nodes),
-        "expected": [{"role": role, "host": host} for role, hosts in attempt.expected.up.items() for host in hosts],
+        "waves": len(attempt.waves),
+        "expected": role_hosts((role, host) for role, hosts in attempt.expected.up.items() for host in hosts),
+        "spared": role_hosts(outcome.spared),
         "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
         **attempt.story,
     }
@@ -276,7 +293,8 @@ def begin_announcement(
             "event": event_name(session.settings.application, role, session.settings.environment),
             "url": url.wanted,
             "payload": url.event,
-            "hosts": list(attempt.expected.up[role]),
+            "hosts": [*attempt.expected.up[role], *attempt.unheard.get(role, ())],
+            "spared": [*attempt.spared.get(role, ())],
         }
         for role, url in urls.items()
     ]
@@ -285,6 +303,7 @@ def begin_announcement(
         deployment=deployment,
         roles=roles,
         only_hosts=bool(attempt.nodes),
+        in_waves=bool(attempt.waves),
         wait=attempt.wait,
         after=after,
     )
@@ -293,8 +312,8 @@ def begin_announcement(
 
 
 def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fleet, outcome: Outcome) -> None:
-    """Wait until every host holds the archive, migrate, let them go, wait for every host's proof."""
-    settings, worker = session.settings, session.worker
+    """Wait until every host holds the archive, migrate, let them go in waves, wait for every host's proof."""
+    worker = session.worker
     try:
         with outcome.phase("announce"), session.console.step("announce"):
             announced.asked.answer()
@@ -308,7 +327,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
     listening = Listening(session, fleet, announced.reports)
     try:
         prepare_hosts(session, attempt, listening, outcome)
-        worker.ask("go", value="all")
+        let_go(session, attempt, 0, outcome)
         outcome.let_go = True
     except (DeployError, KeyboardInterrupt) as reason:
         interrupted = isinstance(reason, KeyboardInterrupt)
@@ -322,18 +341,94 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         return
     try:
         with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
-            listening.for_seconds(settings.wait.activate_seconds)
-        if fleet.bad():
-            outcome.exit_code = FleetError.exit_code
+            go_on(session, attempt, listening, outcome)
     except KeyboardInterrupt:
+        if attempt.waves:
+            take_back(session, cancel=False)
         hear_last_words(session, listening, outcome)
+    except DeployError:
+        # Consul can't be asked, or a newer deployment has ended this one: those that went are on their way.
+        take_back(session, cancel=False)
+        with session.console.fleet(fleet, "abort"):
+            listening.for_seconds(LAST_WORDS_SECONDS)
+        raise
     worker.start("end_watch")
+
+
+def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) -> None:
+    """Let the hosts of a wave go, the first being 0: with the last one all that are left. Raises ConsulError."""
+    before = outcome.gone
+    if number >= len(attempt.waves) - 1:
+        outcome.gone = attempt.expected.hosts
+        asked = session.worker.start("go")
+    else:
+        outcome.gone = before | attempt.waves[number].hosts
+        asked = session.worker.start("go", hosts=by_role(outcome.gone))
+    try:
+        # Ctrl-C may come between the word and its answer: then it came after the word.
+        asked.answer()
+    except DeployError:
+        outcome.gone = before
+        raise
+
+
+def by_role(hosts: Iterable[RoleHost]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for role, host in sorted(hosts):
+        found[role] = (*found.get(role, ()), host)
+    return found
+
+
+def pairs(hosts: Mapping[str, Sequence[str]]) -> tuple[RoleHost, ...]:
+    return tuple((role, host) for role, names in hosts.items() for host in names)
+
+
+def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
+    """From the first `go` on: wait for each wave's proofs, let the next go; halt when too many hosts have failed."""
+    fleet, console = listening.fleet, session.console
+    waves = attempt.waves or (Wave(1, frozenset(fleet.expected)),)
+    for number, wave in enumerate(waves):
+        last = number == len(waves) - 1
+        if number > 0:
+            let_go(session, attempt, number, outcome)
+        fleet.gone = outcome.gone
+        if len(waves) > 1:
+            console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may go")
+        listening.for_seconds(session.settings.wait.activate_seconds, outcome.gone)
+        failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]
+        if failed:
+            outcome.exit_code = FleetError.exit_code
+        outcome.halted = len(failed) > attempt.max_failures and (not last or attempt.goes_back)
+        outcome.paused = not outcome.halted and pauses(waves, number, attempt.pause_after)
+        if outcome.halted or outcome.paused:
+            stop(session, listening, outcome.gone)
+            return
+    if attempt.waves:
+        session.worker.ask("settle")
+        outcome.settled = True
+
+
+def stop(session: Session, listening: "Listening", gone: frozenset[RoleHost]) -> None:
+    """Let no more hosts go. Those that wait keep what they have, and what is wanted of them is what it was before.
+
+    Of a host that was let go and said nothing more, nobody knows whether it has switched.
+    """
+    switched = {
+        (result.role, result.host)
+        for result in listening.fleet.results()
+        if result.verdict in (Verdict.VERIFIED, Verdict.SILENT)
+    }
+    session.worker.ask("halt", stay=by_role(gone & switched))
+    listening.for_seconds(LAST_WORDS_SECONDS, frozenset(listening.fleet.expected) - gone)
 
 
 def hear_last_words(session: Session, listening: "Listening", outcome: Outcome) -> None:
     """The operator interrupted after `go`: nothing is taken back, and what hosts say at once is heard."""
     outcome.exit_code = Interrupted.exit_code
-    session.console.note("interrupted after `go`: the hosts finish by themselves")
+    session.console.note(
+        "interrupted after `go`: the hosts finish by themselves"
+        + (", and no more are let go" if len(outcome.gone) < len(listening.fleet.expected) else "")
+    )
     with session.console.fleet(listening.fleet, "interrupted"):
         listening.for_seconds(LAST_WORDS_SECONDS)
 
@@ -396,10 +491,10 @@ class Listening:
         while self._hear(0):
             pass
 
-    def for_seconds(self, seconds: float) -> None:
-        """Listen until every host has made a final report, this long at most."""
+    def for_seconds(self, seconds: float, among: frozenset[RoleHost] | None = None) -> None:
+        """Listen until every host, or every one among these, has made a final report; this long at most."""
         deadline = time.monotonic() + seconds
-        while self.fleet.is_waiting(fetched=False) and (left := deadline - time.monotonic()) > 0:
+        while self.fleet.is_waiting(fetched=False, among=among) and (left := deadline - time.monotonic()) > 0:
             self._hear(min(0.25, left))
 
     def refuse_if_lost(self) -> None:
@@ -478,9 +573,10 @@ def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell
         **outcome.as_dict(),
         "ended_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
         "let_go": outcome.let_go,
+        "settled": outcome.settled,
         "migrated": outcome.migrated,
         "fell_back": fell_back,
-        "verified": not outcome.unverified and outcome.exit_code == 0,
+        "verified": not outcome.unverified and not outcome.paused and outcome.exit_code == 0,
     }
     key = deployment_record_key(session.settings.environment, deployment)
     try:

@@ -3,8 +3,8 @@
 It changes nothing.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deploytool.audience import selectors
@@ -14,6 +14,7 @@ from deploytool.freezing import ask_frozen, frozen_words
 from deploytool.journal import deployment_named, release_of
 from deploytool.release import ReleaseId, is_release_id
 from deploytool.session import Session
+from deploytool.worker.announcement import is_open
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Status:
     lock: str | None
     #: why, by whom and since when it is frozen; None if it is not
     frozen: Mapping[str, Any] | None = None
+    #: release → hosts that are wanted to run it, and their roles as a whole not: a rollout that has not come to its end
+    unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +70,7 @@ class Status:
         return {
             "hosts": [host.as_dict() for host in self.hosts],
             "under_way": list(self.under_way),
+            "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
             "lock": self.lock,
             "frozen": self.frozen,
         }
@@ -82,20 +86,30 @@ def read_status(session: Session) -> Status:
     releases: dict[str, str | None] = {}
     hosts: list[HostStatus] = []
     under_way: set[str] = set()
+    unfinished: dict[str, tuple[str, ...]] = {}
+
+    def release_in(value: str | None, role: str) -> str | None:
+        name = deployment_named(value)
+        if name is not None and name not in releases:
+            releases[name] = release_of(session, settings.environment, name, role)
+        return releases[name] if name is not None else None
+
     for role, found in roles.items():
+        whole = release_in(found["wanted"], role)
         for host in sorted({*found["up"], *found["down"]}):
-            wanted = deployment_named(found["exceptions"].get(host, found["wanted"]))
-            if wanted is not None and wanted not in releases:
-                releases[wanted] = release_of(session, settings.environment, wanted, role)
-            release = releases[wanted] if wanted is not None else None
-            hosts.append(_host(role, host, host in found["up"], found["serving"].get(host), release, wanted))
-        under_way |= {name for name, go in found["go"].items() if go.startswith("wait")}
+            value = found["exceptions"].get(host, found["wanted"])
+            release = release_in(value, role)
+            said = found["serving"].get(host)
+            hosts.append(_host(role, host, host in found["up"], said, release, deployment_named(value)))
+            if release is not None and release != whole:
+                unfinished[release] = (*unfinished.get(release, ()), f"{printable(host)} ({role})")
+        under_way |= {name for name, go in found["go"].items() if is_open(go)}
     if not hosts:
         raise ConsulError(
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
     lock, frozen = holder.answer()["sentence"], freezing.answer()["frozen"]
-    return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen)
+    return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished)
 
 
 def running_releases(session: Session) -> frozenset[ReleaseId]:
@@ -128,12 +142,24 @@ def lines(status: Status, environment: str) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(_cells(host), widths, strict=True)).rstrip()
         for host in ordered
     ]
-    text += [f"deployment {name} is under way: its hosts wait for `go`" for name in status.under_way]
+    text += [
+        f"deployment {name} is under way: hosts wait for `go`"
+        if status.lock is not None
+        else f"deployment {name} was left by its operator: hosts that wait for `go` leave within a minute"
+        for name in status.under_way
+    ]
+    if status.lock is None:
+        text += [
+            f"{release} is wanted of {named(hosts)}, and not of all; go on: fab {environment} promote; "
+            f"go back: fab {environment} rollback"
+            for release, hosts in status.unfinished.items()
+        ]
     if status.lock is not None:
         text.append(f"{environment} is locked by {status.lock}")
     if status.frozen is not None:
         text.append(f"{environment} is {frozen_words(status.frozen)}")
-    behind = [host for host in status.hosts if host.up and host.behind]
+    # Of the others, `promote` takes care.
+    behind = [host for host in status.hosts if host.up and host.behind and host.wanted_release not in status.unfinished]
     if behind:
         names = ",".join(dict.fromkeys(host.host for host in behind))
         release = behind[0].wanted_release
@@ -142,6 +168,12 @@ def lines(status: Status, environment: str) -> list[str]:
             f"to go back: fab {environment} rollback"
         )
     return text
+
+
+def named(hosts: Sequence[str], room: int = 10) -> str:
+    """The first of them by name, and how many more there are."""
+    more = f" and {len(hosts) - room} more" if len(hosts) > room else ""
+    return ", ".join(hosts[:room]) + more
 
 
 def _cells(host: HostStatus) -> tuple[str, ...]:

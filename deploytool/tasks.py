@@ -165,6 +165,25 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
     run(context, "rollback", json, body)
 
 
+@command(help={"json": _JSON})
+def promote(context: Context, json: bool = False) -> None:
+    """Go on with a rollout that was paused or halted
+
+    The same release goes to all hosts that don't run it yet, in the waves that are left. Also after an operator that
+    went away in the middle.
+    """
+
+    def body(this: Command) -> None:
+        from deploytool.building import rehearse_manifests
+        from deploytool.deployment import promote as tell
+
+        rehearse_manifests(this.every)
+        with this.session(f"promote in {this.settings.environment}") as session:
+            tell(session, this.outcome)
+
+    run(context, "promote", json, body)
+
+
 @command(help={"release": "the release whose migrations run (default: the one deployed last)", "json": _JSON})
 def migrate(context: Context, release: str | None = None, json: bool = False) -> None:
     """Run a release's migrations on the build server
@@ -454,7 +473,7 @@ def _reason(this: Command, text: str | None, flag: str) -> str:
 
 
 COMMANDS = (
-    *(deploy, build, migrate, rollback),
+    *(deploy, promote, build, migrate, rollback),
     *(status, releases, plan, mark, freeze, thaw, cleanup),
     *(settings, check, unlock),
 )

@@ -32,13 +32,47 @@ def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterat
     wait = as_map(settings.get("wait"))
     hook, stable, activate = (wait.get(f"{name}_seconds", usual) for name, usual in _WAIT)
     if isinstance(hook, int) and isinstance(stable, int) and isinstance(activate, int):
-        longest = 2 * (hook + stable)
+        healthy = as_map(settings.get("rollout")).get("min_healthy_seconds", 0)
+        held = max(stable, healthy) if isinstance(healthy, int) else stable
+        longest = 2 * (hook + held)
         if activate <= longest:
+            name = "stable_seconds" if held == stable else "rollout.min_healthy_seconds"
             yield (
                 ("wait", "activate_seconds"),
-                f"must be more than {longest}, twice hook_seconds + stable_seconds: so long may a host take to find "
+                f"must be more than {longest}, twice hook_seconds + {name}: so long may a host take to find "
                 "that it can't prove the new release, and to prove the old one again.",
             )
+    yield from _check_rollout(settings)
+
+
+def _check_rollout(settings: Mapping[str, object]) -> Iterator[Finding]:
+    """Waves that end before all hosts have gone would leave the rest for ever."""
+    places: list[tuple[Path, Mapping[str, object]]] = [(("rollout",), as_map(settings.get("rollout")))]
+    for name, role in as_map(settings.get("roles")).items():
+        places.append((("roles", name, "rollout"), as_map(as_map(role).get("rollout"))))
+    for at, rollout in places:
+        waves = rollout.get("waves")
+        if isinstance(waves, list) and (not waves or waves[-1] != "100%"):
+            yield (*at, "waves"), "must end with 100%: else the other hosts would never go."
+        nodes = as_map(rollout.get("canary")).get("nodes")
+        if nodes == []:
+            yield (*at, "canary", "nodes"), "names no host. Leave `canary` out if nobody goes first."
+    common = {"waves": ["100%"], **places[0][1]}
+    # A canary before all others is a wave, too; see waves.py.
+    longest = max(
+        (
+            len(waves) + (len(waves) == 1 and bool(rollout.get("canary")))
+            for rollout in ({**common, **own} for _, own in places)
+            if isinstance(waves := rollout["waves"], list)
+        ),
+        default=0,
+    )
+    pause = common.get("pause_after")
+    if isinstance(pause, int) and pause >= longest > 0:
+        yield (
+            ("rollout", "pause_after"),
+            f"must be less than {longest}, the number of waves: after the last one nobody waits.",
+        )
 
 
 def as_map(value: object) -> Mapping[str, object]:

@@ -161,6 +161,19 @@ def _relative(value: str) -> str:
     return normal
 
 
+def _share(value: object) -> object:
+    """A number of hosts, or a percentage of them, as text."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,4}|[1-9][0-9]?%|100%", text):
+        raise ValueError("must be a number of hosts, as 1, or a share of them, as 25%.")
+    return text
+
+
+def _failures(value: object) -> object:
+    """The same, and none."""
+    return str(value) if value in (0, "0", "0%") and not isinstance(value, bool) else _share(value)
+
+
 def _pathspec(value: str) -> str:
     _line(value)
     if value.startswith("/") or ".." in value.split("/"):
@@ -302,6 +315,7 @@ Seconds = Annotated[int, _between(1, _LONGEST_SECONDS)]
 KeepReleases = Annotated[int, _between(1, _MOST_RELEASES)]
 Commands = Annotated[tuple[Annotated[str, _form(_command)], ...], BeforeValidator(_tuple_from_one_or_list)]
 RelativePaths = Annotated[tuple[Relative, ...], BeforeValidator(_tuple_from_list)]
+Shares = Annotated[tuple[Annotated[str, BeforeValidator(_share)], ...], BeforeValidator(_tuple_from_list)]
 Pathspecs = Annotated[tuple[Annotated[str, _form(_pathspec)], ...], BeforeValidator(_tuple_from_list)]
 PathEntries = Annotated[tuple[Annotated[str, _form(_path_entry)], ...], BeforeValidator(_tuple_from_list)]
 Frozen = (AfterValidator(_frozen), PlainSerializer(_as_dict))
@@ -418,6 +432,38 @@ class Hooks(Model):
     failure: Commands = Field(default=(), description="after the deployment failed on the host and was undone")
 
 
+class Canary(Model):
+    """The hosts that try a release first."""
+
+    nodes: Annotated[tuple[Word, ...], BeforeValidator(_tuple_from_list)] = Field(description="their Consul node names")
+
+
+class RoleRollout(Model):
+    """What a role has of `rollout` for itself; the rest is the environment's."""
+
+    waves: Shares | None = Field(default=None, description="hosts or shares of them, cumulative, ending with 100%")
+    canary: Canary | None = Field(default=None, description="{nodes: [app1]}: hosts that go first")
+
+
+class Rollout(Model):
+    """In which steps hosts are let go, and what becomes of a failure."""
+
+    waves: Shares = Field(default=("100%",), description="hosts or shares of them, cumulative, ending with 100%")
+    canary: Canary | None = Field(default=None, description="{nodes: [app1]}: hosts that go first")
+    min_healthy_seconds: Annotated[int, _between(0, _LONGEST_SECONDS)] = Field(
+        default=0, description="how long a wave's proofs must hold before the next wave"
+    )
+    pause_after: Annotated[int, _between(1, 100)] | None = Field(
+        default=None, description="end the deployment after that wave; `fab ENV promote` goes on"
+    )
+    max_failures: Annotated[str, BeforeValidator(_failures)] = Field(
+        default="0", description="how many hosts, or which share of them, may fail"
+    )
+    on_failure: Annotated[Literal["halt", "rollback"], _choice("halt", "rollback")] = Field(
+        default="halt", description="when more fail: halt, or rollback of those that have switched"
+    )
+
+
 class Role(Model):
     """A kind of app server."""
 
@@ -426,6 +472,7 @@ class Role(Model):
     restart: Commands = Field(default=(), description="commands run after the switch; templates")
     verify: Verify = Field(default_factory=Verify, description="proof of the new release")
     hooks: Hooks = Field(default_factory=Hooks, description="pre, post, success, failure")
+    rollout: RoleRollout = Field(default_factory=RoleRollout, description="waves and canary of this role")
 
 
 class Wait(Model):
@@ -463,6 +510,24 @@ class Settings(Model):
     consul: Consul = Field(default_factory=Consul, description="Consul, as seen there")
     roles: Annotated[Mapping[str, Role], *Frozen] = Field(description="the kinds of app servers")
     wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
+    rollout: Rollout = Field(default_factory=Rollout, description="in which waves hosts go, and what a failure means")
+
+    def rollout_of(self, role: str) -> Rollout:
+        """The rollout of a role, with what it has for itself. Raises KeyError if there is no such role."""
+        own = self.roles[role].rollout
+        given = {name: value for name in ("waves", "canary") if (value := getattr(own, name)) is not None}
+        return self.rollout.model_copy(update=given)
+
+    @property
+    def in_waves(self) -> bool:
+        """Whether hosts go in more than one step."""
+        return any(len(self.rollout_of(role).waves) > 1 or self.rollout_of(role).canary for role in self.roles)
+
+    @property
+    def proof_seconds(self) -> int:
+        """How long a host's proof must hold: in waves, the next one waits for it."""
+        healthy = self.rollout.min_healthy_seconds if self.in_waves else 0
+        return max(self.wait.stable_seconds, healthy)
 
     def deploy_to_of(self, role: str) -> str:
         """The directory that a role's hosts deploy to. Raises KeyError if there is no such role."""

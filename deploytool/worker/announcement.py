@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import freezing
 from .bus import Bus, Entry
@@ -33,17 +33,36 @@ DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
 class Announcement:
     """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts.
 
-    A role's `payload` is the URL that the event carries, where that is another one than stands in `wanted`.
-    It is open from `announce` until `go` or `abort`; only an open one is taken back.
+    A role's `payload` is the URL that the event carries, where that is another one than stands in `wanted`. `spared`
+    are hosts that run the release by a deployment of their own, which stays wanted of them. A role without hosts has no
+    event.
+    It is open from `announce` until all hosts were let go, or `abort`; only an open one is taken back.
+
+    `in_waves`: hosts are let go in several steps. Until the last of them nothing is wanted of the role as a whole, only
+    of each host: a new host gets what all had before, and what is halted leaves what is wanted of each as it is. After
+    the last of them, `settle`.
     """
 
-    def __init__(self, bus: Bus, prefix: str, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        prefix: str,
+        deployment: str,
+        roles: List[Dict[str, Any]],
+        only_hosts: bool,
+        in_waves: bool = False,
+    ) -> None:
         self._bus = bus
         self._prefix = prefix
         self.deployment = deployment
         self._roles = roles
-        self._only_hosts = only_hosts
+        self._in_waves = in_waves
+        self._by_host = only_hosts or in_waves
         self._open = True
+        #: whether all were let go, in waves, and it is not wanted of the roles as a whole yet
+        self._unsettled = False
+        #: role → the hosts that were let go by name
+        self._gone: Dict[str, List[str]] = {}
         #: whether the hosts were let go; None if that can't be found out
         self._let_go: Optional[bool] = False
         #: what stands in each `go` key, if it is ours
@@ -64,7 +83,7 @@ class Announcement:
 
     def _wanted_keys(self, role: Dict[str, Any]) -> List[str]:
         whole = self._whole_key(role["role"])
-        return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._only_hosts else [whole]
+        return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._by_host else [whole]
 
     def announce(self, *, wait: bool) -> None:
         """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back.
@@ -82,9 +101,9 @@ class Announcement:
                 for role in self._roles:
                     for key in self._wanted_keys(role):
                         self._want(key, "{} {}".format(self.deployment, role["url"]))
-                    if not self._only_hosts:
+                    if not self._by_host:
                         self._end_exceptions(role["role"])
-                for role in self._roles:
+                for role in (role for role in self._roles if role["hosts"]):
                     self._bus.fire(role["event"], role.get("payload") or role["url"], role["hosts"])
                     # Hosts that are not waited for go as soon as they hear: nothing is taken back from here on.
                     self._open = self._open and wait
@@ -94,7 +113,8 @@ class Announcement:
 
     def _refuse_older(self) -> None:
         for role in self._roles:
-            for key in self._wanted_keys(role):
+            whole = self._whole_key(role["role"])
+            for key in dict.fromkeys([whole, *self._wanted_keys(role)]):
                 self._refuse_if_newer(self._bus.get(key))
 
     def _refuse_if_newer(self, current: Optional[Entry]) -> None:
@@ -118,11 +138,12 @@ class Announcement:
                 hint="somebody deploys from another build server; look who, and deploy again",
             )
 
-    def _end_exceptions(self, role: str) -> None:
+    def _end_exceptions(self, role: str, spared: Sequence[str] = ()) -> None:
         """A whole deployment ends what `--nodes` had set for single hosts."""
         for entry in self._bus.list(self._whole_key(role) + "/")[0]:
-            self._previous[entry.key], self._written[entry.key] = entry, None
-            self._bus.delete(entry.key, expected_index=entry.modified)
+            if entry.key.rpartition("/")[2] not in spared:
+                self._previous[entry.key], self._written[entry.key] = entry, None
+                self._bus.delete(entry.key, expected_index=entry.modified)
 
     def _abort_open(self, role: str) -> None:
         whole = self._bus.get(self._whole_key(role))
@@ -131,9 +152,9 @@ class Announcement:
             # Its operator may be counting at this very moment: then once more.
             for _ in range(ABORT_TRIES):
                 go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
-                if go is None or not go.value.startswith("wait"):
+                if go is None or not is_open(go.value):
                     break
-                if self._bus.put(go.key, "abort", expected_index=go.modified):
+                if self._bus.put(go.key, closed(go.value), expected_index=go.modified):
                     break
 
     def _say(self, role: str, value: str, expected_index: int) -> bool:
@@ -156,13 +177,18 @@ class Announcement:
                     current = self._bus.get(self._go_key(role))
                     # Whoever aborted us has the last word.
                     if current is not None and current.value == self._said[role]:
-                        self._say(role, "wait {}".format(self._ticks), current.modified)
+                        self._say(role, self._word(role, self._ticks), current.modified)
                 except Failure:
                     # Consul may be restarting; the hosts bear three missed ticks.
                     self._ticked = time.monotonic() - TICK_SECONDS + 3
 
-    def go(self, value: str) -> None:
-        """Let the hosts of all roles go at once: `all`, or names with spaces between.
+    def _word(self, role: str, ticks: int) -> str:
+        """What stands at the barrier of a role as long as not all of its hosts were let go: it grows with the ticks."""
+        gone = self._gone.get(role)
+        return "go {} +{}".format(" ".join(gone), ticks) if gone else "wait {}".format(ticks)
+
+    def go(self, hosts: Optional[Dict[str, List[str]]] = None) -> None:
+        """Let all hosts of all roles go at once; or those, by role: the others wait on.
 
         Raises Failure if the deployment was aborted meanwhile, or if Consul can't be asked; then nobody went, or, where
         even that can't be found out, the sentence says so and nothing is taken back any more.
@@ -171,7 +197,10 @@ class Announcement:
             if not self._open:
                 raise Failure("consul", "the deployment was taken back before the hosts were let go")
             writes = []
-            for role in self._said:
+            told: Dict[str, str] = {}
+            # So that what hosts hear of a wave is news, also where they hear of it late.
+            self._ticks += 1
+            for role in self._said if hosts is None else hosts:
                 current = self._bus.get(self._go_key(role))
                 if current is None or current.value != self._said[role]:
                     raise Failure(
@@ -181,14 +210,42 @@ class Announcement:
                         ),
                         hint="a newer deployment does that; look who deploys",
                     )
-                writes.append((current.key, "go " + value, current.modified))
+                if hosts is None:
+                    told[role] = "go all"
+                else:
+                    told[role] = "go {} +{}".format(" ".join(hosts[role]), self._ticks)
+                writes.append((current.key, told[role], current.modified))
             try:
                 went = self._bus.put_all(writes)
             except Failure as failure:
                 went = self._went(writes, failure)
             if not went:
                 raise Failure("consul", "the hosts could not be let go: a key changed under our hands; nobody went")
-            self._open, self._let_go = False, True
+            self._open, self._let_go = hosts is not None, True
+            self._said.update(told)
+            self._gone.update(hosts or {})
+            self._unsettled = hosts is None and self._in_waves
+
+    def halt(self, stay: Dict[str, List[str]]) -> None:
+        """End it in the middle: hosts that still wait leave, and what is wanted of all but these is what it was."""
+        with self._guard:
+            self._gone = {role: list(hosts) for role, hosts in stay.items()}
+            # Where the last of them went already, there is nobody at the barrier, and what is wanted counts still.
+            self._open, self._unsettled = True, False
+            self.abort()
+
+    def settle(self) -> None:
+        """If all have gone, in waves: from now on it is wanted of the roles as a whole, and of no host by itself.
+
+        Safe to repeat, also after a failure. Raises Failure for a newer deployment.
+        """
+        with self._guard:
+            if not self._unsettled:
+                return
+            for role in self._roles:
+                self._want(self._whole_key(role["role"]), "{} {}".format(self.deployment, role["url"]))
+                self._end_exceptions(role["role"], role.get("spared", ()))
+            self._unsettled = False
 
     def _went(self, writes: List[Tuple[str, str, int]], failure: Failure) -> bool:
         """After a write that was not answered: whether it was done."""
@@ -209,6 +266,8 @@ class Announcement:
     def abort(self) -> Optional[bool]:
         """If open: hosts at the barrier leave, and `wanted` is what it was. Safe to repeat, also after a failure.
 
+        Hosts that were let go by name go on, and what is wanted of them stays.
+
         Returns whether the hosts had been let go before; None if that can't be found out.
         """
         with self._guard:
@@ -221,7 +280,10 @@ class Announcement:
                     del self._said[role]
                 except Failure as failure:
                     trouble = failure
+            stay = {"{}/{}".format(self._whole_key(role), host) for role, hosts in self._gone.items() for host in hosts}
             for key, previous in sorted(self._previous.items()):
+                if key in stay:
+                    continue
                 try:
                     self._put_back(key, previous)
                     del self._previous[key]
@@ -242,7 +304,9 @@ class Announcement:
             # A `go` that was written without our hearing of it stands, and so does somebody else's `abort`.
             if current is not None and current.value != self._said[role]:
                 return
-            if self._bus.put(self._go_key(role), "abort", expected_index=current.modified if current else 0):
+            # Who is named has gone already, or is just going; all others leave.
+            word = closed(self._word(role, 0))
+            if self._bus.put(self._go_key(role), word, expected_index=current.modified if current else 0):
                 return
 
     def _put_back(self, key: str, previous: Optional[Entry]) -> None:
@@ -253,6 +317,16 @@ class Announcement:
             self._bus.put(key, previous.value, expected_index=current.modified if current else 0)
         elif current is not None:
             self._bus.delete(key, expected_index=current.modified)
+
+
+def is_open(go: str) -> bool:
+    """Whether hosts may still wait at a barrier that says this: as long as it counts, in ticks."""
+    return re.search(r"^wait|^go .* \+[0-9]+$", go) is not None
+
+
+def closed(go: str) -> str:
+    """What an open barrier says in the end: hosts that it has let go by name go on, all others leave."""
+    return re.sub(r"^go (.*) \+[0-9]+$", r"only \1", go) if go.startswith("go ") else "abort"
 
 
 def deployment_of(wanted: Optional[Entry]) -> Optional[str]:

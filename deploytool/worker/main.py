@@ -244,6 +244,8 @@ class Worker:
     def _take_back(self, why: str) -> None:
         if self._announcement is not None:
             self._announcement.abort()
+            # All were let go, and nobody is left who would say what follows from that.
+            self._announcement.settle()
 
     def _release_locks(self, why: str) -> None:
         for lock in self._locks.values():
@@ -295,6 +297,8 @@ class Worker:
             "watch": self.watch,
             "end_watch": self.end_watch,
             "go": self.go,
+            "halt": self.halt,
+            "settle": self.settle,
             "abort": self.abort,
         }
 
@@ -674,22 +678,42 @@ class Worker:
 
     # --- a deployment
 
-    def announce(self, tell: Tell, deployment: str, roles: List[Dict[str, Any]], only_hosts: bool, wait: bool) -> None:
+    def announce(
+        self,
+        tell: Tell,
+        deployment: str,
+        roles: List[Dict[str, Any]],
+        only_hosts: bool,
+        wait: bool,
+        in_waves: bool = False,
+    ) -> None:
         self._groups.refuse_if_cancelled("announcing the deployment")
-        self._announcement = Announcement(self._bus, self._prefix, deployment, roles, only_hosts)
+        self._announcement = Announcement(self._bus, self._prefix, deployment, roles, only_hosts, in_waves)
         self._announcement.announce(wait=wait)
 
     def watch(self, tell: Tell, deployment: str) -> None:
         """Tell the hosts' reports until `end_watch`."""
-        self._watch_ended.clear()
-        watch_reports(self._bus, self._prefix, deployment, lambda news: tell({"reports": news}), self._watch_ended)
+        # Its own: an earlier one may still wait for Consul, and is to end then.
+        ended = self._watch_ended = threading.Event()
+        watch_reports(self._bus, self._prefix, deployment, lambda news: tell({"reports": news}), ended)
 
     def end_watch(self, tell: Tell) -> None:
         self._watch_ended.set()
 
-    def go(self, tell: Tell, value: str) -> None:
+    def go(self, tell: Tell, hosts: Optional[Dict[str, List[str]]] = None) -> None:
+        """Let all hosts go, or those by role; the others wait on."""
         assert self._announcement is not None
-        self._announcement.go(value)
+        self._announcement.go(hosts)
+
+    def halt(self, tell: Tell, stay: Dict[str, List[str]]) -> None:
+        """No more hosts are let go, and what is wanted of all but these is what it was."""
+        assert self._announcement is not None
+        self._announcement.halt(stay)
+
+    def settle(self, tell: Tell) -> None:
+        """All have gone: it is wanted of the roles as a whole."""
+        assert self._announcement is not None
+        self._announcement.settle()
 
     def abort(self, tell: Tell) -> Dict[str, Any]:
         """Take the deployment back, unless its hosts have been let go: `let_go` says so."""

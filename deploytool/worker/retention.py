@@ -17,6 +17,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from . import locks
+from .announcement import is_open
 from .bus import Bus
 from .failure import Failure
 
@@ -69,7 +70,7 @@ def _wanted(bus: Bus, prefix: str) -> Optional[Set[str]]:
         wanted.add(name)
         role = entry.key[len(top) :].split("/")[0]
         go = bus.get("{}/deployments/{}/{}/go".format(prefix, name, role)) if DEPLOYMENT.fullmatch(name) else None
-        if go is not None and not go.value.startswith("go "):
+        if go is not None and (is_open(go.value) or not go.value.startswith(("go ", "only "))):
             return None
     return wanted
 

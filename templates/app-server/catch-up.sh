@@ -26,7 +26,7 @@ fi
 # Before `go` it is the affair of those hosts that heard the event.
 ask "deployments/$deployment/$role/go" || exit 1
 case "$(value_of "deployments/$deployment/$role/go") " in
-  "go all "* | "go"*" $node "*) ;;
+  "go all "* | "go"*" $node "* | "only"*" $node "*) ;;
   *) exit 0 ;;
 esac
 

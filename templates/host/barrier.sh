@@ -1,12 +1,12 @@
 # shellcheck shell=sh disable=SC2154
 # All hosts hold the archive before any host switches: wait for the operator's `go`.
 
-# obey VALUE: succeeds on a `go` that names this host or all; leaves on `abort`.
+# obey VALUE: succeeds if it lets this host go; leaves if it never will.
 obey() {
+  lets_go "$1" && return 0
   case $1 in
     abort) leave aborted "the operator has aborted this deployment" ;;
-    "go all") return 0 ;;
-    "go "*) case " ${1#go } " in *" $node "*) return 0 ;; esac ;;
+    "only "*) leave aborted "the rollout was stopped before it was this host's turn" ;;
   esac
   return 1
 }
@@ -14,11 +14,14 @@ obey() {
 # is_news VALUE: whether it shows that the operator lives. Beats only count upwards, as a stale server may repeat old ones.
 is_news() {
   case $1 in
-    "wait "*[!0-9]* | "wait " | '') return 1 ;;
-    "wait "*)
-      [ "${1#wait }" -gt "$beat" ] || return 1
-      beat=${1#wait }
+    "wait "* | "go "*" +"*)
+      beat_now=${1##* }
+      beat_now=${beat_now#+}
+      case $beat_now in '' | *[!0-9]*) return 1 ;; esac
+      [ "$beat_now" -gt "$beat" ] || return 1
+      beat=$beat_now
       ;;
+    '') return 1 ;;
     *)
       [ "$1" != "$said" ] || return 1
       said=$1

@@ -28,8 +28,7 @@ leftover_is_over() {
   [ -n "$wanted_deployment" ] && [ "$wanted_deployment" != "$switch_deployment" ] || return 1
   wanted_go=$consul_prefix/deployments/$wanted_deployment/$role/go
   kv_list "$wanted_go" && kv_pick "$wanted_go" || return 1
-  case $kv_value in "go "*) return 0 ;; esac
-  return 1
+  lets_go "$kv_value"
 }
 
 # In a subshell: it speaks in the other deployment's name.

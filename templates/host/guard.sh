@@ -18,6 +18,24 @@ list_patiently() {
   done
 }
 
+# lets_go VALUE: whether what stands at a barrier lets this host go: `go all`, or one that names it. `go A B +N` is said
+# while others wait for their turn, and `only A B` once nobody waits any more.
+lets_go() {
+  case $1 in
+    "go all") return 0 ;;
+    "go "* | "only "*) case " ${1#* } " in *" $node "*) return 0 ;; esac ;;
+  esac
+  return 1
+}
+
+# is_closed VALUE: whether it never lets this host go any more.
+is_closed() {
+  case $1 in
+    abort | "only "*) ! lets_go "$1" ;;
+    *) return 1 ;;
+  esac
+}
+
 # Sets verdict to go, replay, not-meant, superseded, aborted or failed, and sentence. Changes nothing.
 judge() {
   verdict=failed
@@ -55,7 +73,7 @@ judge() {
     verdict=not-meant sentence="$wanted_deployment is wanted on $node, and this deployment is not meant for it"
   elif ! list_patiently "$consul_prefix/deployments/$deployment/$role/go"; then
     sentence="Consul can't be asked for $consul_prefix/deployments/$deployment/$role/go: $kv_problem"
-  elif kv_pick "$consul_prefix/deployments/$deployment/$role/go" && [ "$kv_value" = abort ]; then
+  elif kv_pick "$consul_prefix/deployments/$deployment/$role/go" && is_closed "$kv_value"; then
     verdict=aborted sentence="the operator has aborted this deployment"
   else
     verdict=go sentence="$deployment is wanted on $node"

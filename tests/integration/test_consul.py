@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from deploytool.worker import announcement
 from deploytool.worker.announcement import Announcement, watch_reports
 from deploytool.worker.consul import Consul
 from deploytool.worker.failure import Failure
+from deploytool.worker.retention import prune_deployments
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +61,7 @@ def test_announcing_writes_the_barrier_and_what_is_wanted(consul: Consul, prefix
 
 
 def test_abort_puts_back_what_was_wanted(consul: Consul, prefix: str) -> None:
-    announce(consul, prefix, "20260101T000001Zaaaa").go("all")
+    announce(consul, prefix, "20260101T000001Zaaaa").go()
     second = announce(consul, prefix, "20260101T000002Zaaaa")
     second.abort()
     assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
@@ -74,7 +75,7 @@ def test_abort_of_the_very_first_deployment_leaves_nothing_wanted(consul: Consul
 
 def test_abort_after_go_changes_nothing(consul: Consul, prefix: str) -> None:
     made = announce(consul, prefix, "20260101T000001Zaaaa")
-    made.go("all")
+    made.go()
     made.abort()
     assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
 
@@ -97,7 +98,7 @@ def test_go_lets_all_roles_go_or_none(consul: Consul, prefix: str) -> None:
     # Between our look and our write, somebody aborts one role.
     made._bus.put_all = lambda writes: consul.put(keys[1], "abort") and real(writes)  # type: ignore[method-assign]
     with pytest.raises(Failure, match="nobody went"):
-        made.go("all")
+        made.go()
     assert [value(consul, key) for key in keys] == ["wait 0", "abort"]
     made.abort()
     assert value(consul, f"{prefix}/wanted/web") is None
@@ -107,7 +108,7 @@ def test_go_after_an_abort_by_somebody_else_is_refused(consul: Consul, prefix: s
     made = announce(consul, prefix, "20260101T000001Zaaaa")
     announce(consul, prefix, "20260101T000002Zbbbb")
     with pytest.raises(Failure, match="somebody else aborted this deployment"):
-        made.go("all")
+        made.go()
     assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
 
 
@@ -115,7 +116,7 @@ def test_go_after_our_own_abort_is_refused(consul: Consul, prefix: str) -> None:
     made = announce(consul, prefix, "20260101T000001Zaaaa")
     made.abort()
     with pytest.raises(Failure, match="was taken back"):
-        made.go("all")
+        made.go()
     assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
 
 
@@ -162,7 +163,7 @@ def test_go_whose_answer_was_lost_is_found_out(consul: Consul, prefix: str) -> N
     made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
     made.announce(wait=True)
     bus.fails, bus.answers_get_lost = {"put_all"}, True
-    made.go("all")
+    made.go()
     made.abort()
     assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
 
@@ -228,7 +229,7 @@ def test_refused_go_says_why(consul: Consul, prefix: str) -> None:
     made.announce(wait=True)
     bus.fails = {"put_all"}
     with pytest.raises(Failure, match="put_all failed"):
-        made.go("all")
+        made.go()
 
 
 def test_nonsense_in_wanted_stops_no_deployment(consul: Consul, prefix: str) -> None:
@@ -258,7 +259,7 @@ def test_deployment_aborts_one_that_is_still_open(consul: Consul, prefix: str) -
 
 
 def test_older_deployment_can_not_be_announced_over_a_newer_one(consul: Consul, prefix: str) -> None:
-    announce(consul, prefix, "20260101T000002Zaaaa").go("all")
+    announce(consul, prefix, "20260101T000002Zaaaa").go()
     with pytest.raises(Failure, match="a newer deployment, 20260101T000002Zaaaa, has been announced"):
         announce(consul, prefix, "20260101T000001Zaaaa")
     assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
@@ -289,8 +290,8 @@ def test_of_two_announced_at_once_one_wins_and_the_other_says_so(consul: Consul,
 
 
 def test_single_hosts_are_wanted_apart_and_a_whole_deployment_ends_that(consul: Consul, prefix: str) -> None:
-    announce(consul, prefix, "20260101T000001Zaaaa").go("all")
-    announce(consul, prefix, "20260101T000002Zaaaa", only_hosts=True).go("all")
+    announce(consul, prefix, "20260101T000001Zaaaa").go()
+    announce(consul, prefix, "20260101T000002Zaaaa", only_hosts=True).go()
     assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
     assert value(consul, f"{prefix}/wanted/web/a") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
     whole = announce(consul, prefix, "20260101T000003Zaaaa")
@@ -316,9 +317,234 @@ def test_barrier_counts_only_while_the_operator_is_heard(
     assert value(consul, go) == "wait 2"
     made.tick(heard_seconds_ago=31)
     assert value(consul, go) == "wait 2"
-    made.go("all")
+    made.go()
     made.tick(heard_seconds_ago=1)
     assert value(consul, go) == "go all"
+
+
+# --- in waves
+
+OLD, NEW, NEWER = "20260101T000001Zaaaa", "20260101T000002Zaaaa", "20260101T000003Zaaaa"
+HOSTS = ("a", "b", "c")
+
+
+class Calls:
+    """A bus that writes down what is asked of it, in front of the real one."""
+
+    def __init__(self, bus: Consul) -> None:
+        self._bus = bus
+        self.made: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.made.append((name, *arguments))
+            return getattr(self._bus, name)(*arguments, **options)
+
+        return call
+
+
+def in_waves(bus: Any, prefix: str, deployment: str, hosts: Sequence[str] = HOSTS, **changes: Any) -> Announcement:
+    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": list(hosts), **changes}
+    made = Announcement(bus, prefix, deployment, [role], False, True)
+    made.announce(wait=True)
+    return made
+
+
+def wanted(consul: Consul, prefix: str) -> dict[str, str]:
+    """The deployment that is wanted: of the role, and of single hosts."""
+    top = f"{prefix}/wanted/"
+    return {entry.key[len(top) :]: entry.value.split(" ")[0] for entry in consul.list(top)[0]}
+
+
+def barrier(consul: Consul, prefix: str, deployment: str, role: str = "web") -> str | None:
+    return value(consul, f"{prefix}/deployments/{deployment}/{role}/go")
+
+
+@pytest.fixture
+def old(consul: Consul, prefix: str) -> str:
+    """A deployment that all hosts have."""
+    announce(consul, prefix, OLD, hosts=list(HOSTS)).go()
+    return OLD
+
+
+def test_all_at_once_makes_the_very_same_calls_as_ever(consul: Consul, prefix: str) -> None:
+    bus = Calls(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a", "b"]}
+    made = Announcement(bus, prefix, NEW, [role], False)
+    made.announce(wait=True)
+    made.go()
+    made.abort()
+    made.settle()
+    go, whole = f"{prefix}/deployments/{NEW}/web/go", f"{prefix}/wanted/web"
+    written = consul.get(whole)
+    assert written is not None
+    named = [call[:-1] if call[0] == "put_all" else call for call in bus.made]
+    assert named == [
+        ("get", f"{prefix}/frozen"),
+        ("get", whole),
+        ("get", whole),
+        ("list", f"{whole}/"),
+        ("put", go, "wait 0"),
+        ("get", whole),
+        ("put", whole, f"{NEW} s3://b/x"),
+        ("list", f"{whole}/"),
+        ("fire", "deploy_none", "s3://b/x", ["a", "b"]),
+        ("get", go),
+        ("put_all",),
+    ]
+    [writes] = [call[1] for call in bus.made if call[0] == "put_all"]
+    assert [(key, text) for key, text, _ in writes] == [(go, "go all")]
+
+
+def test_rollout_in_waves_wants_it_of_single_hosts_until_the_last_has_gone(
+    consul: Consul, prefix: str, old: str
+) -> None:
+    made = in_waves(consul, prefix, NEW)
+    by_host = {"web": OLD, "web/a": NEW, "web/b": NEW, "web/c": NEW}
+    assert wanted(consul, prefix) == by_host
+    made.go({"web": ["a"]})
+    assert barrier(consul, prefix, NEW) == "go a +1"
+    made.go({"web": ["a", "b"]})
+    assert barrier(consul, prefix, NEW) == "go a b +2"
+    # Not all have gone yet.
+    made.settle()
+    assert wanted(consul, prefix) == by_host
+    made.go()
+    assert barrier(consul, prefix, NEW) == "go all"
+    assert wanted(consul, prefix) == by_host
+    made.settle()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_barrier_counts_between_two_waves(consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcement, "TICK_SECONDS", 0.0)
+    made = in_waves(consul, prefix, NEW)
+    made.tick(heard_seconds_ago=1)
+    made.go({"web": ["a"]})
+    made.tick(heard_seconds_ago=1)
+    assert barrier(consul, prefix, NEW) == "go a +3"
+    made.tick(heard_seconds_ago=31)
+    assert barrier(consul, prefix, NEW) == "go a +3"
+    made.go()
+    made.tick(heard_seconds_ago=1)
+    assert barrier(consul, prefix, NEW) == "go all"
+
+
+def test_halted_rollout_leaves_those_that_stay_as_they_are_and_the_others_as_they_were(
+    consul: Consul, prefix: str, old: str
+) -> None:
+    announce(consul, prefix, NEW, only_hosts=True, hosts=["c"]).go()
+    made = in_waves(consul, prefix, NEWER)
+    made.go({"web": ["a", "b"]})
+    # b has failed, and went back by itself.
+    made.halt({"web": ["a"]})
+    assert barrier(consul, prefix, NEWER) == "only a"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEWER, "web/c": NEW}
+    with pytest.raises(Failure, match="was taken back"):
+        made.go()
+
+
+def test_rollout_that_nobody_stays_with_is_aborted(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    made.halt({})
+    assert barrier(consul, prefix, NEW) == "abort"
+    assert wanted(consul, prefix) == {"web": OLD}
+
+
+def test_rollout_can_be_halted_after_its_last_wave(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go()
+    made.halt({"web": ["a", "c"]})
+    assert barrier(consul, prefix, NEW) == "only a c"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW, "web/c": NEW}
+    made.settle()
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW, "web/c": NEW}
+
+
+def test_worker_that_ends_between_two_waves_lets_the_others_leave(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    # As the worker does when its line ends.
+    assert made.abort() is True
+    made.settle()
+    assert barrier(consul, prefix, NEW) == "only a"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW}
+
+
+def test_worker_that_ends_after_the_last_wave_settles_it(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    made.go()
+    assert made.abort() is True
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_settling_that_failed_is_tried_again(consul: Consul, prefix: str, old: str) -> None:
+    bus = Failing(consul)
+    made = in_waves(bus, prefix, NEW)
+    made.go()
+    bus.fails = {"delete"}
+    with pytest.raises(Failure):
+        made.settle()
+    bus.fails = set()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_hosts_that_ran_it_already_keep_the_deployment_that_they_have(consul: Consul, prefix: str, old: str) -> None:
+    paused = in_waves(consul, prefix, NEW)
+    paused.go({"web": ["a"]})
+    paused.halt({"web": ["a"]})
+    promoted = in_waves(consul, prefix, NEWER, ["b", "c"], spared=["a"])
+    promoted.go()
+    promoted.settle()
+    assert wanted(consul, prefix) == {"web": NEWER, "web/a": NEW}
+    # Until the next one that is for all.
+    announce(consul, prefix, "20260101T000004Zaaaa", hosts=list(HOSTS)).go()
+    assert wanted(consul, prefix) == {"web": "20260101T000004Zaaaa"}
+
+
+def test_role_that_has_no_host_left_is_settled_without_an_event(consul: Consul, prefix: str, old: str) -> None:
+    bus = Calls(consul)
+    made = in_waves(bus, prefix, NEW, [], spared=list(HOSTS))
+    made.go()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+    assert "fire" not in [name for name, *_ in bus.made]
+
+
+def test_next_deployment_ends_one_that_was_left_between_two_waves(consul: Consul, prefix: str, old: str) -> None:
+    """Its worker was killed: nobody closed its barrier."""
+    left = in_waves(consul, prefix, NEW)
+    left.go({"web": ["a"]})
+    announce(consul, prefix, NEWER, hosts=list(HOSTS)).go()
+    assert barrier(consul, prefix, NEW) == "only a"
+    assert wanted(consul, prefix) == {"web": NEWER}
+    with pytest.raises(Failure, match="somebody else aborted"):
+        left.go()
+    left.abort()
+    assert wanted(consul, prefix) == {"web": NEWER}
+
+
+def test_rollout_in_waves_does_not_overtake_a_newer_deployment_of_all_hosts(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, NEWER).go()
+    with pytest.raises(Failure, match="a newer deployment"):
+        in_waves(consul, prefix, NEW)
+    assert wanted(consul, prefix) == {"web": NEWER}
+
+
+def test_keys_are_pruned_beside_a_paused_rollout_and_not_while_one_waits(consul: Consul, prefix: str) -> None:
+    stale = "20251231T000001Zaaaa"
+    for name in (stale, OLD):
+        announce(consul, prefix, name, hosts=list(HOSTS)).go()
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    assert prune_deployments(consul, prefix, [], now=time.time(), go_on=lambda: None) == []
+    made.halt({"web": ["a"]})
+    assert prune_deployments(consul, prefix, [], now=time.time(), go_on=lambda: None) == [stale]
 
 
 def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, prefix: str) -> None:

@@ -1102,6 +1102,62 @@ def test_beats_that_a_stale_server_repeats_keep_no_host_waiting(host: Host) -> N
     assert "aborted" in host.finish(process, FIRST).reports
 
 
+def waiting_for_its_turn(host: Host) -> "subprocess.Popen[bytes]":
+    """A run that holds the archive while only app2 has gone."""
+    host.want(FIRST)
+    host.go(FIRST, "wait 0")
+    process = host.start(FIRST, OLD)
+    until(lambda: "fetched" in host.reports(FIRST))
+    host.go(FIRST, "go app2 +1")
+    return process
+
+
+def test_host_waits_for_its_turn_as_long_as_the_operator_counts(host: Host) -> None:
+    process = waiting_for_its_turn(host)
+    for beat in range(2, 6):
+        time.sleep(1)
+        host.go(FIRST, f"go app2 +{beat}")
+    assert process.poll() is None
+    assert host.current is None
+    host.go(FIRST, "go app1 app2 +6")
+    assert "verified" in host.finish(process, FIRST).reports
+
+
+def test_host_leaves_at_once_when_the_rollout_is_stopped_before_its_turn(host: Host) -> None:
+    host.environment["DEPLOYTOOL_SILENCE_SECONDS"] = "60"
+    process = waiting_for_its_turn(host)
+    host.go(FIRST, "only app2")
+    run = host.finish(process, FIRST)
+    assert set(run.reports) == {"fetched", "aborted"}
+    assert "stopped before it was this host's turn" in run.reports["aborted"]["reason"]
+    assert host.current is None
+    # Ready for the next one.
+    assert "verified" in host.deploy(SECOND, NEW).reports
+
+
+def test_host_leaves_when_nobody_counts_any_more_between_two_waves(host: Host) -> None:
+    process = waiting_for_its_turn(host)
+    deadline = time.monotonic() + 15
+    beat = 1
+    while process.poll() is None and time.monotonic() < deadline:
+        # A stale server repeats what was said.
+        host.go(FIRST, f"go app2 +{beat}")
+        beat = 1 - beat
+        time.sleep(0.3)
+    run = host.finish(process, FIRST)
+    assert "nothing was heard from the operator" in run.reports["aborted"]["reason"]
+
+
+@pytest.mark.parametrize(("word", "state"), [("only app2 app1", "verified"), ("only app2 app11", "aborted")])
+def test_host_that_comes_late_to_a_rollout_that_was_stopped(host: Host, word: str, state: str) -> None:
+    host.want(FIRST)
+    host.go(FIRST, word)
+    run = host.run(FIRST, OLD)
+    assert state in run.reports
+    assert ("fetched" in run.reports) is (state == "verified")
+    assert (host.current is None) is (state == "aborted")
+
+
 def test_second_stretcher_waits_for_the_first_and_finds_nothing_to_do(host: Host) -> None:
     host.environment["DEPLOYTOOL_LOCK_SECONDS"] = "30"
     host.want(FIRST)

@@ -1,6 +1,7 @@
 """How the end of a deployment reads."""
 
 import io
+from typing import Any
 
 from deploytool.console import Console, conclusion, reasons
 from deploytool.fleet import HostResult, State, Verdict
@@ -73,3 +74,58 @@ def test_interrupted_deployment_names_the_hosts_without_a_verdict() -> None:
         "silent hosts may still be finishing by themselves",
         "try them again: fab staging deploy --release R1 --nodes app3",
     ]
+
+
+# --- rollouts that were stopped
+
+WAITED = HostResult("web", "app3", Verdict.ABORTED, State.FETCHED, 4.0, "the rollout was stopped before its turn", ())
+
+
+def stopped(*hosts: HostResult, **changes: Any) -> Outcome:
+    """One whose other hosts than the last had gone."""
+    made = outcome(*hosts, WAITED, exit_code=changes.pop("exit_code", 8))
+    made.gone = frozenset((each.role, each.host) for each in hosts)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_paused_rollout_says_how_far_it_is_and_both_ways_on() -> None:
+    assert conclusion(stopped(GOOD, paused=True, exit_code=0), "production") == [
+        "R1 is verified on 1 of 2 hosts of production, and PAUSED (D1)",
+        "the other 1 keep what they have, for as long as you like",
+        "go on: fab production promote      go back: fab production rollback",
+    ]
+    assert "of production, not on 1, and PAUSED" in conclusion(stopped(GOOD, BAD, paused=True), "production")[0]
+
+
+def test_halted_rollout_counts_those_that_were_not_touched_and_does_not_list_them() -> None:
+    made = stopped(GOOD, BAD, halted=True)
+    assert conclusion(made, "production") == [
+        "R1 was HALTED (D1): of 3 hosts of production, 2 were let go, 1 of them are not verified; 1 were not touched",
+        "1 host now on R1",
+        "go on: fab production promote      go back: fab production rollback",
+    ]
+    results = io.StringIO()
+    Console(as_json=False, progress=io.StringIO(), results=results).summary(made, "production", made.hosts)
+    assert "app2 (web) failed: hooks.post[0] failed" in results.getvalue()
+    assert "before its turn" not in results.getvalue()
+    # Where nothing has switched, there is nothing to go on with.
+    assert len(conclusion(stopped(BAD, halted=True), "production")) == 1
+
+
+def test_halted_rollout_that_went_back_tells_both_stories() -> None:
+    silent = HostResult("web", "app4", Verdict.SILENT, State.FETCHED, 1.0, "it said nothing more", ())
+    back = Outcome(release="R0", deployment="D2", hosts=(GOOD, silent), told=(("web", "app5"),), exit_code=8)
+    lines = conclusion(stopped(GOOD, BAD, halted=True, undone=(back,), not_undone=("R9 is gone",)), "production")
+    assert lines[1:] == [
+        "went back to R0: verified on 1 of 2 hosts (D2)",
+        "  app4 (web) silent: it said nothing more",
+        "  app5 (web) is silent: told to go back as well, not waited for",
+        "NOT taken back: R9 is gone",
+        "what is where: fab production status      go back: fab production rollback",
+    ]
+
+
+def test_interrupted_rollout_is_stopped_and_not_halted() -> None:
+    assert conclusion(stopped(GOOD, exit_code=130), "production")[0].startswith("R1 was STOPPED (D1): of 2 hosts")

@@ -554,3 +554,84 @@ def test_names_of_marks_sort_by_their_time_to_the_microsecond() -> None:
     assert names == sorted(names)
     assert len(set(names)) == len(names)
     assert all(is_deployment_id(each) for each in names)
+
+
+# --- rollouts in waves
+
+
+def paused(number: int, release: ReleaseId, verified: frozenset[RoleHost] = ONE, **changes: Any) -> Deployment:
+    """A deployment in waves that ended before all its hosts had gone."""
+    return good(number, release, verified=verified, untouched=ALL - verified, partial=True, **changes)
+
+
+def test_paused_rollout_proves_what_it_proves_and_moves_nothing() -> None:
+    known = history(good(1, A), good(2, B), paused(3, C))
+    assert standings(known)[C].words == "verified on 1 of its hosts"
+    assert target(known, B) == A
+    assert target(history(*known.deployments, good(4, D)), D) == B
+
+
+def test_promoted_release_is_verified_by_both_deployments_together() -> None:
+    promoted = good(4, C, expected=ALL, verified=TWO)
+    known = history(good(1, A), good(2, B), paused(3, C), promoted)
+    assert standings(known)[C].verified == promoted.id
+    assert target(known, C) == B
+    assert target(history(*known.deployments, good(5, D)), D) == C
+
+
+def test_release_that_was_halted_and_undone_is_no_target_and_the_old_one_goes_where_it_went() -> None:
+    halted = paused(3, C, exit_code=8)
+    undone = good(4, B, kind="rollback", origin=B, whole=False, expected=ONE, verified=ONE)
+    known = history(good(1, A), good(2, B), halted, undone)
+    assert "exit code 8" in standings(known)[C].words
+    assert standings(known)[B].may_return
+    assert target(known, B) == A
+    assert target(history(*known.deployments, good(5, D)), D) == B
+
+
+def test_halted_release_that_is_promoted_all_the_same_is_good() -> None:
+    known = history(good(1, A), paused(2, B, exit_code=8), good(3, B, verified=TWO))
+    assert standings(known)[B].may_return
+
+
+def test_hosts_that_were_not_let_go_say_nothing_against_what_they_proved_before() -> None:
+    known = history(good(1, A), good(2, B), paused(3, A, NOBODY, exit_code=8))
+    assert standings(known)[A].proven == ALL
+
+
+def test_rollback_after_a_pause_leaves_what_was_verified_before_where_it_was() -> None:
+    known = history(good(1, A), good(2, B), paused(3, A), good(4, B, kind="rollback", origin=B))
+    assert target(known, B) == A
+
+
+def test_history_of_a_rollout_that_did_not_reach_all_is_read_to_where_the_one_before_goes_back() -> None:
+    assert not reaches_target(history(good(2, B), paused(3, C)))
+    assert reaches_target(history(good(1, A), good(2, B), paused(3, C)))
+    assert latest(history(good(2, B), paused(3, C))) == paused(3, C)
+
+
+@pytest.mark.parametrize(
+    ("said", "partial"),
+    [
+        ({}, False),
+        ({"waves": 0}, False),
+        # The operator went away, or it was paused, halted or interrupted.
+        ({"waves": 3}, True),
+        ({"waves": 3, "settled": False, "exit_code": 0}, True),
+        ({"waves": 3, "settled": True, "exit_code": 0}, False),
+    ],
+)
+def test_rollout_in_waves_reached_all_only_if_somebody_wrote_that_down(said: Mapping[str, Any], partial: bool) -> None:
+    assert read_deployment(name(1), json.dumps({"release": A, **said}), None).partial is partial
+
+
+def test_hosts_that_ran_it_already_are_expected_and_those_that_left_are_untouched() -> None:
+    hosts = [
+        {"role": "web", "host": "two", "verdict": "verified"},
+        {"role": "web", "host": "three", "verdict": "aborted"},
+        {"role": "web", "host": "four", "verdict": "failed"},
+    ]
+    text = json.dumps({"release": A, "exit_code": 8, "hosts": hosts, "spared": [{"role": "web", "host": "one"}]})
+    found = read_deployment(name(1), text, None)
+    assert found.expected == {("web", each) for each in ("one", "two", "three", "four")}
+    assert (found.verified, found.untouched) == (TWO, {("web", "three")})

@@ -73,6 +73,7 @@ def given_settings(**changes: Any) -> Any:
         "consul": SimpleNamespace(address=None),
         "store": SimpleNamespace(url="s3://acme-deploys/shop"),
         "wait": SimpleNamespace(hook_seconds=120, stable_seconds=2),
+        "proof_seconds": 2,
     }
     return SimpleNamespace(**(rest | changes))
 

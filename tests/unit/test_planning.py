@@ -22,6 +22,7 @@ from deploytool.planning import (
 from deploytool.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
 from deploytool.stages import Commit, Comparison, Fetched
 from deploytool.status import HostStatus
+from deploytool.waves import Wave
 from tests.unit.answering import Answering
 from tests.unit.test_manifest import RELEASE, given_settings
 
@@ -271,3 +272,15 @@ def test_manifest_that_can_not_be_rendered_is_said(tmp_path: Any) -> None:
     found = change(ReadingSession(settings_of_a_project(tmp_path, restart=("{{ nonsense }}",)), {}), RELEASE)
     assert found.problem is not None
     assert "nonsense" in found.problem
+
+
+def test_plan_shows_who_would_go_when_and_where_it_would_pause() -> None:
+    waves = (Wave(1, frozenset({("web", "app2")})), Wave(3, frozenset({("web", "app1")})))
+    said = lines(plan(waves=waves, pause_after=2))
+    first = said.index("wave 1 of 2, 1 host: app2 (web)")
+    assert said[first + 1 : first + 3] == [
+        "then it is paused, and `fab production promote` goes on",
+        "wave 2 of 2, 1 host: app1 (web)",
+    ]
+    # All at once is not worth a line.
+    assert "wave" not in text(waves=waves[:1], pause_after=1)

@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 
-from deploytool.audience import Expected, Live
+from deploytool.audience import Expected, Here, Live
 from deploytool.cleanup import clean_up
-from deploytool.errors import ConsulError, DeployError, FleetError, LockedError, StoreError
-from deploytool.fleet import Verdict
-from deploytool.history import Deployment, History, read_deployment, standings
+from deploytool.deployment import unfinished_release
+from deploytool.errors import ConsulError, DeployError, FleetError, LockedError, StoreError, UsageError
+from deploytool.fleet import HostResult, LastWord, Verdict
+from deploytool.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.journal import RETENTION_LOCK
 from deploytool.outcome import Outcome
-from deploytool.release import DeploymentId, begun_key, record_key
+from deploytool.release import DeploymentId, ReleaseId, begun_key, record_key
+from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, new_deployment_id
+from deploytool.waves import Wave
 from deploytool.worker_client import Asked
 from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
 from tests.unit.test_manifest import given_settings
-from tests.unit.test_retention import NOW, RELEASES, deployment_id, one_after_the_other
+from tests.unit.test_retention import NOW, RELEASES, deployment_id, good, one_after_the_other
 
 RELEASE = record(RELEASES[-1])
 HOSTS = ("one", "two")
@@ -37,6 +40,7 @@ class Fleet(Store):
         self.fetches: dict[str, tuple[str, dict[str, Any]]] = {host: ("fetched", {}) for host in HOSTS}
         self.activates: dict[str, tuple[str, dict[str, Any]]] = {host: ("verified", {}) for host in HOSTS}
         self._reports = Asked("here")
+        self.say_fetched: Callable[[], dict[str, tuple[str, dict[str, Any]]]] = lambda: self.fetches
         #: the operation of this number fails; those after it that are asked for by themselves do not
         self.fails_at: int | None = None
 
@@ -45,13 +49,16 @@ class Fleet(Store):
             self.asked.append((do, parameters))
             raise ConsulError(f"number {self.fails_at} failed")
         match do:
-            case "announce" | "go" | "abort" | "cancel":
+            case "announce" | "go" | "abort" | "cancel" | "halt" | "settle":
                 self._operation()
                 self.asked.append((do, parameters))
                 if do in self.refusals:
                     raise self.refusals[do]
                 if do == "go":
-                    self._say(self.activates)
+                    gone = parameters.get("hosts") or {"web": HOSTS}
+                    self._say({host: said for host, said in self.activates.items() if host in gone["web"]})
+                if do == "halt":
+                    self._say({host: ("aborted", {}) for host in HOSTS if host not in self.gone})
                 if do != "abort":
                     return {}
                 self._say({host: ("aborted", {}) for host in HOSTS})
@@ -62,8 +69,10 @@ class Fleet(Store):
     def start(self, do: str, *, after: Asked | None = None, **parameters: Any) -> Asked:
         if do not in ("watch", "end_watch"):
             return super().start(do, after=after, **parameters)
-        if do == "watch" and isinstance(after, Answered) and after.went_well:
-            self._say(self.fetches)
+        if do == "watch":
+            self._reports = Asked("here")
+            if isinstance(after, Answered) and after.went_well:
+                self._say(self.say_fetched())
         return self._reports
 
     def _say(self, said: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
@@ -72,6 +81,12 @@ class Fleet(Store):
             for host, (state, value) in said.items()
         ]
         self._reports.deliver({"event": {"reports": reports}})
+
+    @property
+    def gone(self) -> set[str]:
+        """The hosts that were let go, in waves."""
+        told = [parameters.get("hosts") or {"web": HOSTS} for do, parameters in self.asked if do == "go"]
+        return {host for hosts in told for host in hosts["web"]}
 
     @property
     def done(self) -> list[str]:
@@ -96,6 +111,7 @@ class World:
     """What a deployment leaves behind."""
 
     def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
         self.worker = Fleet(built(RELEASE.id))
         self.session = session_of(self.worker, tmp_path)
         self.outcome = Outcome(release=RELEASE.id, revision=RELEASE.revision)
@@ -184,6 +200,252 @@ def test_host_that_fails_after_go_makes_exit_code_8_and_takes_nothing_back(world
     assert (world.record["exit_code"], world.record["let_go"], world.record["verified"]) == (8, True, False)
     assert world.told.verified == {("web", "one")}
     assert "abort" not in world.worker.done
+
+
+# --- in waves
+
+WAVES = (Wave(1, frozenset({("web", "one")})), Wave(2, frozenset({("web", "two")})))
+
+
+def test_hosts_of_a_wave_go_when_those_before_have_proved_the_release(world: World) -> None:
+    world.bring(waves=WAVES)
+    asked = [(do, parameters) for do, parameters in world.worker.asked if do in ("go", "halt", "settle")]
+    assert asked == [("go", {"hosts": {"web": ("one",)}}), ("go", {}), ("settle", {})]
+    assert (world.outcome.exit_code, world.record["verified"], world.told.verified) == (0, True, world.told.expected)
+
+
+def test_all_at_once_asks_for_nothing_more_than_go(world: World) -> None:
+    world.bring()
+    assert [parameters for do, parameters in world.worker.asked if do == "go"] == [{}]
+    assert not {"halt", "settle"} & set(world.worker.done)
+    announced = next(parameters for do, parameters in world.worker.asked if do == "announce")
+    assert announced["in_waves"] is False
+
+
+def test_canary_that_fails_lets_nobody_else_go(world: World) -> None:
+    world.worker.activates["one"] = ("failed", {"reason": "it does not start"})
+    world.bring(waves=WAVES)
+    assert world.worker.gone == {"one"}
+    assert [parameters for do, parameters in world.worker.asked if do == "halt"] == [{"stay": {}}]
+    assert "settle" not in world.worker.done
+    verdicts = {result.host: result.verdict for result in world.outcome.hosts}
+    assert verdicts == {"one": Verdict.FAILED, "two": Verdict.ABORTED}
+    assert (world.outcome.exit_code, world.outcome.halted, world.record["halted"]) == (8, True, True)
+
+
+def test_failures_that_are_allowed_do_not_stop_it_but_count(world: World) -> None:
+    world.worker.activates["one"] = ("failed", {"reason": "it does not start"})
+    world.bring(waves=WAVES, max_failures=1)
+    assert world.worker.gone == {"one", "two"}
+    assert "settle" in world.worker.done
+    assert (world.outcome.exit_code, world.outcome.halted, world.record["verified"]) == (8, False, False)
+
+
+def test_silent_host_of_a_halted_rollout_may_have_switched(world: World) -> None:
+    world.worker.activates = {"two": ("verified", {})}
+    world.bring(waves=WAVES)
+    assert [parameters for do, parameters in world.worker.asked if do == "halt"] == [{"stay": {"web": ("one",)}}]
+    assert world.outcome.exit_code == 8
+
+
+def test_pause_is_no_failure_and_no_success_either(world: World) -> None:
+    world.bring(waves=WAVES, pause_after=1)
+    assert world.worker.gone == {"one"}
+    assert [parameters for do, parameters in world.worker.asked if do == "halt"] == [{"stay": {"web": ("one",)}}]
+    assert (world.outcome.exit_code, world.outcome.paused) == (0, True)
+    assert (world.record["paused"], world.record["verified"]) == (True, False)
+    assert world.told.verified == {("web", "one")}
+    history = History((world.told,))
+    assert standings(history)[RELEASE.id].verified is None
+
+
+def test_failure_in_the_last_wave_halts_only_if_others_go_back(world: World) -> None:
+    world.worker.activates["two"] = ("failed", {})
+    world.bring(waves=WAVES)
+    assert (world.outcome.exit_code, world.outcome.halted) == (8, False)
+    assert "settle" in world.worker.done
+    back = World(world.tmp_path / "back")
+    back.worker.activates["two"] = ("failed", {})
+    back.bring(waves=WAVES, goes_back=True)
+    assert (back.outcome.exit_code, back.outcome.halted) == (8, True)
+    assert [parameters for do, parameters in back.worker.asked if do == "halt"] == [{"stay": {"web": ("one",)}}]
+
+
+def test_pause_after_a_wave_that_added_nobody_is_a_pause_all_the_same(world: World) -> None:
+    waves = (WAVES[0], Wave(3, WAVES[1].hosts))
+    world.bring(waves=waves, pause_after=2)
+    assert (world.worker.gone, world.outcome.paused) == ({"one"}, True)
+
+
+def test_rollout_in_one_wave_has_nothing_to_pause_for(world: World) -> None:
+    world.bring(waves=(Wave(1, WAVES[0].hosts | WAVES[1].hosts),), pause_after=1)
+    assert (world.outcome.paused, world.outcome.exit_code) == (False, 0)
+    assert "settle" in world.worker.done
+
+
+def test_record_says_whether_all_hosts_have_it(world: World) -> None:
+    world.bring(waves=WAVES)
+    assert (world.begun["waves"], world.record["settled"], world.told.partial) == (2, True, False)
+    paused = World(world.tmp_path / "paused")
+    paused.bring(waves=WAVES, pause_after=1)
+    assert (paused.record["settled"], paused.told.partial) == (False, True)
+
+
+def test_wave_that_can_not_be_let_go_ends_the_rollout_and_says_why(world: World) -> None:
+    taken = world.worker.ask
+
+    def ask(do: str, **parameters: Any) -> Any:
+        if do == "go" and not parameters:
+            raise ConsulError("somebody else aborted this deployment")
+        return taken(do, **parameters)
+
+    world.worker.ask = ask  # type: ignore[method-assign]
+    with pytest.raises(ConsulError, match="somebody else"):
+        world.bring(waves=WAVES)
+    assert world.outcome.gone == WAVES[0].hosts
+    assert "abort" in world.worker.done
+    assert (world.record["exit_code"], world.record["let_go"], world.told.partial) == (7, True, True)
+    assert world.outcome.stopped
+
+
+def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
+    note = world.session.console.note
+
+    def noting(text: str) -> None:
+        note(text)
+        if text.startswith("wave 1 of 2"):
+            raise KeyboardInterrupt
+
+    world.session.console.note = noting
+    world.bring(waves=WAVES)
+    assert world.worker.gone == {"one"}
+    assert "abort" in world.worker.done
+    assert (world.outcome.exit_code, world.outcome.halted, world.outcome.stopped) == (130, False, True)
+    assert "no more are let go" in world.session.progress.getvalue()
+
+
+# --- going on, and going back
+
+PAUSED, WHOLE, OTHER = deployment_id(3), deployment_id(5), deployment_id(2)
+OLD, NEW, THIRD = RELEASES[0], RELEASES[-1], RELEASES[1]
+
+
+def here(
+    whole: Mapping[str, DeploymentId], single: Mapping[RoleHost, DeploymentId], words: Mapping[RoleHost, LastWord]
+) -> Here:
+    known = History(tuple(good(number, name) for number, name in ((5, OLD), (3, NEW), (2, THIRD))))
+    return Here(Expected({"web": HOSTS}, (), (), whole, single, words), known, Live(OLD), Live(OLD), ())
+
+
+@pytest.mark.parametrize(
+    ("whole", "single"),
+    [
+        # Paused.
+        ({"web": WHOLE}, {("web", "one"): PAUSED}),
+        # The very first deployment, paused.
+        ({}, {("web", "one"): PAUSED}),
+        # Its worker was killed: nobody put back what was wanted of the others.
+        ({"web": WHOLE}, {("web", "one"): PAUSED, ("web", "two"): PAUSED}),
+    ],
+)
+def test_rollout_goes_on_with_what_single_hosts_are_wanted_to_run(
+    world: World, whole: Mapping[str, DeploymentId], single: Mapping[RoleHost, DeploymentId]
+) -> None:
+    assert unfinished_release(world.session, here(whole, single, {})) == NEW
+
+
+@pytest.mark.parametrize(
+    ("whole", "single", "sentence"),
+    [
+        ({"web": WHOLE}, {}, "no rollout of production is unfinished"),
+        # Those that a promotion has spared.
+        ({"web": PAUSED}, {("web", "one"): PAUSED}, "no rollout of production is unfinished"),
+        ({"web": WHOLE}, {("web", "one"): PAUSED, ("web", "two"): OTHER}, "several releases"),
+    ],
+)
+def test_there_is_nothing_to_go_on_with(
+    world: World, whole: Mapping[str, DeploymentId], single: Mapping[RoleHost, DeploymentId], sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        unfinished_release(world.session, here(whole, single, {}))
+
+
+class Halted(World):
+    """A rollout that was halted when these hosts had gone, with these verdicts."""
+
+    def __init__(
+        self, tmp_path: Path, verdicts: Mapping[str, Verdict], origins: Mapping[str, ReleaseId | None]
+    ) -> None:
+        super().__init__(tmp_path)
+        self.worker.objects |= built(OLD) | built(THIRD)
+        self.session.settings.roles["web"].hosts = SimpleNamespace(model_dump=lambda mode: {})
+        hosts = tuple(HostResult("web", host, verdict, None, None, "", ()) for host, verdict in verdicts.items())
+        gone = frozenset(("web", host) for host in verdicts)
+        self.outcome = Outcome(release=NEW, deployment=PAUSED, hosts=hosts, gone=gone, halted=True, exit_code=8)
+        words = {("web", host): LastWord(name, None, None, True, (name or "",)) for host, name in origins.items()}
+        self.here = here({"web": WHOLE}, {}, words)
+
+    def undo(self) -> list[tuple[str | None, dict[str, Verdict]]]:
+        """What each deployment brought, and to whom."""
+        undo(self.session, self.here, self.outcome)
+        return [(each.release, {host.host: host.verdict for host in each.hosts}) for each in self.outcome.undone]
+
+    @property
+    def announced(self) -> list[list[str]]:
+        """The hosts of each announcement."""
+        return [parameters["roles"][0]["hosts"] for do, parameters in self.worker.asked if do == "announce"]
+
+
+def test_hosts_that_switched_go_back_to_where_they_came_from(tmp_path: Path) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.FAILED}, {"one": OLD, "two": OLD})
+    assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
+    assert world.announced == [["one"]]
+    undone = world.outcome.undone[0]
+    record = json.loads(world.worker.objects[f"environments/production/deployments/{undone.deployment}.json"])
+    assert (record["undoes"], record["nodes"], record["kind"], record["downloaded"]) == (
+        PAUSED,
+        ["one"],
+        "rollback",
+        [],
+    )
+    assert str(undone.deployment) > PAUSED
+    assert world.outcome.exit_code == 8
+
+
+def test_silent_host_is_told_to_go_back_and_not_waited_for(tmp_path: Path) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.SILENT}, {"one": OLD, "two": OLD})
+    assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
+    assert world.announced == [["one", "two"]]
+    assert world.outcome.undone[0].told == (("web", "two"),)
+    alone = Halted(tmp_path, {"two": Verdict.SILENT}, {"two": OLD})
+    assert alone.undo() == [(OLD, {})]
+    assert (alone.announced, alone.outcome.undone[0].exit_code) == ([["two"]], 0)
+
+
+def test_each_host_goes_back_to_its_own_release_whatever_becomes_of_the_others(tmp_path: Path) -> None:
+    world = Halted(tmp_path, dict.fromkeys(HOSTS, Verdict.VERIFIED), {"one": OLD, "two": THIRD})
+    assert world.undo() == [(OLD, {"one": Verdict.VERIFIED}), (THIRD, {"two": Verdict.VERIFIED})]
+    broken = Halted(tmp_path, dict.fromkeys(HOSTS, Verdict.VERIFIED), {"one": OLD, "two": THIRD})
+    del broken.worker.objects[record_key(OLD)]
+    assert broken.undo() == [(THIRD, {"two": Verdict.VERIFIED})]
+    assert [OLD in reason and "has no release" in reason for reason in broken.outcome.not_undone] == [True]
+
+
+def test_host_without_a_release_before_stays_where_it_is(tmp_path: Path) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.VERIFIED}, {"one": None, "two": NEW})
+    assert world.undo() == []
+    assert world.outcome.not_undone == ("one (web) has no release to go back to: this was its first deployment",)
+
+
+def test_release_that_a_host_has_not_kept_is_downloaded_by_the_same_hosts(tmp_path: Path) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED}, {"one": OLD})
+    said = iter([{"one": ("failed", {"incomplete": True})}, {"one": ("fetched", {})}])
+    world.worker.say_fetched = lambda: next(said)
+    assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
+    assert world.announced == [["one"], ["one"]]
+
+
+# --- how it ends without
 
 
 def test_host_that_fails_before_go_takes_it_back(world: World) -> None:

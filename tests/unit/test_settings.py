@@ -109,6 +109,32 @@ def only_problem(directory: Path, environ: Mapping[str, str] | None = None) -> s
 # What is accepted
 
 
+def test_hosts_go_at_once_and_stay_unless_the_settings_say_otherwise(project: Project) -> None:
+    loaded = load_settings(project(), "production", {})
+    assert (loaded.in_waves, loaded.rollout.waves, loaded.rollout.on_failure) == (False, ("100%",), "halt")
+    assert loaded.proof_seconds == loaded.wait.stable_seconds
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "rollout: {waves: [1, 25%, 100%], pause_after: 2, min_healthy_seconds: 10}",
+        "rollout: {canary: {nodes: [app1]}, pause_after: 1, min_healthy_seconds: 10}",
+        "rollout: {min_healthy_seconds: 10}\nroles: {web: {rollout: {waves: [1, 100%]}}}",
+    ],
+)
+def test_proofs_of_a_rollout_in_waves_are_held_for_longer(project: Project, said: str) -> None:
+    loaded = load_settings(project(production=said), "production", {})
+    assert (loaded.in_waves, loaded.proof_seconds) == (True, 10)
+
+
+def test_role_has_waves_of_its_own_and_the_rest_of_the_environment(project: Project) -> None:
+    said = "rollout: {waves: [1, 100%], max_failures: 10%}\nroles: {web: {rollout: {waves: ['5', 100%]}}}"
+    loaded = load_settings(project(production=said), "production", {})
+    assert loaded.rollout_of("web").waves == ("5", "100%")
+    assert loaded.rollout_of("web").max_failures == "10%"
+
+
 def test_every_key_of_the_designs_example_is_accepted(project: Project) -> None:
     loaded = load_settings(project(deploy=DESIGN_EXAMPLE), "production", {})
 
@@ -496,6 +522,22 @@ WRONG = [
         "wait.activate_seconds: must be more than 840, twice hook_seconds + stable_seconds",
     ),
     ("wait: {activate_seconds: 200}", "wait.activate_seconds: must be more than 244"),
+    (
+        "rollout: {min_healthy_seconds: 60}",
+        "wait.activate_seconds: must be more than 360, twice hook_seconds + rollout.min_healthy_seconds",
+    ),
+    ("rollout: {waves: [1, 50%]}", "rollout.waves: must end with 100%"),
+    ("rollout: {waves: []}", "rollout.waves: must end with 100%"),
+    ("rollout: {waves: [101%, 100%]}", "rollout.waves[0]: must be a number of hosts, as 1, or a share of them"),
+    ("rollout: {waves: [0, 100%]}", "rollout.waves[0]: must be a number of hosts"),
+    ("rollout: {waves: [yes, 100%]}", "rollout.waves[0]: must be a number of hosts"),
+    ("rollout: {canary: {nodes: []}}", "rollout.canary.nodes: names no host"),
+    ("rollout: {pause_after: 1}", "rollout.pause_after: must be less than 1, the number of waves"),
+    ("rollout: {waves: [1, 100%], pause_after: 2}", "rollout.pause_after: must be less than 2"),
+    ("rollout: {canary: {nodes: [a]}, pause_after: 2}", "rollout.pause_after: must be less than 2"),
+    ("rollout: {max_failures: -1}", "rollout.max_failures: must be a number of hosts"),
+    ("rollout: {on_failure: pray}", "rollout.on_failure: must be one of"),
+    ("roles: {web: {rollout: {waves: [1]}}}", "roles.web.rollout.waves: must end with 100%"),
     ("build: {timeout_seconds: 99999999999999999999999}", "build.timeout_seconds: must be between"),
     ("build: {forward_agent: 'yes'}", "build.forward_agent: must be true or false"),
     ("build: {forward_agent: 1}", "build.forward_agent: must be true or false"),

@@ -132,3 +132,45 @@ def test_wanted_deployment_whose_manifest_is_gone_is_still_wanted() -> None:
     assert f"deployment {gone} is wanted" in lines(status, "production")[0]
     status = read_status(session({"web": role(wanted=f"{gone} url", serving={"a": serving(NEW, gone)})}))
     assert status.exit_code == 0
+
+
+def paused(**changes: Any) -> dict[str, Any]:
+    """A role of which one host is wanted to run another release than the role as a whole."""
+    given = {
+        "up": ["a", "b"],
+        "wanted": f"{FIRST} url",
+        "exceptions": {"a": f"{SECOND} url"},
+        "serving": {"a": serving(NEW, SECOND), "b": serving(OLD, FIRST)},
+    }
+    return role(**{**given, **changes})
+
+
+def test_rollout_that_is_not_at_its_end_is_shown_with_the_commands_that_go_on() -> None:
+    status = read_status(session({"web": paused()}))
+    assert (status.exit_code, status.unfinished) == (0, {NEW: ("a (web)",)})
+    assert lines(status, "production")[-1] == (
+        f"{NEW} is wanted of a (web), and not of all; go on: fab production promote; go back: fab production rollback"
+    )
+
+
+def test_release_that_all_are_wanted_to_run_is_at_its_end_though_a_host_has_it_by_another_deployment() -> None:
+    status = read_status(session({"web": paused(exceptions={"b": f"{FIRST} url"})}))
+    assert status.unfinished == {}
+    assert "promote" not in "\n".join(lines(status, "production"))
+
+
+@pytest.mark.parametrize("word", ["go a +3", "wait 2"])
+def test_rollout_whose_worker_is_gone_is_told_from_one_under_way(word: str) -> None:
+    found = {"web": paused(exceptions=dict.fromkeys("ab", f"{SECOND} url"), go={SECOND: word, FIRST: "go all"})}
+    left = "\n".join(lines(read_status(session(found)), "production"))
+    assert f"deployment {SECOND} was left by its operator" in left
+    assert "go on: fab production promote" in left
+    # For b, too, the way on is that one.
+    assert "--nodes" not in left
+    running = "\n".join(lines(read_status(session(found, lock="me@laptop since T")), "production"))
+    assert f"deployment {SECOND} is under way" in running
+    assert "promote" not in running
+
+
+def test_rollout_that_was_closed_is_not_under_way() -> None:
+    assert read_status(session({"web": paused(go={SECOND: "only a", FIRST: "go all"})})).under_way == ()
