@@ -1,6 +1,7 @@
 # make demo        the main job on this machine, without servers or root; make demo-down stops what it started
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
 # make check       all that CI does
+# make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
@@ -14,7 +15,7 @@ STATE ?= var/playground
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test lint check bench playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test lint check docs bench playground playground-down playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -62,6 +63,9 @@ lint: venv
 	done
 
 check: lint parts test
+
+docs: venv
+	$(BIN)/python -m deploytool.settings.reference >docs/settings.md
 
 $(VENV)/.bench-stamp: pyproject.toml | $(VENV)/.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

@@ -1,7 +1,7 @@
 """What a setting is: its name, type, default and meaning, and the rules that one value alone must keep.
 
 Pure and frozen. Rules between settings are in `checks`; the sentences for wrong types are in `load`. Descriptions are
-what `docs/settings` and "is missing" problems say.
+what `docs/settings.md` and "is missing" problems say.
 """
 
 import difflib
@@ -77,6 +77,11 @@ def _tuple_from_list(value: object) -> object:
 
 def _tuple_from_one_or_list(value: object) -> object:
     return (value,) if isinstance(value, str) else _tuple_from_list(value)
+
+
+def takes_one_or_list(metadata: Iterable[object]) -> bool:
+    """Whether a setting with this metadata may be a single text instead of a list."""
+    return any(isinstance(each, BeforeValidator) and each.func is _tuple_from_one_or_list for each in metadata)
 
 
 def _frozen(value: Mapping[K, V]) -> Mapping[K, V]:

@@ -1,0 +1,109 @@
+"""The page docs/settings.md: every setting, its form, default and meaning, made from the model. Pure.
+
+python -m deploytool.settings.reference >docs/settings.md
+"""
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from deploytool.settings.model import NOT_IN_FILES, Settings, takes_one_or_list
+from deploytool.settings.templates import TEMPLATE_NAMES
+
+_HEAD = """\
+# Settings
+
+<!-- Made by `make docs` from deploytool/settings/model.py; a test fails when it is stale. -->
+
+`config/deploy.yml` holds what all environments share, `config/<environment>.yml` what is different there: it is laid
+over the first, maps key by key, lists and single values as a whole. The names of those files are the environments.
+`fab ENV settings` shows what comes out, and from which file or recipe each value is. All mistakes are told at once,
+each with its file and line.
+
+`${NAME}` in a value is the environment variable of whoever runs `fab`: it must be set, its value is a secret, masked
+wherever it is shown, and refused in all that ends up in the store, in Consul or in hosts' logs. `$${NAME}` gives the
+text `${NAME}`, and `${DEPLOYTOOL_PROJECT}` is the directory that holds `config/`.
+
+Paths on app servers and in the store are never outside of where they belong: `..` is refused everywhere. Settings in
+**bold type** must be given. A *template* is a Jinja text with these names: %(names)s.
+"""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    text = [_HEAD % {"names": ", ".join(f"`{name}`" for name in TEMPLATE_NAMES)}]
+    text += _section("", "Top level", Settings)
+    return "\n".join(text)
+
+
+def _section(prefix: str, title: str, model: type[BaseModel]) -> Iterator[str]:
+    """A table of a model's settings, then one for each model below it."""
+    fields = {name: each for name, each in model.model_fields.items() if name not in NOT_IN_FILES}
+    sections = {name: below for name, each in fields.items() if (below := _model_of(each.annotation)) is not None}
+    yield f"## {title}\n"
+    if prefix:
+        yield f"{_meaning(model)}\n"
+    yield "| setting | form | default | meaning |\n|---|---|---|---|"
+    for name, each in fields.items():
+        key = f"`{prefix}{name}`"
+        yield " | ".join(
+            (
+                f"| **{key}**" if each.is_required() else f"| {key}",
+                _form(each.annotation, each.metadata),
+                "" if each.is_required() or name in sections else _default(each),
+                f"{each.description} |",
+            )
+        )
+    yield ""
+    for name, (section, named) in sections.items():
+        path = f"{prefix}{name}." + ("<name>." if named else "")
+        yield from _section(path, f"`{path.rstrip('.')}`", section)
+
+
+def _meaning(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _model_of(annotation: Any) -> tuple[type[BaseModel], bool] | None:
+    """The model that a setting's value is, and whether there is one for each name of a map."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    if get_origin(annotation) is Mapping and (below := _model_of(get_args(annotation)[1])) is not None:
+        return below[0], True
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((below for each in get_args(annotation) if (below := _model_of(each)) is not None), None)
+    return None
+
+
+def _form(annotation: Any, metadata: list[Any]) -> str:
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        return _form(inner, [*metadata, *more])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(_form(each, metadata) for each in get_args(annotation) if each is not types.NoneType)
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "command, or a list" if takes_one_or_list(metadata) else "list"
+    below = _model_of(annotation)
+    if below is not None or get_origin(annotation) is Mapping:
+        return "map"
+    return {str: "text", int: "number", bool: "`true`, `false`"}[annotation]
+
+
+def _default(each: FieldInfo) -> str:
+    value = each.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined
+    if value is None or value in ((), {}):
+        return "none"
+    shown = json.dumps(list(value) if isinstance(value, tuple) else value)
+    return f"`{value if isinstance(value, str) else shown}`"
+
+
+if __name__ == "__main__":
+    print(page())
