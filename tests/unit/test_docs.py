@@ -1,0 +1,30 @@
+"""What the pages in docs/ quote, and where their links go."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_troubleshooting_quotes_what_the_tool_says() -> None:
+    sources = [*(TOP / "deploytool").rglob("*.py"), *(TOP / "templates" / "host").glob("*.sh")]
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(source.read_text() for source in sources))
+    quoted = re.findall(r'\*\*"(.+?)"\*\*', (TOP / "docs" / "troubleshooting.md").read_text())
+    assert len(quoted) > 10
+    assert [words for words in quoted if words not in said] == []
+
+
+def test_troubleshooting_has_every_exit_code() -> None:
+    contract = re.findall(r"^\| (\d+) \| [^|]+ \|$", (TOP / "README.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## (\d+):", (TOP / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert headings == [code for code in contract if code != "0"]
