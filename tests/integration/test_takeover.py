@@ -37,7 +37,7 @@ def project(playground: Playground, tmp_path: Path) -> Iterator[Project]:
     made.settings["linked_dirs"] = ["log"]
     made.settings["keep_releases"] = 1
     made.write()
-    yield made
+    return made
 
 
 def test_directory_of_capistrano_is_taken_over_and_what_it_holds_stays(project: Project) -> None:
