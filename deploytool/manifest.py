@@ -33,12 +33,16 @@ TEMPLATE_NAME = "manifest.yml.j2"
 BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
 _ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
+_POST = ("post", "drain", "activate", "undrain", "settle")
+_FAILURE = ("failure", "failure-undrain", "failure-tell")
 PARTS: dict[Phase, tuple[str, ...]] = {
     "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "incoming", "pre"),
-    "post": (*_ALWAYS, "switch", "shared", "incoming", "verify", "retention", "post"),
+    "post": (*_ALWAYS, "switch", "shared", "incoming", "verify", "retention", "draining", *_POST),
     "success": (*_ALWAYS, "retention", "success"),
-    "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "failure"),
+    "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "draining", *_FAILURE),
 }
+#: Only for roles with the hooks `drain` and `undrain`.
+DRAINING = frozenset({"draining", "drain", "undrain", "failure-undrain"})
 
 #: Linux takes no single argument of this size or more (MAX_ARG_STRLEN), and a command is one argument of `sh -c`.
 LONGEST_COMMAND_BYTES = 128 * 1024
@@ -82,6 +86,14 @@ class RoleManifest:
     bus_directory: str
     #: what `fab ENV rollback` goes to once this deployment is verified, and hosts therefore keep; None if not known
     rollback_release: ReleaseId | None = None
+    #: take a host out of traffic for the switch, and bring it back
+    drain: tuple[HostCommand, ...] = ()
+    undrain: tuple[HostCommand, ...] = ()
+
+    @property
+    def drains(self) -> bool:
+        """Whether hosts are taken out of traffic for the switch."""
+        return bool(self.drain or self.undrain)
 
     @property
     def kept(self) -> bool:
@@ -206,6 +218,8 @@ def role_manifest(
         stable_seconds=settings.proof_seconds,
         bus_directory=(settings.consul.address or "").partition("file://")[2],
         rollback_release=rollback_release,
+        drain=commands(f"{at}.hooks.drain", said.hooks.drain),
+        undrain=commands(f"{at}.hooks.undrain", said.hooks.undrain),
     )
     if problems:
         raise SettingsError(problems)
@@ -297,8 +311,8 @@ def host_script(manifest: RoleManifest, phase: Phase) -> str:
     """
     mark = f"# deploytool {manifest.deployment} {phase}"
     bus = "directory" if manifest.bus_directory else "consul"
-    names = (bus if part == BUS else part for part in PARTS[phase])
-    parts = (_host_part(name) for name in names)
+    names = (part for part in PARTS[phase] if manifest.drains or part not in DRAINING)
+    parts = (_host_part(bus if name == BUS else name) for name in names)
     return "\n".join([f"{mark} begin", *_values(manifest), *_lists(manifest, phase), *parts, f"{mark} end"])
 
 
@@ -333,6 +347,9 @@ def _lists(manifest: RoleManifest, phase: Phase) -> Iterator[str]:
     yield _each("linked_files", ((path,) for path in manifest.linked_files))
     if phase in ("post", "failure"):
         yield _each("restart_commands", ((command.label, command.text) for command in manifest.restart))
+    if phase == "post" and manifest.drains:
+        yield _each("drain_commands", ((command.label, command.text) for command in manifest.drain))
+        yield _each("undrain_commands", ((command.label, command.text) for command in manifest.undrain))
     yield _each(f"{phase}_hooks", ((command.label, command.text) for command in manifest.hooks[phase]))
 
 

@@ -107,6 +107,12 @@ def _check_role(name: str, role: Mapping[str, object], shown: Callable[[str], st
             if node in seen:
                 yield (*at, "nodes", number), f"names {shown(node)} for the second time."
             seen.add(node)
+    hooks = as_map(role.get("hooks"))
+    if hooks.get("drain") and not hooks.get("undrain"):
+        yield (
+            ("roles", name, "hooks", "drain"),
+            "needs an undrain beside it: else the host would get no traffic any more.",
+        )
     verify = as_map(role.get("verify"))
     if verify.get("expect") is not None and verify.get("url") is None:
         yield ("roles", name, "verify", "expect"), "needs verify.url: it is looked for in that URL's answer."

@@ -435,6 +435,10 @@ class Hooks(Model):
     post: Commands = Field(default=(), description="after the switch, before the restart")
     success: Commands = Field(default=(), description="after the host is verified")
     failure: Commands = Field(default=(), description="after the deployment failed on the host and was undone")
+    drain: Commands = Field(default=(), description="right before the switch: take the host out of traffic")
+    undrain: Commands = Field(
+        default=(), description="bring it back: after the proof, or after an undo whatever has failed"
+    )
 
 
 class Canary(Model):
@@ -476,7 +480,7 @@ class Role(Model):
     hosts: Hosts = Field(description="{node_meta: {role: web}}, {service: web} or {nodes: [app1, app2]}")
     restart: Commands = Field(default=(), description="commands run after the switch; templates")
     verify: Verify = Field(default_factory=Verify, description="proof of the new release")
-    hooks: Hooks = Field(default_factory=Hooks, description="pre, post, success, failure")
+    hooks: Hooks = Field(default_factory=Hooks, description="pre, post, success, failure, drain, undrain")
     rollout: RoleRollout = Field(default_factory=RoleRollout, description="waves and canary of this role")
 
 

@@ -26,7 +26,7 @@ TEMPLATE_NAMES = (
     "shared_path",
 )
 
-_HOOKS = ("pre", "post", "success", "failure")
+_HOOKS = ("pre", "post", "success", "failure", "drain", "undrain")
 _TEMPLATES_OF_VERIFY = ("url", "expect", "command")
 
 

@@ -30,9 +30,10 @@ case "$(value_of "deployments/$deployment/$role/go") " in
   *) exit 0 ;;
 esac
 
-# Nothing to do: it was dealt with, no switch was cut off, and Consul has this host's word for it.
+# Nothing to do: it was dealt with, no switch was cut off, the host is not drained, and Consul has its word for it.
 read -r last _ 2>/dev/null <"$room/last" || last=
-if [ -n "$last" ] && ! LC_ALL=C expr "x$last" '<' "x$deployment" >/dev/null && [ ! -e "$room/switch" ]; then
+if [ -n "$last" ] && ! LC_ALL=C expr "x$last" '<' "x$deployment" >/dev/null &&
+  [ ! -e "$room/switch" ] && [ ! -e "$room/drained" ]; then
   ask "serving/$role/$node" || exit 1
   case $(value_of "serving/$role/$node") in *"\"deployment\": \"$last\""*) exit 0 ;; esac
 fi

@@ -109,37 +109,3 @@ if [ "$mine" = yes ]; then
     undo_leftover || :
   fi
 fi
-say "$verdict: $sentence"
-
-case $verdict in
-  replay | not-meant)
-    if [ "$mine" = yes ]; then
-      mend_word || :
-    fi
-    sweep
-    ;;
-  *)
-    reported=no
-    if find_node; then
-      if report "$verdict" "$sentence" "$log" "$incomplete"; then
-        reported=yes
-      fi
-    else
-      say "$node_problem"
-    fi
-    set_aside_any=no
-    if [ "$verdict" = failed ]; then
-      remove_unproven
-    fi
-    # Of a report that was lost, catch-up.sh sees to it that all is said again.
-    case $reported:${undone:+undone}:$set_aside_any in
-      yes:undone:*) tell_serving "$serving_now" "$proven" || : ;;
-      yes::yes) tell_kept || : ;;
-    esac
-    sweep
-    hook_directory=$deploy_to
-    [ -d "$deploy_to" ] || hook_directory=/
-    failure_hooks run_hook || say "$hook_problem"
-    ;;
-esac
-drop_lock

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# Phase `post`: the release is unpacked in incoming/, or was kept from before. Nothing has changed yet.
+# Phase `post`, to begin with: the release is unpacked in incoming/, or was kept from before. Nothing has changed yet.
 
 # Sets switch_previous to what an undo goes back to. A switch that was cut off, by a reboot say, left a release in
 # `current` that never proved itself: then it is the one before.
@@ -41,32 +41,3 @@ else
   fi
 fi
 find_previous
-switch_deployment=$deployment
-switch_release=$release
-write_state switch "$deployment $release $switch_previous" || leave failed "$room/switch can't be written"
-point_current "releases/$release" || leave failed "$current_path can't be pointed to releases/$release"
-take_stamp
-hook_directory=$release_path
-post_hooks run_hook || leave failed "$hook_problem"
-restart_commands run_restart || leave failed "$hook_problem"
-note activated "$current_path points to releases/$release"
-# Worth knowing, but nothing to wait for before the proof; after it, so that the last report comes last.
-(
-  report_seconds=2
-  if recall_node; then
-    report activated '' ''
-  fi
-) &
-telling=$!
-verify_path=$release_path
-verify_release
-verify_status=$?
-wait "$telling"
-[ "$verify_status" -eq 0 ] || leave failed "not proven to serve within $hook_seconds s: $doubt"
-grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
-keep_kit || rm -rf -- "$room/kit"
-switch_before=$switch_previous
-finish_switch verified
-note verified "$release serves"
-# Nothing that fails from here on may undo the switch.
-retain_verified "$switch_before" || :

@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The host's own directory below deploy_to: who owns deploy_to, who works in it, what was done last, and the switch that
-# is under way. Files: owner, node, lock, last, switch, verified, tried (catch-up.sh), kit/, log/.
+# is under way. Files: owner, node, lock, last, switch, verified, tried (catch-up.sh), kit/, drained/, log/.
 
 room=$deploy_to/.deploytool
 

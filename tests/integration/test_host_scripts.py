@@ -1396,6 +1396,230 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+# drain and undrain
+
+TOLD = "echo {word} $(readlink {host.deploy_to}/current) >>{host.home}/told"
+
+
+def drained_host(host: Host, **changes: Any) -> Host:
+    """A host with a proven release, which from now on is drained for a switch; what it does is told in a file."""
+    restart = f"{TOLD.format(word='restart', host=host)}; {RESTART}"
+    host.changes = {"restart": command(restart), "verify_pid_file": "../../shared/app.pid"}
+    host.deploy(FIRST, OLD)
+    (host.home / "told").unlink()
+    host.changes |= {
+        "drain": command(TOLD.format(word="drain", host=host), "roles.web.hooks.drain[0]"),
+        "undrain": command(TOLD.format(word="undrain", host=host), "roles.web.hooks.undrain[0]"),
+    }
+    host.changes |= changes
+    return host
+
+
+def told(host: Host) -> list[str]:
+    """What has happened, each with the release that `current` pointed to."""
+    lines = (host.home / "told").read_text().split()
+    words = [line.removeprefix("releases/") for line in lines]
+    return [f"{what} {'OLD' if where == OLD else 'NEW'}" for what, where in zip(words[::2], words[1::2], strict=True)]
+
+
+def is_drained(host: Host) -> bool:
+    return (host.deploy_to / ".deploytool/drained").exists()
+
+
+def word_of(host: Host) -> tuple[str, bool]:
+    serving = json.loads(host.key("serving/web/app1").read_text())
+    return serving["release"], serving["verified"]
+
+
+def test_host_is_drained_for_the_switch_and_back_before_it_says_so(host: Host) -> None:
+    drained_host(host, hooks=hooks(success=f"echo success x >>{host.home}/told"))
+    run = host.deploy(SECOND, NEW)
+    assert "verified" in run.reports, run.log
+    assert told(host) == ["drain OLD", "restart NEW", "undrain NEW", "success NEW"]
+    assert not is_drained(host)
+
+
+def test_host_that_kept_the_release_is_drained_as_well(host: Host) -> None:
+    drained_host(host)
+    host.deploy(SECOND, NEW)
+    (host.home / "told").unlink()
+    host.changes["src"] = ""
+    assert "verified" in host.deploy(THIRD, OLD).reports
+    assert told(host) == ["drain NEW", "restart OLD", "undrain OLD"]
+
+
+def test_hook_that_fails_after_the_drain_is_undone_before_the_host_is_back(host: Host) -> None:
+    drained_host(host, hooks=hooks(post="exit 3"))
+    run = host.deploy(SECOND, NEW)
+    assert told(host) == ["drain OLD", "restart OLD", "undrain OLD"]
+    assert run.reports["failed"]["reason"].endswith(f"put back to {OLD}, which is proven to serve again; undrained")
+    assert word_of(host) == (OLD, True)
+    assert not is_drained(host)
+
+
+def test_failed_proof_is_undone_before_the_host_is_back(host: Host) -> None:
+    drained_host(host, verify_command="false", hook_seconds=1)
+    run = host.deploy(SECOND, NEW)
+    assert told(host) == ["drain OLD", "restart NEW", "restart OLD", "undrain OLD"]
+    assert run.reports["failed"]["reason"].endswith("; undrained")
+
+
+def test_drain_that_fails_half_way_is_undone_and_nothing_was_switched(host: Host) -> None:
+    drained_host(host)
+    app = host.app
+    host.changes["drain"] += command("exit 9", "roles.web.hooks.drain[1]")
+    run = host.deploy(SECOND, NEW)
+    assert told(host) == ["drain OLD", "undrain OLD"]
+    reason = run.reports["failed"]["reason"]
+    assert reason == "hook roles.web.hooks.drain[1] failed with exit status 9; undrained"
+    assert host.current == f"releases/{OLD}"
+    assert host.app == app
+    assert not is_drained(host)
+
+
+def test_drain_that_hangs_is_ended_and_undone(host: Host) -> None:
+    drained_host(host, drain=command("sleep 50", "roles.web.hooks.drain[0]"), hook_seconds=1)
+    run = host.deploy(SECOND, NEW)
+    assert "hook roles.web.hooks.drain[0] was ended after 1 s" in run.reports["failed"]["reason"]
+    assert told(host) == ["undrain OLD"]
+
+
+def test_first_deployment_that_fails_is_undrained(host: Host) -> None:
+    mark = host.home / "undrained"
+    host.changes = {"drain": command("true"), "undrain": command(f"touch {mark}"), "hooks": hooks(post="exit 1")}
+    run = host.deploy(FIRST, OLD)
+    assert host.current is None
+    assert run.reports["failed"]["reason"].endswith("; undrained")
+    assert mark.exists()
+
+
+def test_undrain_that_fails_is_tried_again_after_the_undo(host: Host) -> None:
+    drained_host(host)
+    undrain = f"[ -e {host.home}/second ] || {{ touch {host.home}/second; exit 5; }}; {host.changes['undrain'][0].text}"
+    host.changes["undrain"] = command(undrain, "roles.web.hooks.undrain[0]")
+    run = host.deploy(SECOND, NEW)
+    assert told(host) == ["drain OLD", "restart NEW", "restart OLD", "undrain OLD"]
+    reason = run.reports["failed"]["reason"]
+    assert "the host could not be brought back: hook roles.web.hooks.undrain[0] failed with exit status 5" in reason
+    assert reason.endswith("; undrained")
+    assert word_of(host) == (OLD, True)
+
+
+def test_host_that_stays_drained_is_not_called_proven_until_it_is_back(host: Host) -> None:
+    drained_host(host, undrain=command(f"test -e {host.home}/mended", "roles.web.hooks.undrain[0]"))
+    run = host.deploy(SECOND, NEW)
+    reason = run.reports["failed"]["reason"]
+    assert (
+        "NOT undrained, so it may get no traffic: hook roles.web.hooks.undrain[0] failed with exit status 1" in reason
+    )
+    assert "verified" not in run.reports
+    assert word_of(host) == (OLD, False)
+    assert is_drained(host)
+    # Whoever comes next tries again, be it a replay.
+    again = host.run(SECOND, NEW)
+    assert "NOT undrained" in again.log
+    assert (word_of(host), is_drained(host)) == ((OLD, False), True)
+    (host.home / "mended").touch()
+    app = host.app
+    healed = host.run(SECOND, NEW)
+    assert "replay: this host has already switched" in healed.log
+    assert "; undrained" in healed.log
+    assert (word_of(host), is_drained(host)) == ((OLD, True), False)
+    assert host.app == app
+
+
+def test_drained_host_that_was_never_switched_is_not_called_proven(host: Host) -> None:
+    drained_host(host, drain=command("exit 1"), undrain=command(f"test -e {host.home}/mended"))
+    run = host.deploy(SECOND, NEW)
+    assert "NOT undrained" in run.reports["failed"]["reason"]
+    assert word_of(host) == (OLD, False)
+    (host.home / "mended").touch()
+    # A replay of the one before.
+    assert "undrained" in host.run(FIRST, OLD).log
+    assert (word_of(host), is_drained(host)) == ((OLD, True), False)
+
+
+def cut_off_drained(host: Host, where: str) -> None:
+    """The host is rebooted while it is drained: in the drain itself, or after the switch."""
+    hang = f"echo $$ >{host.home}/hook.pid; exec sleep 100"
+    before = dict(host.changes)
+    if where == "drain":
+        host.changes["drain"] += command(hang)
+    else:
+        host.changes["hooks"] = hooks(post=hang)
+    host.changes["hook_seconds"] = 60
+    host.go(SECOND, "go all")
+    host.want(SECOND)
+    process = host.start(SECOND, NEW)
+    until(lambda: (host.home / "hook.pid").exists() and (host.home / "hook.pid").read_text().strip())
+    process.kill()
+    hook = int((host.home / "hook.pid").read_text())
+    for pid in (parent_of(parent_of(hook)), hook, host.app):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(20)
+    assert is_drained(host)
+    assert "undrain OLD" not in told(host)
+    host.changes = before
+
+
+@pytest.mark.parametrize("where", ["drain", "switch"])
+def test_host_cut_off_while_drained_is_brought_back_by_the_same_deployment(host: Host, where: str) -> None:
+    cut_off_drained(drained_host(host), where)
+    assert "verified" in host.run(SECOND, NEW).reports
+    assert told(host)[-2:] == ["restart NEW", "undrain NEW"]
+    assert not is_drained(host)
+
+
+@pytest.mark.parametrize("where", ["drain", "switch"])
+def test_host_cut_off_while_drained_is_brought_back_by_the_next_one_in_its_own_words(host: Host, where: str) -> None:
+    cut_off_drained(drained_host(host), where)
+    # Other hooks by now: what was done is undone by what belongs to it.
+    host.changes |= {"drain": (), "undrain": command(f"echo other x >>{host.home}/told")}
+    third = "20261123T080000Z-ccccccc"
+    assert "verified" in host.deploy(THIRD, third).reports
+    lines = (host.home / "told").read_text().split("\n")[:-1]
+    assert lines[-3:] == [f"restart releases/{third}", f"undrain releases/{third}", "other x"]
+    assert not is_drained(host)
+
+
+def test_host_cut_off_in_its_drain_is_brought_back_by_a_deployment_that_changes_nothing(host: Host) -> None:
+    cut_off_drained(drained_host(host), "drain")
+    host.go(THIRD, "abort")
+    host.want(THIRD)
+    run = host.run(THIRD, NEW)
+    assert run.reports["aborted"]["reason"].endswith("; undrained")
+    assert told(host)[-1] == "undrain OLD"
+    assert not is_drained(host)
+
+
+def test_host_cut_off_in_its_switch_stays_drained_until_that_is_over(host: Host) -> None:
+    cut_off_drained(drained_host(host), "switch")
+    host.go(THIRD, "abort")
+    host.want(THIRD)
+    assert "still drained" in host.run(THIRD, NEW).reports["aborted"]["reason"]
+    assert is_drained(host)
+    # And a deployment that has been let go, and can't be had, ends both.
+    host.go(THIRD, "go all")
+    release = host.manifest(THIRD, NEW).release
+    host.changes["release"] = replace(release, checksum="0" * 64)
+    host.run(THIRD, NEW)
+    assert told(host)[-2:] == ["restart OLD", "undrain OLD"]
+    assert not is_drained(host)
+
+
+def test_drain_works_where_paths_are_odd(tmp_path: Path, parts: Parts, odd: str) -> None:
+    host = make_host(tmp_path, parts, odd)
+    mark = tmp_path / "back"
+    host.changes = {"drain": command("true"), "undrain": command(f"echo 'it''s back'\ntouch {mark}\n")}
+    try:
+        assert "verified" in host.deploy(FIRST, OLD).reports
+        assert mark.exists()
+        assert not is_drained(host)
+    finally:
+        end_app(host)
+
+
 def test_full_disk_is_reported(tmp_path: Path, parts: Parts) -> None:
     host = make_host(tmp_path, parts, "www")
     host.deploy_to.mkdir()

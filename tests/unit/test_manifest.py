@@ -54,6 +54,7 @@ RELEASE = Release(
 def given_settings(**changes: Any) -> Any:
     """What `role_manifest` reads of the settings."""
     none: dict[str, tuple[str, ...]] = {"pre": (), "post": (), "success": (), "failure": ()}
+    none |= {"drain": (), "undrain": ()}
     role = SimpleNamespace(
         restart=changes.pop("restart", ()),
         verify=SimpleNamespace(
@@ -362,10 +363,37 @@ def test_own_template_that_fails_is_named(tmp_path: Path, template: str, problem
 # the scripts
 
 
+DRAINED = {"drain": ("leave {{ role }}",), "undrain": ("come back",)}
+
+
+def test_hosts_that_are_not_drained_are_told_nothing_of_it() -> None:
+    text = render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, None)
+    assert "drain" not in text
+    assert "drained" in render_manifest(given_settings(hooks=DRAINED), "web", RELEASE, DEPLOYMENT, None)
+
+
+def test_host_is_drained_before_the_switch_and_brought_back_after_the_proof() -> None:
+    post = host_script(role_manifest(given_settings(hooks=DRAINED), "web", RELEASE, DEPLOYMENT), "post")
+    assert """  "$1" 'roles.web.hooks.drain[0]' 'leave web' || return""" in post
+    assert """  "$1" 'roles.web.hooks.undrain[0]' 'come back' || return""" in post
+    steps = ("drain || leave", 'point_current "releases/$release" ||', "restart_commands run_restart ||")
+    steps += ("verify_release\n", "undrain || leave", "finish_switch verified")
+    places = [post.index(f"\n{step}") for step in steps]
+    assert places == sorted(places)
+
+
+def test_failed_host_is_brought_back_after_the_undo_and_before_its_report() -> None:
+    failure = host_script(role_manifest(given_settings(hooks=DRAINED), "web", RELEASE, DEPLOYMENT), "failure")
+    steps = ("    undo_switch\n", "  elif undrain; then", 'if report "$verdict"')
+    places = [failure.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("hooks", [{}, DRAINED], ids=["plain", "drained"])
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 @pytest.mark.parametrize("phase", PARTS)
-def test_phase_is_read_by_plain_shells(phase: Any, shell: str) -> None:
-    script = host_script(role_manifest(given_settings(), "web", RELEASE, DEPLOYMENT), phase)
+def test_phase_is_read_by_plain_shells(phase: Any, shell: str, hooks: Any) -> None:
+    script = host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase)
     subprocess.run([shell, "-n"], input=script, text=True, check=True)
     assert script.splitlines()[0] == f"# deploytool {DEPLOYMENT} {phase} begin"
     assert script.splitlines()[-1] == f"# deploytool {DEPLOYMENT} {phase} end"
@@ -384,12 +412,14 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("hooks", [{}, DRAINED], ids=["plain", "drained"])
 @pytest.mark.parametrize("phase", PARTS)
-def test_phase_calls_no_function_that_it_does_not_have(phase: Any) -> None:
+def test_phase_calls_no_function_that_it_does_not_have(phase: Any, hooks: Any) -> None:
     """A missing part would only show on the path that needs it, on a host, in an undo."""
-    script = host_script(role_manifest(given_settings(), "web", RELEASE, DEPLOYMENT), phase)
+    script = host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase)
     known = set(re.findall(r"(?m)^(\w+)\(\) \{", "\n".join(path.read_text() for path in HOST.glob("*.sh"))))
-    known |= {"linked_dirs", "linked_files", "restart_commands", *(f"{each}_hooks" for each in PARTS)}
+    known |= {"linked_dirs", "linked_files", "restart_commands", "drain_commands", "undrain_commands"}
+    known |= {*(f"{each}_hooks" for each in PARTS)}
     defined = set(re.findall(r"(?m)^(\w+)\(\) \{", script))
     bodies = dict(re.findall(r"(?ms)^(\w+)\(\) \{\n(.*?)^\}$", script))
     main = re.sub(r"(?ms)^\w+\(\) \{\n.*?^\}$", "", script)

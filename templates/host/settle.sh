@@ -1,0 +1,10 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Phase `post`, its end: the release serves, proven.
+
+grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
+keep_kit || rm -rf -- "$room/kit"
+switch_before=$switch_previous
+finish_switch verified
+note verified "$release serves"
+# Nothing that fails from here on may undo the switch.
+retain_verified "$switch_before" || :

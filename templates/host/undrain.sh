@@ -1,0 +1,4 @@
+# shellcheck shell=sh disable=SC2154
+# Phase `post`, after the proof. A host without traffic is no success: it goes back, and to bring it back is tried again.
+
+undrain || leave failed "$release serves, but the host could not be brought back: $hook_problem"
