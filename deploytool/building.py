@@ -16,6 +16,7 @@ from deploytool import stages
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.fleet import printable
 from deploytool.manifest import render_manifest
+from deploytool.outcome import Outcome
 from deploytool.release import (
     NO_DEPLOYMENT,
     Release,
@@ -126,7 +127,8 @@ def begin_fetch(session: Session, reference: str, *, after: Asked | None = None)
 def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = False) -> Built:
     """The release of what is fetched: from the store if equal inputs were built already, else a new one.
 
-    With `rebuild` it is built whatever the store has, and later deployments of equal inputs get the new one.
+    With `rebuild` it is built whatever the store has, and later deployments of equal inputs get the new one. Raises
+    HookError if the operator's side objects.
     """
     fetched = stages.fetched(fetching.step.results())
     session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
@@ -137,8 +139,12 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
         session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
         session.let_go(WORKSPACE_LOCK)
         return Built(found, reused=True)
+    session.hook("before_build", Outcome(revision=fetched.revision, branch=fetching.reference))
     release = build_release(session, new_id(), fetching.reference, fetched, key, replace=rebuild)
     session.let_go(WORKSPACE_LOCK)
+    session.hook(
+        "after_publish", Outcome(release.id, fetched.revision, branch=fetching.reference, reused=False, began="build")
+    )
     if found is not None:
         same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
         session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")

@@ -1,5 +1,6 @@
 """One command from its first line to its last: the one boundary where errors become a sentence and an exit code."""
 
+import json
 import os
 import sys
 import traceback
@@ -12,17 +13,22 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from deploytool import interruption
-from deploytool.errors import DeployError, FleetError, Interrupted, UsageError
+from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
 from deploytool.settings import environments
 
 if TYPE_CHECKING:
     from deploytool.build_server import Connecting
     from deploytool.console import Console
+    from deploytool.operator_hooks import Moment
     from deploytool.outcome import Outcome
     from deploytool.settings import Settings
 
 #: where an environment's task leaves its name for the command after it, in Fabric's config
 ENVIRONMENT = "deploytool_environment"
+#: where a command leaves its result for tasks after it: the text of the document that `--json` prints
+RESULT = "deploytool_result"
+#: What ends with one of these was never begun, so it has not failed.
+REFUSALS = frozenset({UsageError.exit_code, LockedError.exit_code})
 
 
 def project_directory(start: Path, fabfile: str = "fabfile") -> Path:
@@ -79,8 +85,10 @@ def run(
     body: Callable[[Command], Mapping[str, Any] | None],
     *,
     connects: bool = True,
+    after: "Moment | None" = None,
 ) -> None:
     """Run one command; ends with `Exit` unless all is well. `connects`: whether it speaks to the build server.
+    `after`: the operator's hook once it has gone well; if it fails, that is `on_failure`.
 
     The connection is opened while the other environments' settings are read and the command's modules are imported. A
     mistake that shows meanwhile is told in place of whatever becomes of the connection, and nothing is asked of the
@@ -97,6 +105,7 @@ def run(
     error: DeployError | None = None
     secrets: tuple[str, ...] = ()
     environment = context.config.get(ENVIRONMENT)
+    command: Command | None = None
     connecting: Connecting | None = None
 
     def begin(settings: "Settings") -> None:
@@ -140,20 +149,43 @@ def run(
     if outcome.release is not None or outcome.deployment is not None:
         document = {**outcome.as_dict(), **document}
     exit_code = error.exit_code if error is not None else outcome.exit_code
+    document["exit_code"] = exit_code
+    if error is not None:
+        document["error"] = error.as_dict()
+    elif exit_code != 0:
+        document.setdefault("error", outcome_error(outcome).as_dict())
+    document = masked(document, secrets)
     if as_json:
-        document["exit_code"] = exit_code
-        if error is not None:
-            document["error"] = error.as_dict()
-        elif exit_code != 0:
-            document.setdefault("error", outcome_error(outcome).as_dict())
-        console.document(masked(document, secrets))
+        console.document(document)
     elif outcome.hosts or outcome.spared or outcome.unverified:
         console.summary(outcome, environment, outcome.hosts)
+    if command is not None and after is not None and exit_code not in REFUSALS:
+        why = error if error is not None or exit_code == 0 else outcome_error(outcome)
+        run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
     if exit_code != 0:
         raise Exit(masked(error_text(error), secrets) if error is not None else None, code=exit_code)
-    if program().tasks[-1].name != name:
-        # Another task follows on the same command line.
+    context.config[RESULT] = json.dumps(document)
+    if program().tasks[-1].name != name or program().collection[name].post:
+        # Another task follows.
         interruption.leave_at_once()
+
+
+def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: DeployError | None) -> None:
+    """Run the operator's hook for the end of a command. All is told by now, and the hook changes none of it."""
+    from deploytool.operator_hooks import run_hooks
+    from deploytool.session import operator_of
+
+    settings, console = command.settings, command.console
+    interruption.interrupt()
+    try:
+        operator = operator_of(os.environ)
+        run_hooks(settings, console, operator, moment, command.outcome, exit_code=exit_code, error=error)
+    except HookError as trouble:
+        console.note(f"{trouble.message}; how {command.name} ended stays as it is")
+    except KeyboardInterrupt:
+        console.note(f"interrupted: hooks.{moment} was ended; how {command.name} ended stays as it is")
+    finally:
+        interruption.ignore()
 
 
 def _no_environment(name: str) -> UsageError:
@@ -174,13 +206,13 @@ def outcome_error(outcome: "Outcome") -> DeployError:
         for result in outcome.hosts
         if result.verdict is not Verdict.VERIFIED and not (outcome.stopped and result.verdict is Verdict.ABORTED)
     )
+    reason = "; ".join(filter(None, (f"not verified: {bad}" if bad else "", outcome.objection)))
+    reason = reason or "a host does not serve, proven, what is wanted of it"
     if outcome.halted and outcome.exit_code == FleetError.exit_code:
         went_back = "".join(f"; back on {each.release}, exit code {each.exit_code}" for each in outcome.undone)
-        return FleetError(
-            f"halted after {len(outcome.gone)} of {len(outcome.hosts)} hosts; not verified: {bad}{went_back}"
-        )
+        return FleetError(f"halted after {len(outcome.gone)} of {len(outcome.hosts)} hosts; {reason}{went_back}")
     if outcome.exit_code == FleetError.exit_code:
-        return FleetError(f"not verified: {bad}")
+        return FleetError(reason)
     if bad:
         return Interrupted(f"interrupted after `go`; not verified: {bad}", hint="silent hosts finish by themselves")
     return Interrupted("interrupted after `go`, but every host is verified")

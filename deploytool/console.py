@@ -234,7 +234,8 @@ def conclusion(outcome: "Outcome", environment: str) -> list[str]:
         if outcome.exit_code == 0:
             return [f"{verified} ({outcome.deployment}, {sum(outcome.phases.values()):.1f} s)"]
         how = "was interrupted after `go`" if interrupted else "did not end well"
-        return [f"the command {how}, but {verified} ({outcome.deployment})"]
+        why = [outcome.objection] if outcome.objection is not None else []
+        return [f"the command {how}, but {verified} ({outcome.deployment})", *why]
     lines = [f"{outcome.release} is NOT verified on {len(bad)} of {total} of {environment} ({outcome.deployment})"]
     switched = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
     if switched or outcome.exit_code == FleetError.exit_code:
@@ -263,6 +264,8 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
         f"{len(gone)} were let go, {len(gone) - len(verified)} of them are not verified; "
         f"{len(outcome.hosts) - len(gone)} were not touched"
     ]
+    if outcome.objection is not None:
+        lines.append(outcome.objection)
     for undone in outcome.undone:
         back = [result for result in undone.hosts if result.verdict is Verdict.VERIFIED]
         lines.append(

@@ -65,6 +65,7 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
             hint="leave --no-wait out, or choose the hosts with --nodes",
         )
     check_event_sizes(session)
+    outcome.branch = wishes.reference if wishes.of_reference else None
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
         thawed = ask_frozen(session, after=held)
         standing = begin_stand(session, wishes.nodes, after=held)

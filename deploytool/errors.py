@@ -63,6 +63,12 @@ class StepError(DeployError):
     kind = "step"
 
 
+class HookError(StepError):
+    """A hook on the operator's side failed. Before `go`, no host was switched."""
+
+    kind = "hook"
+
+
 class ConnectionFailed(DeployError):
     """The build server can't be reached, its key is unknown or changed, or the connection broke."""
 

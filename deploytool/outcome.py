@@ -17,6 +17,10 @@ class Outcome:
     deployment: str | None = None
     reused: bool | None = None
     exit_code: int = 0
+    #: the branch, tag or SHA that the release is of
+    branch: str | None = None
+    #: the phase that began last
+    began: str | None = None
     #: seconds
     phases: dict[str, float] = field(default_factory=dict)
     hosts: tuple[HostResult, ...] = ()
@@ -40,6 +44,8 @@ class Outcome:
     paused: bool = False
     #: no more hosts were let go, as too many had failed
     halted: bool = False
+    #: why `hooks.after_wave` has failed, in a sentence
+    objection: str | None = None
     #: how the deployments went that took back those which had switched: one for each release that they came from
     undone: "tuple[Outcome, ...]" = ()
     #: why going back did not even begin, in a sentence each
@@ -54,7 +60,7 @@ class Outcome:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        begin = time.monotonic()
+        begin, self.began = time.monotonic(), name
         try:
             yield
         finally:

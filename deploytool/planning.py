@@ -8,7 +8,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from deploytool import stages
 from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
@@ -21,6 +21,7 @@ from deploytool.freezing import refuse_if_frozen
 from deploytool.history import reaches_target, target_after
 from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
+from deploytool.operator_hooks import OF_A_BUILD, Moment
 from deploytool.outcome import role_hosts
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Session
@@ -28,6 +29,9 @@ from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, named, read_status
 from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.worker.masking import Masking
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
 
 #: What stands in the diff where only a build can tell. Values that nobody else has stand in for them in a manifest,
 #: which has to be sound to be rendered.
@@ -91,6 +95,8 @@ class Plan:
     waves: tuple[Wave, ...] = ()
     #: the wave after which it would end, for somebody to look
     pause_after: int | None = None
+    #: the operator's own hooks that it would come to, if all goes well
+    hooks: tuple[Moment, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -125,6 +131,7 @@ class Plan:
             "behind": [{"role": host.role, "host": host.host} for host in self.behind],
             "waves": [role_hosts(sorted(wave.hosts)) for wave in self.waves],
             "pause_after": self.pause_after,
+            "hooks": list(self.hooks),
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
@@ -202,7 +209,15 @@ def make_plan(session: Session, reference: str) -> Plan:
         problems=tuple(problems),
         waves=plan_waves(settings, audience.up),
         pause_after=settings.rollout.pause_after,
+        hooks=hooks_to_come(settings, builds=found is not None and reused is None),
     )
+
+
+def hooks_to_come(settings: "Settings", *, builds: bool) -> tuple[Moment, ...]:
+    """The operator's own hooks that a deploy comes to, in their order."""
+    moments = (each for each in get_args(Moment) if getattr(settings.hooks, each))
+    others = ("after_rollback", "on_failure") if builds else ("after_rollback", "on_failure", *OF_A_BUILD)
+    return tuple(each for each in moments if each not in others)
 
 
 def survey(session: Session, reference: str, live: Live) -> tuple[Fetched, Comparison | None]:
@@ -368,6 +383,8 @@ def _host_lines(plan: Plan) -> Iterator[str]:
             yield f"wave {number + 1} of {len(plan.waves)}, {counted(len(wave.hosts), 'host')}: {names}"
             if pauses(plan.waves, number, plan.pause_after):
                 yield f"then it is paused, and `fab {plan.environment} promote` goes on"
+    if plan.hooks:
+        yield f"hooks on this machine: {', '.join(plan.hooks)}"
     for host in plan.behind:
         yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}"
     for name in plan.under_way:

@@ -130,6 +130,7 @@ def _bring_back_to(
         kept=kept - bound_to_an_archive(session, release, kept),
         nodes=nodes,
         unheard=unheard,
+        unasked=True,
         story={"undoes": after[0]},
     )
     bring_back(session, replace(attempt, after=(*attempt.after, *after)), undone)

@@ -2,6 +2,8 @@
 
     claim → manifests → announce → all fetched → migrate → go, wave by wave → all verified → record
 
+In between stand the operator's own hooks: what fails there before `go` is a failed step, and later on a failed wave.
+
 Up to `go` nothing changes on any host, and a failure takes back what was announced. From `go` on the hosts finish by
 themselves: all that can be done is to listen, to tell what each of them says, and to let no more of them go.
 """
@@ -20,12 +22,13 @@ from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
 from deploytool.console import counted
-from deploytool.errors import ConnectionFailed, DeployError, FleetError, Interrupted, StoreError
+from deploytool.errors import ConnectionFailed, DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.fleet import Fleet, Verdict, read_report
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Kind, RoleHost, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
+from deploytool.operator_hooks import Moment
 from deploytool.outcome import Outcome, role_hosts
 from deploytool.release import (
     DeploymentId,
@@ -79,6 +82,8 @@ class Attempt:
     unheard: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: by role, hosts that run the release already, by a deployment of their own
     spared: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: the tool's own idea, to put things right: no hook of the operator's may stop it
+    unasked: bool = False
     #: what else its record is to say
     story: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,7 +135,8 @@ def new_deployment_id(moment: datetime, earlier: Sequence[str], characters: str)
 def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     """One deployment, from its claim on the release to its record. The environment's lock is held.
 
-    Raises ReleaseNotKept if a host has not kept what it was to keep: then nobody was switched.
+    Raises ReleaseNotKept if a host has not kept what it was to keep: then nobody was switched. Raises HookError if the
+    operator's side objects before `go`.
     """
     release = attempt.release
     deployment = new_deployment_id(session.now(), [*attempt.expected.wanted, *attempt.after], random_characters())
@@ -156,6 +162,8 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
         **attempt.story,
     }
+    outcome.branch = release.branch
+    hook(session, attempt, "before_announce", outcome)
     entries, urls = manifests(session, attempt, deployment)
     with outcome.phase("manifests"):
         # Each of these is in line behind the one before: what fails leaves undone what comes after it.
@@ -173,6 +181,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
                 # Later on, announcing would refuse: with the schema changed already.
                 refuse_if_frozen(session)
                 migrate_with(session, release, outcome)
+            hook(session, attempt, "before_go", outcome)
             # From here on nobody can say that no host was switched: they go without being waited for.
             outcome.unverified, outcome.let_go = True, None
             announced = begin_announcement(session, attempt, deployment, urls)
@@ -194,6 +203,12 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         if not outcome.unverified:
             outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
         record(session, deployment, outcome, fell_back=fell_back)
+
+
+def hook(session: Session, attempt: Attempt, moment: Moment, outcome: Outcome) -> None:
+    """Run the operator's own commands for this moment. Raises HookError."""
+    if not attempt.unasked:
+        session.hook(moment, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +355,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         hear_last_words(session, listening, outcome)
         return
     try:
-        with outcome.phase("activate"), session.console.fleet(fleet, "activate"):
+        with outcome.phase("activate"):
             go_on(session, attempt, listening, outcome)
     except KeyboardInterrupt:
         if attempt.waves:
@@ -394,11 +409,16 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         fleet.gone = outcome.gone
         if len(waves) > 1:
             console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may go")
-        listening.for_seconds(session.settings.wait.activate_seconds, outcome.gone)
+        with console.fleet(fleet, "activate"):
+            listening.for_seconds(session.settings.wait.activate_seconds, outcome.gone)
         failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]
-        if failed:
+        too_many = len(failed) > attempt.max_failures
+        if not too_many:
+            outcome.objection = objection_to_wave(session, attempt, fleet, outcome)
+        refused = too_many or outcome.objection is not None
+        if failed or refused:
             outcome.exit_code = FleetError.exit_code
-        outcome.halted = len(failed) > attempt.max_failures and (not last or attempt.goes_back)
+        outcome.halted = refused and (not last or attempt.goes_back)
         outcome.paused = not outcome.halted and pauses(waves, number, attempt.pause_after)
         if outcome.halted or outcome.paused:
             stop(session, listening, outcome.gone)
@@ -406,6 +426,17 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
     if attempt.waves:
         session.worker.ask("settle")
         outcome.settled = True
+
+
+def objection_to_wave(session: Session, attempt: Attempt, fleet: Fleet, outcome: Outcome) -> str | None:
+    """What the operator's own commands have against the wave that has just gone; None if nothing."""
+    outcome.hosts = fleet.results()
+    try:
+        hook(session, attempt, "after_wave", outcome)
+    except HookError as error:
+        session.console.note(error.message)
+        return error.message
+    return None
 
 
 def stop(session: Session, listening: "Listening", gone: frozenset[RoleHost]) -> None:
@@ -419,7 +450,8 @@ def stop(session: Session, listening: "Listening", gone: frozenset[RoleHost]) ->
         if result.verdict in (Verdict.VERIFIED, Verdict.SILENT)
     }
     session.worker.ask("halt", stay=by_role(gone & switched))
-    listening.for_seconds(LAST_WORDS_SECONDS, frozenset(listening.fleet.expected) - gone)
+    with session.console.fleet(listening.fleet, "abort"):
+        listening.for_seconds(LAST_WORDS_SECONDS, frozenset(listening.fleet.expected) - gone)
 
 
 def hear_last_words(session: Session, listening: "Listening", outcome: Outcome) -> None:
@@ -450,11 +482,15 @@ def take_back(session: Session, *, cancel: bool) -> bool | None:
 
 
 def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
-    """Wait until every host holds the archive, then migrate. Raises FleetError or StepError: then nobody may go."""
+    """Wait until every host holds the archive, then migrate. Raises FleetError, StepError or HookError: then nobody may
+    go."""
     with outcome.phase("fetch"), session.console.fleet(listening.fleet, "fetch"):
         listening.until_fetched(session.settings.wait.fetch_seconds)
+    outcome.hosts = listening.fleet.results()
+    hook(session, attempt, "after_fetch", outcome)
     if attempt.migrate:
         migrate_with(session, attempt.release, outcome)
+    hook(session, attempt, "before_go", outcome)
     listening.hear_now()
     listening.refuse_if_lost()
 

@@ -15,6 +15,8 @@ from deploytool.build_server import Connecting, start_worker
 from deploytool.console import Console
 from deploytool.errors import StoreError
 from deploytool.fleet import printable
+from deploytool.operator_hooks import Moment, run_hooks
+from deploytool.outcome import Outcome
 from deploytool.stages import Place, Step, explain
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
@@ -63,6 +65,10 @@ class Session:
             timeout_seconds=step.timeout_seconds,
         )
         return Begun(self.console, step, asked, quiet)
+
+    def hook(self, moment: Moment, outcome: Outcome) -> None:
+        """Run the operator's own commands for this moment, if there are any. Raises HookError."""
+        run_hooks(self.settings, self.console, self.operator, moment, outcome)
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[Asked]:

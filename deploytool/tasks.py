@@ -106,7 +106,7 @@ def deploy(
         with this.session(f"deploy {what} to {this.settings.environment}") as session:
             tell(session, wishes, this.outcome)
 
-    run(context, "deploy", json, body)
+    run(context, "deploy", json, body, after="after_deploy")
 
 
 @command(
@@ -162,7 +162,7 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
         with this.session(f"rollback of {this.settings.environment}") as session:
             tell(session, release, this.outcome)
 
-    run(context, "rollback", json, body)
+    run(context, "rollback", json, body, after="after_rollback")
 
 
 @command(help={"json": _JSON})
@@ -181,7 +181,7 @@ def promote(context: Context, json: bool = False) -> None:
         with this.session(f"promote in {this.settings.environment}") as session:
             tell(session, this.outcome)
 
-    run(context, "promote", json, body)
+    run(context, "promote", json, body, after="after_deploy")
 
 
 @command(help={"release": "the release whose migrations run (default: the one deployed last)", "json": _JSON})

@@ -309,8 +309,8 @@ class _Reading:
 
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
         published = any(path[: len(place)] == place for place in _PUBLISHED)
-        in_build = len(path) > 1 and path[0] == "build" and path[1] in _BUILD_COMMANDS
-        if not on_hosts and not in_build:
+        in_shell = path[0] == "hooks" or (len(path) > 1 and path[0] == "build" and path[1] in _BUILD_COMMANDS)
+        if not on_hosts and not in_shell:
             for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
                 problem(f"holds {expansion}, but only ${{NAME}} is understood, without a default or anything else.")
 

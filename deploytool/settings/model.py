@@ -441,6 +441,20 @@ class Hooks(Model):
     )
 
 
+class OperatorHooks(Model):
+    """Commands of the user's, run on the operator's machine."""
+
+    before_build: Commands = Field(default=(), description="before a release is built")
+    after_publish: Commands = Field(default=(), description="after a new release is in the store")
+    before_announce: Commands = Field(default=(), description="before hosts hear of a deployment")
+    after_fetch: Commands = Field(default=(), description="after all hosts hold the archive, before migrations")
+    before_go: Commands = Field(default=(), description="after migrations, before any host switches")
+    after_wave: Commands = Field(default=(), description="after the hosts of a wave are verified")
+    after_deploy: Commands = Field(default=(), description="after a deploy or promote that went well")
+    after_rollback: Commands = Field(default=(), description="after a rollback that went well")
+    on_failure: Commands = Field(default=(), description="after a deploy, promote or rollback that failed")
+
+
 class Canary(Model):
     """The hosts that try a release first."""
 
@@ -520,6 +534,7 @@ class Settings(Model):
     roles: Annotated[Mapping[str, Role], *Frozen] = Field(description="the kinds of app servers")
     wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
     rollout: Rollout = Field(default_factory=Rollout, description="in which waves hosts go, and what a failure means")
+    hooks: OperatorHooks = Field(default_factory=OperatorHooks, description="commands run on the operator's machine")
 
     def rollout_of(self, role: str) -> Rollout:
         """The rollout of a role, with what it has for itself. Raises KeyError if there is no such role."""

@@ -18,12 +18,14 @@ from deploytool.errors import (
     ConsulError,
     DeployError,
     FleetError,
+    HookError,
     LockedError,
     StoreError,
     UsageError,
 )
 from deploytool.history import Deployment, History, Mark
 from deploytool.journal import RETENTION_LOCK
+from deploytool.outcome import Outcome
 from deploytool.release import (
     DeploymentId,
     Release,
@@ -146,6 +148,9 @@ class Session:
 
     def __init__(self, worker: Store, keep: int = 2, **others: int) -> None:
         self.worker = worker
+        #: the operator's hooks, each with what the worker had been asked for before, and the one that fails
+        self.hooked: list[tuple[str, tuple[str, ...]]] = []
+        self.objects_to = ""
         self.progress = io.StringIO()
         self.console = Console(as_json=False, progress=self.progress, results=io.StringIO())
 
@@ -166,6 +171,11 @@ class Session:
 
     def now(self) -> datetime:
         return NOW
+
+    def hook(self, moment: str, outcome: Outcome) -> None:
+        self.hooked.append((moment, tuple(do for do, _ in getattr(self.worker, "asked", ()))))
+        if moment == self.objects_to:
+            raise HookError(f"hooks.{moment}[0] failed with exit status 3, on this machine")
 
     lock, lock_ahead, take, let_go = RealSession.lock, RealSession.lock_ahead, RealSession.take, RealSession.let_go
 

@@ -11,8 +11,10 @@ import pytest
 
 from deploytool.audience import Expected, Here, Live
 from deploytool.cleanup import clean_up
+from deploytool.command import outcome_error
+from deploytool.console import conclusion
 from deploytool.deployment import unfinished_release
-from deploytool.errors import ConsulError, DeployError, FleetError, LockedError, StoreError, UsageError
+from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.fleet import HostResult, LastWord, Verdict
 from deploytool.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.journal import RETENTION_LOCK
@@ -446,6 +448,65 @@ def test_release_that_a_host_has_not_kept_is_downloaded_by_the_same_hosts(tmp_pa
 
 
 # --- how it ends without
+
+
+@pytest.mark.parametrize("moment", ["before_announce", "after_fetch", "before_go"])
+def test_hook_that_fails_before_go_lets_nobody_go(world: World, moment: str) -> None:
+    world.session.objects_to = moment
+    with pytest.raises(HookError) as failed:
+        world.bring(migrate=True)
+    assert failed.value.exit_code == 4
+    assert [name for name, _ in world.session.hooked][-1] == moment
+    assert "go" not in world.worker.done
+    assert ("abort" in world.worker.done) is (moment != "before_announce")
+    assert ("announce" in world.worker.done) is (moment != "before_announce")
+
+
+def test_hooks_stand_where_their_names_say(world: World) -> None:
+    world.bring(waves=WAVES)
+    before = {"before_announce": "announce", "after_fetch": "go", "before_go": "go", "after_wave": "settle"}
+    assert [name for name, _ in world.session.hooked] == [*list(before)[:3], "after_wave", "after_wave"]
+    for name, done in world.session.hooked:
+        assert before[name] not in done
+    assert [done.count("go") for name, done in world.session.hooked if name == "after_wave"] == [1, 2]
+
+
+def test_wave_that_the_operator_objects_to_is_the_last_one(world: World) -> None:
+    world.session.objects_to = "after_wave"
+    world.bring(waves=WAVES)
+    assert world.outcome.halted is True
+    assert world.outcome.exit_code == 8
+    assert world.worker.gone == {"one"}
+    assert (
+        "halted after 1 of 2 hosts; hooks.after_wave[0] failed with exit status 3"
+        in outcome_error(world.outcome).message
+    )
+    assert "hooks.after_wave[0] failed with exit status 3, on this machine" in conclusion(world.outcome, "production")
+
+
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_objection_to_the_last_wave_halts_only_if_hosts_go_back(world: World, goes_back: bool) -> None:
+    world.session.objects_to = "after_wave"
+    world.bring(waves=(Wave(1, frozenset({("web", "one"), ("web", "two")})),), goes_back=goes_back)
+    assert (world.outcome.exit_code, world.outcome.halted) == (8, goes_back)
+    assert "after_wave[0] failed" in outcome_error(world.outcome).message
+    assert any("after_wave[0] failed" in line for line in conclusion(world.outcome, "production"))
+
+
+def test_no_hook_stops_what_puts_things_right(world: World) -> None:
+    world.session.objects_to = "before_announce"
+    world.bring(unasked=True)
+    assert world.outcome.exit_code == 0
+    assert world.session.hooked == []
+
+
+def test_hosts_that_nobody_waits_for_go_only_if_the_operator_has_no_objection(world: World) -> None:
+    world.session.objects_to = "before_go"
+    with pytest.raises(HookError):
+        world.bring(wait=False)
+    assert [name for name, _ in world.session.hooked] == ["before_announce", "before_go"]
+    assert "announce" not in world.worker.done
+    assert world.outcome.let_go is False
 
 
 def test_host_that_fails_before_go_takes_it_back(world: World) -> None:
