@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from deploytool import interruption
 from deploytool.errors import DeployError, HookError
 from deploytool.worker.masking import Masking
 
@@ -48,7 +49,7 @@ LONGEST_LINE = 2000
 #: How long a command that is ended has to clear up.
 GRACE_SECONDS = 5.0
 #: After its end, how long its last lines are waited for: a daemon that it leaves behind may keep its output open.
-DRAIN_SECONDS = 1.0
+LAST_LINES_SECONDS = 1.0
 
 #: What of the record is in the environment as well, as DEPLOYTOOL_<NAME>; empty if it is not known yet.
 IN_ENVIRONMENT = ("hook", "environment", "application", "release", "revision", "deployment", "exit_code")
@@ -158,13 +159,42 @@ def run_command(
     it can't be started.
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def read(output: IO[bytes]) -> None:
+        with output:
+            for line in output:
+                # Of a progress bar, what stands there in the end.
+                text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+                shown = masking.text(text)[:LONGEST_LINE]
+                tail.append(shown)
+                tell(shown)
+
+    process: subprocess.Popen[bytes] | None = None
+    timed_out = False
+    try:
+        # Whatever has begun is known here, so that it can be ended.
+        with interruption.held_back():
+            process = _start(command, record, directory)
+            reader = Thread(target=read, args=(process.stdout,), daemon=True)
+            reader.start()
+        process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    finally:
+        if process is not None and process.poll() is None:
+            _end_group(process)
+    reader.join(LAST_LINES_SECONDS)
+    return Ended(process.returncode, timed_out, tuple(tail))
+
+
+def _start(command: str, record: Mapping[str, Any], directory: Path) -> "subprocess.Popen[bytes]":
     told = {f"DEPLOYTOOL_{name.upper()}": _in_environment(record.get(name)) for name in IN_ENVIRONMENT}
     with tempfile.TemporaryFile() as script, tempfile.TemporaryFile() as stdin:
         script.write(f"{command}\n".encode())
         stdin.write(f"{json.dumps(record)}\n".encode())
         for file in (script, stdin):
             file.seek(0)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             ["/bin/sh", "-e", f"/dev/fd/{script.fileno()}"],
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -174,29 +204,6 @@ def run_command(
             pass_fds=(script.fileno(),),
             start_new_session=True,
         )
-    assert process.stdout is not None
-
-    def read(output: IO[bytes]) -> None:
-        with contextlib.suppress(ValueError):
-            for line in output:
-                # Of a progress bar, what stands there in the end.
-                text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
-                shown = masking.text(text)[:LONGEST_LINE]
-                tail.append(shown)
-                tell(shown)
-
-    reader = Thread(target=read, args=(process.stdout,), daemon=True)
-    reader.start()
-    timed_out = False
-    try:
-        process.wait(timeout_seconds)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-    finally:
-        if process.poll() is None:
-            _end_group(process)
-        reader.join(DRAIN_SECONDS)
-    return Ended(process.returncode, timed_out, tuple(tail))
 
 
 def _in_environment(value: object) -> str:

@@ -43,18 +43,26 @@ class Local:
         (self.directory / "config/deploy.yml").write_text(yaml.safe_dump(self.settings))
         (self.directory / "config/local.yml").write_text("")
 
-    def fab(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
-        done = subprocess.run(
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             [str(Path(sys.executable).parent / "fab"), *arguments],
             cwd=self.directory,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Result(done.returncode, done.stdout, done.stderr)
+
+    def fab(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
+        with self.start(*arguments, env=env) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert "Traceback" not in err, err
+        return Result(process.returncode, out, err)
 
     def host(self, name: str) -> Path:
         return self.directory / "var/hosts" / name / "tiny"
