@@ -36,10 +36,19 @@ _COLOURS: Mapping[Verdict, str] = {
 class Console:
     """One command's screen."""
 
-    def __init__(self, *, as_json: bool, progress: TextIO | None = None, results: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool,
+        progress: TextIO | None = None,
+        results: TextIO | None = None,
+        answers: TextIO | None = None,
+    ) -> None:
         self.as_json = as_json
         self._progress = progress or sys.stderr
         self._results = results or sys.stdout
+        # There is none if it was closed.
+        self._answers: TextIO | None = answers or sys.stdin
         self._begin = time.monotonic()
         self._live = self._progress.isatty()
         self._guard = threading.Lock()
@@ -64,6 +73,14 @@ class Console:
                 self._rich.print(line, markup=False, soft_wrap=True)
             else:
                 tell(self._progress, line)
+
+    def confirm(self, question: str) -> bool | None:
+        """What a person at the terminal answers; None if there is no terminal. No answer is a no."""
+        if not self._live or self._answers is None or not self._answers.isatty():
+            return None
+        self.doing = "waiting for an answer"
+        tell(self._progress, f"{printable(question)} [y/N] ", end="")
+        return self._answers.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
     def step(self, name: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
@@ -157,7 +174,7 @@ class Console:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
             # Of a rollout that was stopped, those that waited for their turn are counted, not listed with reasons.
             told = [each for each in role_hosts if not outcome.stopped or each.verdict is not Verdict.ABORTED]
-            for line in (*reasons(told), *others(outcome), *conclusion(outcome, environment)):
+            for line in (*reasons(told), *others(outcome), *conclusion(outcome, environment), *still_due(outcome)):
                 rich.print(line, markup=False, soft_wrap=True)
 
     def print(self, text: str) -> None:
@@ -169,10 +186,10 @@ class Console:
         tell(self._results, json.dumps(content, indent=2))
 
 
-def tell(stream: TextIO, text: str) -> None:
+def tell(stream: TextIO, text: str, end: str = "\n") -> None:
     """Write a line, whoever reads it."""
     with surviving_a_closed_pipe(stream):
-        print(text, file=stream, flush=True)
+        print(text, file=stream, end=end, flush=True)
 
 
 @contextmanager
@@ -284,6 +301,19 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
     elif not outcome.undone and verified:
         lines += [f"{counted(len(verified), 'host')} now on {outcome.release}", go_on]
     return lines
+
+
+def still_due(outcome: "Outcome") -> list[str]:
+    """That the drops and renames of a deployment have not run, if it has any."""
+    if outcome.migrate_after != "due":
+        return []
+    return [f"migrate_after of {outcome.release} is due: it runs once a deploy or promote has verified every host"]
+
+
+def named(names: Sequence[str], room: int = 10) -> str:
+    """The first of them by name, and how many more there are."""
+    more = f" and {len(names) - room} more" if len(names) > room else ""
+    return ", ".join(names[:room]) + more
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

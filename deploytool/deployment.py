@@ -16,11 +16,12 @@ from deploytool.console import counted
 from deploytool.errors import FleetError, UsageError
 from deploytool.fleet import LastWord
 from deploytool.freezing import ask_frozen, refuse_if_frozen
+from deploytool.migrations import leave_out
 from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
 from deploytool.release import ReleaseId
 from deploytool.rollback import bound_to_an_archive, bring_back, kept_roles, undo
-from deploytool.rollout import Attempt, attempt_at, bring, by_role, migrate_with
+from deploytool.rollout import Attempt, attempt_at, bring, by_role
 from deploytool.session import Session
 from deploytool.waves import Wave, failures_of, plan_waves, refuse_missing_canaries
 
@@ -43,6 +44,8 @@ class Wishes:
     #: build, also where equal inputs were built already
     rebuild: bool = False
     migrate: bool = True
+    #: go on where there would be a question
+    sure: bool = False
     wait: bool = True
     #: only these hosts; empty: all
     nodes: tuple[str, ...] = ()
@@ -85,6 +88,8 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
             outcome.down = here.expected.down
             changes = comparing() if here.served == since else compare(session, here.served.revision, release.revision)
             tell_changes(session, here, changes)
+        if not wishes.migrate:
+            leave_out(session, release, outcome, sure=wishes.sure)
         attempt = attempt_at(
             release,
             "deploy",
@@ -208,22 +213,3 @@ def unfinished_release(session: Session, here: Here) -> ReleaseId:
             hint=f"`fab {name} deploy --release ID` brings one of them to all, `fab {name} rollback` goes back",
         )
     return found[0]
-
-
-def migrate(session: Session, release_id: str | None, outcome: Outcome) -> None:
-    """Run the migrations of a release, by default of the one that the environment runs, with its own code."""
-    settings = session.settings
-    with session.lock(settings.environment, wait=False):
-        refuse_if_frozen(session)
-        chosen = release_id or stand(session).live.release
-        if chosen is None:
-            raise UsageError(
-                f"nothing was deployed to {settings.environment} yet",
-                hint=f"fab {settings.environment} migrate --release ID",
-            )
-        release = read_release(session, chosen)
-        outcome.release, outcome.revision = release.id, release.revision
-        if not settings.build.migrate:
-            session.console.note("build.migrate is empty: there is nothing to run")
-            return
-        migrate_with(session, release, outcome)

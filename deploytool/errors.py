@@ -57,7 +57,7 @@ class LockedError(DeployError):
 
 
 class StepError(DeployError):
-    """A step failed on the build server. No host was switched."""
+    """A step failed on the build server. No host was switched; if it was `migrate_after`, all were."""
 
     exit_code = 4
     kind = "step"

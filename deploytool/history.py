@@ -16,6 +16,9 @@ from deploytool.release import DeploymentId, ReleaseId, is_deployment_id, is_rel
 
 Kind = Literal["deploy", "rollback"]
 
+#: `build.migrate_after` of a deployment: it has run, or is to run once all hosts are verified
+AfterMigration = Literal["done", "due"]
+
 _MOMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 #: How a host ended that has not switched.
@@ -55,6 +58,8 @@ class Deployment:
     ended_at: str | None = None
     #: user@host
     operator: str | None = None
+    #: what became of `build.migrate_after`; None if there was nothing to run, or nobody was let go
+    migrate_after: AfterMigration | None = None
     #: why its record can't be read
     problem: str | None = None
     #: the whole record, for `--json`
@@ -80,15 +85,26 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class MigratedAfter:
+    """That a release's `build.migrate_after` has run."""
+
+    release: ReleaseId | None
+    #: in the form of the ids
+    moment: str
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """The deployments of an environment, oldest first, and its marks, by time."""
 
     deployments: tuple[Deployment, ...] = ()
     marks: tuple[Mark, ...] = ()
+    #: what was run by hand
+    migrated_after: tuple[MigratedAfter, ...] = ()
 
     def then(self, deployment: Deployment) -> "History":
         """The history with one more deployment."""
-        return History((*self.deployments, deployment), self.marks)
+        return replace(self, deployments=(*self.deployments, deployment))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +139,12 @@ def with_learned(history: History, learned: Iterable[Learned]) -> History:
     hosts: dict[DeploymentId, set[RoleHost]] = {}
     for each in learned:
         hosts.setdefault(each.deployment, set()).add((each.role, each.host))
-    return History(
-        tuple(
+    return replace(
+        history,
+        deployments=tuple(
             replace(each, let_go=True, verified=each.verified | hosts[each.id]) if each.id in hosts else each
             for each in history.deployments
         ),
-        history.marks,
     )
 
 
@@ -326,6 +342,41 @@ def target_after(
     return rollback_choice(history.then(coming), release).target
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The `build.migrate_after` of a release that all hosts are wanted to run, and that nobody has run yet."""
+
+    release: ReleaseId
+    #: as text, in UTC
+    since: str
+
+
+def due_of(history: History, live: ReleaseId | None) -> Due | None:
+    """What is due for the release that all hosts are wanted to run.
+
+    What has run since, of whichever release, has done it, too: migrations add up. Nothing is due of a release that
+    hosts have gone back from; when it is deployed again, it runs its own.
+    """
+    last = max((each.moment for each in after_runs(history)), default="")
+    since = next(
+        (
+            each
+            for each in history.deployments
+            if each.migrate_after == "due" and each.release == live and each.moment > last
+        ),
+        None,
+    )
+    if live is None or since is None:
+        return None
+    return Due(live, since.ended_at or since.began_at or since.moment)
+
+
+def after_runs(history: History) -> tuple[MigratedAfter, ...]:
+    """Each time that `build.migrate_after` has run, in no order."""
+    done = (each for each in history.deployments if each.migrate_after == "done")
+    return (*history.migrated_after, *(MigratedAfter(each.release, each.moment) for each in done))
+
+
 # --- reading
 
 
@@ -356,6 +407,7 @@ def read_deployment(name: DeploymentId, record: str | None, begun: str | None) -
         began_at=_text(said.get("began_at")),
         ended_at=_text(said.get("ended_at")),
         operator=_text(said.get("operator")),
+        migrate_after=after if (after := said.get("migrate_after")) in ("done", "due") else None,
         problem="; ".join(problems) or None,
         record=said,
     )

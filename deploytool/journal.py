@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from deploytool.history import Deployment, History, Mark, read_deployment, read_learned, read_mark, with_learned
+from deploytool.history import (
+    Deployment,
+    History,
+    Mark,
+    MigratedAfter,
+    read_deployment,
+    read_learned,
+    read_mark,
+    with_learned,
+)
 from deploytool.release import (
     DEPLOYMENT_PATTERN,
     RELEASE_PATTERN,
@@ -22,6 +31,7 @@ from deploytool.release import (
     is_deployment_id,
     manifest_key,
     mark_key,
+    migrated_after_key,
 )
 from deploytool.session import Session
 from deploytool.worker_client import Asked
@@ -39,6 +49,9 @@ _DEPLOYMENT = re.compile(
 #: What tells of a deployment; the first group is its id.
 _RECORD = re.compile(rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(?:\.json|/begun\.json)")
 _MARK = re.compile(rf"environments/[^/]+/marks/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json")
+_MIGRATED_AFTER = re.compile(
+    rf"environments/[^/]+/migrated_after/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json"
+)
 _SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
 
@@ -69,6 +82,9 @@ def read_history(
     marked = [found for key in keys if (found := _MARK.fullmatch(key))]
     marks = [read_mark(found[2], ReleaseId(found[1]), texts.get(found[0])) for found in marked]
     marks.sort(key=lambda mark: mark.moment)
+    by_hand = tuple(
+        MigratedAfter(ReleaseId(found[1]), found[2]) for key in keys if (found := _MIGRATED_AFTER.fullmatch(key))
+    )
     present, deployments, newest = set(keys), list[Deployment](), NEWEST
     while True:
         fresh = names[len(deployments) : newest]
@@ -82,7 +98,7 @@ def read_history(
             )
             for name in fresh
         ]
-        history = History(tuple(reversed(deployments)), tuple(marks))
+        history = History(tuple(reversed(deployments)), tuple(marks), by_hand)
         history = with_learned(history, (each for known in deployments for each in read_learned(known.record)))
         if newest >= len(names) or enough(history):
             return history
@@ -137,6 +153,13 @@ def write_mark(session: Session, mark: Mark) -> None:
         "at": mark.moment,
     }
     put(session, mark_key(session.settings.environment, mark.release, mark.moment), content).answer()
+
+
+def write_migrated_after(session: Session, release: ReleaseId) -> None:
+    """Write down that the release's `build.migrate_after` was run by hand. Raises StoreError."""
+    moment = moment_name(session.now())
+    content = {"release": release, "operator": session.operator.name, "at": moment}
+    put(session, migrated_after_key(session.settings.environment, release, moment), content).answer()
 
 
 def put(session: Session, key: str, content: Mapping[str, Any], *, after: Asked | None = None) -> Asked:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deploytool.fleet import HostResult
+from deploytool.history import AfterMigration
 
 
 @dataclass(slots=True)
@@ -32,6 +33,8 @@ class Outcome:
     #: the hosts may switch: from then on nothing is taken back; None if that is not known
     let_go: bool | None = False
     migrated: bool = False
+    #: what became of `build.migrate_after`; None if there is nothing to run, or nobody was let go
+    migrate_after: AfterMigration | None = None
     #: the hosts that were let go
     gone: frozenset[tuple[str, str]] = frozenset()
     #: hosts that ran the release already, by the deployment that this one goes on with: (role, host)
@@ -81,6 +84,7 @@ class Outcome:
             "told": role_hosts(self.told),
             "paused": self.paused,
             "halted": self.halted,
+            "migrate_after": self.migrate_after,
             "rollbacks": [each.as_dict() for each in self.undone],
             "not_rolled_back": list(self.not_undone),
         }

@@ -14,11 +14,11 @@ from deploytool import stages
 from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
 from deploytool.changes import change_lines, changes_record
-from deploytool.console import counted
+from deploytool.console import counted, named
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.fleet import printable
 from deploytool.freezing import refuse_if_frozen
-from deploytool.history import reaches_target, target_after
+from deploytool.history import Due, due_of, reaches_target, target_after
 from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
 from deploytool.operator_hooks import OF_A_BUILD, Moment
@@ -26,7 +26,7 @@ from deploytool.outcome import role_hosts
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Session
 from deploytool.stages import Comparison, Fetched
-from deploytool.status import HostStatus, Status, named, read_status
+from deploytool.status import HostStatus, Status, due_words, read_status
 from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.worker.masking import Masking
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 WHEN_BUILT = "(known when it is built)"
 _UNKNOWN_CHECKSUM = hashlib.sha256(WHEN_BUILT.encode()).hexdigest()
 _UNKNOWN_BYTES = int(_UNKNOWN_CHECKSUM[:15], 16)
-
-#: So many migrations are named on the screen.
-SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +72,15 @@ class Plan:
     made_up_release: ReleaseId | None
     #: None if nothing is live, or nobody can tell
     changes: Comparison | None
-    #: the recipe's name, and how many commands `build.migrate` has
+    #: the recipe's name
     recipe: str
-    migrate_commands: int
+    #: the commands of `build.migrate` and `build.migrate_after`, secrets masked, and whether the first run only if
+    #: something is pending
+    migrate: tuple[str, ...]
+    migrate_after: tuple[str, ...]
+    asks_pending: bool
+    #: the drops and renames that have not run yet
+    migrate_after_due: Due | None
     manifests: tuple[ManifestChange, ...]
     #: of each role: hosts that would hear, and those that are down
     up: Mapping[str, tuple[str, ...]]
@@ -122,7 +125,10 @@ class Plan:
             "made_up_release": self.made_up_release,
             **changes_record(self.changes),
             "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
-            "migrate_commands": self.migrate_commands,
+            "migrate": list(self.migrate),
+            "migrate_if_pending": self.asks_pending,
+            "migrate_after": list(self.migrate_after),
+            "migrate_after_due": asdict(self.migrate_after_due) if self.migrate_after_due is not None else None,
             "manifests": [{**asdict(change), "diff": list(change.diff)} for change in self.manifests],
             "roles": {
                 role: {"up": list(hosts), "down": list(self.down.get(role, ()))} for role, hosts in self.up.items()
@@ -186,6 +192,7 @@ def make_plan(session: Session, reference: str) -> Plan:
     except ConsulError:
         # It knows no host at all, which is among the problems.
         status = Status((), (), session.worker.ask("lock_holder", name=settings.environment)["sentence"])
+    masking = Masking(settings.secrets)
     return Plan(
         environment=settings.environment,
         reference=reference,
@@ -197,7 +204,10 @@ def make_plan(session: Session, reference: str) -> Plan:
         made_up_release=to_come.id if to_come else None,
         changes=changes,
         recipe=settings.build.recipe,
-        migrate_commands=len(settings.build.migrate),
+        migrate=tuple(map(masking.text, settings.build.migrate)),
+        migrate_after=tuple(map(masking.text, settings.build.migrate_after)),
+        asks_pending=bool(settings.build.migrate_pending),
+        migrate_after_due=due_of(history, live.release) if settings.build.migrate_after else None,
         manifests=manifests,
         up=audience.up,
         down={role: tuple(host for of, host in audience.down if of == role) for role in audience.up},
@@ -327,19 +337,23 @@ def _migration_lines(plan: Plan) -> Iterator[str]:
         reason = f"the recipe {plan.recipe} does not know them" if changes is not None else "nothing to compare with"
         found = f"which are pending can't be told: {reason}"
     elif changes.migrations_added:
-        found = f"{len(changes.migrations_added)} since the live release: {_named(changes.migrations_added)}"
+        found = f"{len(changes.migrations_added)} since the live release: {named(changes.migrations_added)}"
     else:
         found = "none since the live release"
-    count = plan.migrate_commands
-    commands = f"{counted(count, 'command')} would run" if count else "build.migrate is empty, nothing would run"
-    yield f"migrations: {found}; {commands}"
+    yield f"migrations: {found}" + ("" if plan.migrate else "; build.migrate is empty, nothing would run")
+    unless = ", unless nothing is pending" if plan.asks_pending else ""
+    yield from (f"before any host switches{unless}: {_first_line(command)}" for command in plan.migrate)
+    yield from (f"when every host is verified: {_first_line(command)}" for command in plan.migrate_after)
+    if plan.migrate_after_due is not None:
+        yield due_words(plan.migrate_after_due, plan.environment)
     if changes is not None and changes.migrations_taken_away:
         taken = changes.migrations_taken_away
-        yield f"migrations of the live release that this one has not, and that stay applied: {_named(taken)}"
+        yield f"migrations of the live release that this one has not, and that stay applied: {named(taken)}"
 
 
-def _named(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+def _first_line(command: str) -> str:
+    first, *rest = command.strip().split("\n")
+    return f"{first} …" if rest else first
 
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:

@@ -17,6 +17,8 @@ class Recipe:
     dependencies: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
     migrate: tuple[str, ...] = ()
+    #: see `Build.migrate_pending`; for the recipe's own `migrate` only
+    migrate_pending: tuple[str, ...] = ()
     #: git pathspecs of the files that decide what those make, counted from the application's directory; none: nobody
     #: can tell, and they always run
     dependencies_inputs: tuple[str, ...] = ()
@@ -122,6 +124,19 @@ if left:
     sys.exit(f"{names}: holds the build's path and would not work on an app server; install without --editable")
 PYTHON_SCRIPT"""
 
+# `migrate --check` ends with 1 for a database that can't be asked, too.
+_DJANGO_PENDING = r"""
+plan=$(venv/bin/python manage.py showmigrations --plan) || exit 2
+awk '/^\[ \]/ { print $3; found = 1 } END { exit !found }' <<<"$plan"
+"""
+
+# Rails ends with 1 whatever is wrong, so that the rows tell: version and name. `db:migrate:status` would end with 1 for
+# a database that is still empty.
+_RAILS_PENDING = r"""
+if rows=$(bin/rails db:abort_if_pending_migrations); then exit 1; fi
+awk '/^ +[0-9]+ / { print $1, $2; found = 1 } END { exit found ? 0 : 2 }' <<<"$rows"
+"""
+
 _NONE = Recipe(name="none")
 
 _DJANGO = Recipe(
@@ -129,6 +144,7 @@ _DJANGO = Recipe(
     dependencies=(_DJANGO_INSTALL, _DJANGO_RELOCATE.strip()),
     assets=("venv/bin/python manage.py collectstatic --noinput",),
     migrate=("venv/bin/python manage.py migrate --noinput",),
+    migrate_pending=(_DJANGO_PENDING.strip(),),
     dependencies_inputs=(":(glob)**/*.txt", ".python-version"),
     # collectstatic may read any file, by the settings; but not those that only answer requests.
     assets_inputs=(
@@ -168,6 +184,7 @@ _RAILS = Recipe(
     dependencies=("bundle install",),
     assets=("bin/rails assets:precompile",),
     migrate=("bin/rails db:migrate",),
+    migrate_pending=(_RAILS_PENDING.strip(),),
     dependencies_inputs=(
         *("Gemfile", "Gemfile.lock", ":(glob)gemfiles/**", ":(glob)**/*.gemspec", ":(glob)vendor/cache/**"),
         *(".bundle/config", ".ruby-version", ".tool-versions"),

@@ -74,6 +74,11 @@ def mark_key(environment: str, release: ReleaseId, moment: str) -> str:
     return f"environments/{environment}/marks/{release}/{moment}.json"
 
 
+def migrated_after_key(environment: str, release: ReleaseId, moment: str) -> str:
+    """That somebody has run a release's `build.migrate_after` by hand; `moment` has the form of a deployment's id."""
+    return f"environments/{environment}/migrated_after/{release}/{moment}.json"
+
+
 def event_name(application: str, role: str, environment: str) -> str:
     return f"deploy_{application}_{role}_{environment}"
 

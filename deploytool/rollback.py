@@ -5,24 +5,23 @@ lock → history → choice → what changes → rollout by what the hosts have 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays
 from deploytool.building import TEMPLATES, read_release
-from deploytool.changes import begin_compare, tell_changes
+from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
 from deploytool.fleet import LastWord, Verdict
 from deploytool.freezing import ask_frozen, refuse_if_frozen
-from deploytool.history import Choice, History, RoleHost, is_proven, rollback_choice, standings
+from deploytool.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
+from deploytool.migrations import warn_of_migrations
 from deploytool.outcome import Outcome
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, is_release_id, record_key
 from deploytool.rollout import Attempt, ReleaseNotKept, attempt_at, bring, by_role
 from deploytool.session import Session
-from deploytool.stages import Comparison
 
 #: So many releases of the choice are shown.
 SHOWN = 10
@@ -93,7 +92,7 @@ def undo(session: Session, here: Here, outcome: Outcome) -> None:
         unheard = by_role(key for key in hosts if verdicts[key] is Verdict.SILENT)
         undone = Outcome(release=name)
         try:
-            _bring_back_to(session, here, name, heard, unheard, (DeploymentId(outcome.deployment or ""), last), undone)
+            _bring_back_to(session, here, outcome, name, heard, unheard, last, undone)
         except DeployError as error:
             undone.exit_code = error.exit_code
             outcome.not_undone += (f"going back to {name} failed: {error.message}",)
@@ -109,15 +108,19 @@ def undo(session: Session, here: Here, outcome: Outcome) -> None:
 def _bring_back_to(
     session: Session,
     here: Here,
+    halted: Outcome,
     name: str,
     heard: Mapping[str, tuple[str, ...]],
     unheard: Mapping[str, tuple[str, ...]],
-    after: tuple[DeploymentId, DeploymentId],
+    last: DeploymentId,
     undone: Outcome,
 ) -> None:
-    """One deployment of `undo`, later than these: the one that it undoes, and the last one."""
+    """One deployment of `undo`, later than the one that was halted, and than the last one."""
     release = read_release(session, name)
     undone.revision, undone.reused = release.revision, True
+    undoes = DeploymentId(halted.deployment or "")
+    with_halted = here.history.then(Deployment(undoes, record={"migrated": halted.migrated}))
+    warn_of_migrations(session, with_halted, release, compare(session, halted.revision, release.revision))
     nodes = tuple(dict.fromkeys(host for told in (heard, unheard) for hosts in told.values() for host in hosts))
     session.console.note(f"going back to {release.id} on {counted(len(nodes), 'host')}")
     expected = replace(here.expected, up=dict.fromkeys(unheard, ()) | dict(heard), down=())
@@ -131,9 +134,9 @@ def _bring_back_to(
         nodes=nodes,
         unheard=unheard,
         unasked=True,
-        story={"undoes": after[0]},
+        story={"undoes": undoes},
     )
-    bring_back(session, replace(attempt, after=(*attempt.after, *after)), undone)
+    bring_back(session, replace(attempt, after=(*attempt.after, undoes, last)), undone)
 
 
 def together(*told: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -203,30 +206,6 @@ def choice_lines(choice: Choice) -> list[str]:
     if choice.target is not None and choice.target not in [each.release for each in choice.before[:SHOWN]]:
         lines.append(f"-> {choice.target}")
     return lines
-
-
-def warn_of_migrations(session: Session, history: History, release: Release, changes: Comparison | None) -> None:
-    """Say that the schema stays as it is, if migrations lie between what is wanted now and where we go."""
-    if changes is not None and changes.migrations_told:
-        files = changes.migrations_taken_away
-        if files:
-            session.console.note(
-                f"WARNING: {counted(len(files), 'migration')} between them, which a rollback does not undo: "
-                + ", ".join(files[:SHOWN])
-                + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
-            )
-        return
-    since = [each for each in history.deployments if migrated_since(each.record, each.id, history, release)]
-    if since:
-        session.console.note(
-            f"WARNING: migrations have run with {counted(len(since), 'deployment')} since {release.id} was live; "
-            "whether they changed the schema can't be told, and a rollback does not undo them"
-        )
-
-
-def migrated_since(record: Mapping[str, Any], name: str, history: History, release: Release) -> bool:
-    last = max((each.id for each in history.deployments if each.release == release.id), default="")
-    return record.get("migrated") is True and name > last
 
 
 def kept_roles(release: Release, expected: Expected) -> frozenset[str]:

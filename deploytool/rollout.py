@@ -1,6 +1,6 @@
 """One deployment of a release that is in the store.
 
-    claim → manifests → announce → all fetched → migrate → go, wave by wave → all verified → record
+    claim → manifests → announce → all fetched → migrate → go, wave by wave → all verified → migrate_after → record
 
 In between stand the operator's own hooks: what fails there before `go` is a failed step, and later on a failed wave.
 
@@ -11,23 +11,22 @@ themselves: all that can be done is to listen, to tell what each of them says, a
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deploytool import stages
 from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
 from deploytool.console import counted
-from deploytool.errors import ConnectionFailed, DeployError, FleetError, HookError, Interrupted, StoreError
+from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.fleet import Fleet, Verdict, read_report
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Kind, RoleHost, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
+from deploytool.migrations import migrate, migrate_after
 from deploytool.operator_hooks import Moment
 from deploytool.outcome import Outcome, role_hosts
 from deploytool.release import (
@@ -87,6 +86,11 @@ class Attempt:
     #: what else its record is to say
     story: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_for_all(self) -> bool:
+        """Whether all hosts are verified once those that are waited for are, and nobody left migrations out."""
+        return self.wait and self.migrate and not self.nodes
+
 
 def attempt_at(release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any) -> Attempt:
     """A deployment of the release as things stand here. `rest` are fields of Attempt; `story` is added to."""
@@ -142,6 +146,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     deployment = new_deployment_id(session.now(), [*attempt.expected.wanted, *attempt.after], random_characters())
     outcome.deployment = deployment
     outcome.spared, outcome.told = pairs(attempt.spared), pairs(attempt.unheard)
+    outcome.migrate_after = "due" if attempt.kind == "deploy" and session.settings.build.migrate_after else None
     outcome.story = {
         "environment": session.settings.environment,
         "deployment": deployment,
@@ -160,6 +165,8 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         "expected": role_hosts((role, host) for role, hosts in attempt.expected.up.items() for host in hosts),
         "spared": role_hosts(outcome.spared),
         "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
+        # Whoever is killed leaves it due.
+        "migrate_after": outcome.migrate_after,
         **attempt.story,
     }
     outcome.branch = release.branch
@@ -180,12 +187,15 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
             if attempt.migrate:
                 # Later on, announcing would refuse: with the schema changed already.
                 refuse_if_frozen(session)
-                migrate_with(session, release, outcome)
+                migrate(session, release, outcome)
             hook(session, attempt, "before_go", outcome)
             # From here on nobody can say that no host was switched: they go without being waited for.
             outcome.unverified, outcome.let_go = True, None
             announced = begin_announcement(session, attempt, deployment, urls)
         rollout(session, attempt, announced, fleet, outcome)
+        proven = outcome.exit_code == 0 and not outcome.paused
+        if outcome.migrate_after == "due" and attempt.is_for_all and proven:
+            migrate_after(session, release, outcome)
     except DeployError as error:
         outcome.exit_code = error.exit_code
         outcome.story["error"] = error.message
@@ -202,6 +212,8 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         # Nobody listened to hosts that were not waited for: there is nothing to tell of them.
         if not outcome.unverified:
             outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
+        if outcome.let_go is False or (outcome.halted and attempt.goes_back):
+            outcome.migrate_after = None
         record(session, deployment, outcome, fell_back=fell_back)
 
 
@@ -489,7 +501,7 @@ def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", ou
     outcome.hosts = listening.fleet.results()
     hook(session, attempt, "after_fetch", outcome)
     if attempt.migrate:
-        migrate_with(session, attempt.release, outcome)
+        migrate(session, attempt.release, outcome)
     hook(session, attempt, "before_go", outcome)
     listening.hear_now()
     listening.refuse_if_lost()
@@ -565,41 +577,6 @@ class Listening:
                     "is one still at an earlier deployment? wait.fetch_seconds is the limit; --nodes leaves hosts out",
                 )
             self._hear(min(0.25, left))
-
-
-@contextmanager
-def unpacked(session: Session, release: Release) -> Iterator[str | None]:
-    """The release, unpacked on the build server for its migrations; None if there are no commands to run."""
-    if not session.settings.build.migrate:
-        yield None
-        return
-    with session.console.step("unpack"):
-        directory = session.worker.ask(
-            "unpack_release",
-            key=release.archive_key,
-            compression=release.compression,
-            checksum=release.checksum,
-            name=release.id,
-        )["directory"]
-    yield directory
-    # After a failure it stays, until the next one is unpacked: a migration may still be running in it. And it must not
-    # make a deployment fail that it can't be removed now.
-    with contextlib.suppress(ConnectionFailed):
-        session.worker.ask("remove_unpacked", limit_seconds=FAREWELL_SECONDS)
-
-
-def run_migrations(session: Session, directory: str | None) -> None:
-    """Run `build.migrate` with the release's own code. Raises StepError."""
-    step = stages.migrate(session.settings, session.place, directory) if directory is not None else None
-    if step is not None:
-        session.run(step)
-
-
-def migrate_with(session: Session, release: Release, outcome: Outcome) -> None:
-    """Run the release's migrations with its own code, if there are any. Raises StepError."""
-    with outcome.phase("migrate"), unpacked(session, release) as directory:
-        run_migrations(session, directory)
-        outcome.migrated = directory is not None
 
 
 def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell_back: bool) -> None:

@@ -3,15 +3,18 @@
 It changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deploytool.audience import selectors
+from deploytool.console import named
 from deploytool.errors import ConsulError
 from deploytool.fleet import printable, read_last_word
 from deploytool.freezing import ask_frozen, frozen_words
+from deploytool.history import Due
 from deploytool.journal import deployment_named, release_of
+from deploytool.migrations import read_due
 from deploytool.release import ReleaseId, is_release_id
 from deploytool.session import Session
 from deploytool.worker.announcement import is_open
@@ -60,6 +63,8 @@ class Status:
     frozen: Mapping[str, Any] | None = None
     #: release → hosts that are wanted to run it, and their roles as a whole not: a rollout that has not come to its end
     unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: the drops and renames that have not run yet; None if there are none, or that was not asked for
+    migrate_after_due: Due | None = None
 
     @property
     def exit_code(self) -> int:
@@ -71,6 +76,7 @@ class Status:
             "hosts": [host.as_dict() for host in self.hosts],
             "under_way": list(self.under_way),
             "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
+            "migrate_after_due": asdict(self.migrate_after_due) if self.migrate_after_due is not None else None,
             "lock": self.lock,
             "frozen": self.frozen,
         }
@@ -110,6 +116,19 @@ def read_status(session: Session) -> Status:
         )
     lock, frozen = holder.answer()["sentence"], freezing.answer()["frozen"]
     return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished)
+
+
+def read_whole_status(session: Session) -> Status:
+    """The same, and what is due when all hosts are verified. Raises StoreError as well."""
+    return replace(read_status(session), migrate_after_due=read_due(session))
+
+
+def due_words(due: Due, environment: str) -> str:
+    """What is due, and what runs it."""
+    return (
+        f"migrate_after of {due.release} is due since {due.since}: the next deploy that every host verifies "
+        f"runs it; by hand: fab {environment} migrate --after"
+    )
 
 
 def running_releases(session: Session) -> frozenset[ReleaseId]:
@@ -154,6 +173,8 @@ def lines(status: Status, environment: str) -> list[str]:
             f"go back: fab {environment} rollback"
             for release, hosts in status.unfinished.items()
         ]
+    if status.migrate_after_due is not None:
+        text.append(due_words(status.migrate_after_due, environment))
     if status.lock is not None:
         text.append(f"{environment} is locked by {status.lock}")
     if status.frozen is not None:
@@ -168,12 +189,6 @@ def lines(status: Status, environment: str) -> list[str]:
             f"to go back: fab {environment} rollback"
         )
     return text
-
-
-def named(hosts: Sequence[str], room: int = 10) -> str:
-    """The first of them by name, and how many more there are."""
-    more = f" and {len(hosts) - room} more" if len(hosts) > room else ""
-    return ", ".join(hosts[:room]) + more
 
 
 def _cells(host: HostStatus) -> tuple[str, ...]:

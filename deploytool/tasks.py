@@ -47,6 +47,7 @@ _JSON = "results as one JSON document on stdout"
         "force": "why a release is deployed that nothing has verified, or that is bad; kept in the record",
         "rebuild": "build, also where equal inputs were built already",
         "migrate": "run the migrations between fetching and switching (--no-migrate: leave them out)",
+        "yes": "go on without a question where --no-migrate leaves out what is pending",
         "wait": "wait for every host's proof (--no-wait: announce and leave, unverified)",
         "nodes": "only these hosts, names with commas between",
         "json": _JSON,
@@ -60,6 +61,7 @@ def deploy(
     force: str | None = None,
     rebuild: bool = False,
     migrate: bool = True,
+    yes: bool = False,
     wait: bool = True,
     nodes: str | None = None,
     json: bool = False,
@@ -67,8 +69,8 @@ def deploy(
     """Build or reuse a release and bring it to every host
 
     Publishes it, announces it, runs its migrations, lets the hosts switch when all of them hold it, and waits until
-    every one proves that it serves it. With --release or --from nothing is built: the very bytes that another
-    environment has verified are deployed.
+    every one proves that it serves it; then drops and renames run (build.migrate_after). With --release or --from
+    nothing is built: the very bytes that another environment has verified are deployed.
     """
 
     def body(this: Command) -> None:
@@ -100,6 +102,7 @@ def deploy(
             force=reason,
             rebuild=rebuild,
             migrate=migrate,
+            sure=yes,
             wait=wait,
             nodes=wanted,
         )
@@ -184,21 +187,36 @@ def promote(context: Context, json: bool = False) -> None:
     run(context, "promote", json, body, after="after_deploy")
 
 
-@command(help={"release": "the release whose migrations run (default: the one deployed last)", "json": _JSON})
-def migrate(context: Context, release: str | None = None, json: bool = False) -> None:
+@command(
+    help={
+        "release": "the release whose migrations run (default: the one deployed last)",
+        "after": "run build.migrate_after instead: drops and renames, for when every host serves the release",
+        "yes": "go on without a question where hosts can't prove that they serve it",
+        "json": _JSON,
+    }
+)
+def migrate(
+    context: Context, release: str | None = None, after: bool = False, yes: bool = False, json: bool = False
+) -> None:
     """Run a release's migrations on the build server
 
-    They run with that release's own code.
+    They run with that release's own code, unless nothing is pending. With --after come those that wait for all hosts.
     """
 
     def body(this: Command) -> None:
-        from deploytool.deployment import migrate as tell
+        from deploytool.migrations import migrate_after_by_hand, migrate_by_hand
 
         _check_release_id(release)
+        if yes and not after:
+            raise UsageError("--yes is for `migrate --after`: nothing else asks")
         with this.session(f"migrate {this.settings.environment}") as session:
-            tell(session, release, this.outcome)
-        if not json:
-            this.console.print(f"migrations of {this.outcome.release} have run")
+            if after:
+                migrate_after_by_hand(session, release, this.outcome, sure=yes)
+            else:
+                migrate_by_hand(session, release, this.outcome)
+        if not json and (this.outcome.migrated or this.outcome.migrate_after == "done"):
+            what = "migrate_after" if after else "migrations"
+            this.console.print(f"{what} of {this.outcome.release} {'has' if after else 'have'} run")
 
     run(context, "migrate", json, body)
 
@@ -207,15 +225,15 @@ def migrate(context: Context, release: str | None = None, json: bool = False) ->
 def status(context: Context, json: bool = False) -> None:
     """Show which host serves what, and who is behind
 
-    Also which deployment is under way, and who holds the lock. Exit code 8 if a host that is up does not serve, proven,
-    what is wanted of it.
+    Also which deployment is under way, which migrations are due, and who holds the lock. Exit code 8 if a host that is
+    up does not serve, proven, what is wanted of it.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.status import lines, read_status
+        from deploytool.status import lines, read_whole_status
 
         with this.session(f"status of {this.settings.environment}") as session:
-            found = read_status(session)
+            found = read_whole_status(session)
         this.outcome.exit_code = found.exit_code
         if not json:
             for line in lines(found, this.settings.environment):

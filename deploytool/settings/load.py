@@ -56,7 +56,7 @@ _PUBLISHED = (
 )
 #: A shorter text stands in so much of what is shown that masking it would hide the rest, and itself not at all.
 _SHORTEST_SECRET = 6
-_BUILD_COMMANDS = frozenset({"dependencies", "assets", "migrate"})
+_BUILD_COMMANDS = frozenset({"dependencies", "assets", "migrate", "migrate_pending", "migrate_after"})
 
 #: Keys that a recipe gives a default for, and where they stand.
 _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
@@ -64,6 +64,7 @@ _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
         "dependencies": ("build", "dependencies"),
         "assets": ("build", "assets"),
         "migrate": ("build", "migrate"),
+        "migrate_pending": ("build", "migrate_pending"),
         "exclude": ("build", "exclude"),
         "dependencies_inputs": ("build", "dependencies_inputs"),
         "assets_inputs": ("build", "assets_inputs"),
@@ -71,8 +72,10 @@ _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
         "linked_files": ("linked_files",),
     }
 )
-#: which commands each list of inputs is for
-_INPUTS_OF: Mapping[str, str] = MappingProxyType({"dependencies_inputs": "dependencies", "assets_inputs": "assets"})
+#: what says something of certain commands only, and of which
+_SPEAKS_OF: Mapping[str, str] = MappingProxyType(
+    {"dependencies_inputs": "dependencies", "assets_inputs": "assets", "migrate_pending": "migrate"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +382,8 @@ def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
         section = said if len(path) == 1 else build
         if isinstance(section, dict) and section.get(key) is None:
             section.pop(key, None)
-            # What decides the recipe's own commands says nothing of other ones.
-            foreign = key in _INPUTS_OF and ("build", _INPUTS_OF[key]) not in paths
+            # What the recipe says of its own commands is nothing about other ones.
+            foreign = key in _SPEAKS_OF and ("build", _SPEAKS_OF[key]) not in paths
             if recipe is not None and not foreign and (values := getattr(recipe, key)):
                 section[key] = list(values)
                 paths.add(path)

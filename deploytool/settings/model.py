@@ -368,7 +368,18 @@ class Build(Model):
     assets_inputs: Pathspecs = Field(
         default=(), description="git pathspecs of all files that decide what `assets` makes; unchanged: not run again"
     )
-    migrate: Commands = Field(default=(), description="commands that migrate the database")
+    migrate: Commands = Field(
+        default=(),
+        description="commands that migrate the database, before any host switches",
+    )
+    migrate_pending: Commands = Field(
+        default=(),
+        description="commands that end with 0 and name it if a migration is pending, with 1 if none is; then `migrate` "
+        "is left out",
+    )
+    migrate_after: Commands = Field(
+        default=(), description="commands that drop and rename, once every expected host is verified"
+    )
     linked_files: RelativePaths = Field(
         default=(), description="files on the build server, linked in for the build, never packed"
     )

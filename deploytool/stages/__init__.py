@@ -1,7 +1,7 @@
 """What would be typed on the build server, stage by stage. Pure: functions compose scripts, nothing here runs them."""
 
 from deploytool.stages.checkout import checkout
-from deploytool.stages.commands import assets, dependencies, migrate
+from deploytool.stages.commands import assets, dependencies, migrate, migrate_after, migrate_pending, pending
 from deploytool.stages.compare import Commit, Comparison, compare, compared
 from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
 from deploytool.stages.keeping import CheckedOut, checked_out
@@ -30,6 +30,9 @@ __all__ = [
     "fetched",
     "linked_files",
     "migrate",
+    "migrate_after",
+    "migrate_pending",
+    "pending",
     "programs",
     "reach",
     "survey",

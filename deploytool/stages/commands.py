@@ -1,4 +1,4 @@
-"""The user's own commands, stage by stage: dependencies, assets, migrations. Pure."""
+"""The user's own commands, stage by stage: dependencies, assets, migrations in two times. Pure."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from deploytool.recipes import RECIPES
 from deploytool.stages import git, keeping, shell
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step
+from deploytool.stages.step import CODES, Step, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -30,6 +30,33 @@ for d_command in "${d_commands[@]}"; do
     printf 'problem\t%s\t%s\n' "$d_number" "$d_status" >&3
     exit "$d_command_failed"
   fi
+done
+"""
+
+# The same for commands that ask: 0 is yes and 1 is no. What they say is told, too; a yes without a word is told by the
+# command itself.
+_ASK = r"""
+d_number=0
+for d_command in "${d_commands[@]}"; do
+  d_number=$((d_number + 1))
+  printf '$ %s\n' "${d_command%%$'\n'*}"
+  set +e
+  d_said=$( ( set -e; cd -- "$d_directory"; exec 3>&-; eval "$d_command" ) </dev/null )
+  d_status=$?
+  set -e
+  if [ -n "$d_said" ]; then printf '%s\n' "$d_said"; fi
+  case $d_status in
+    0)
+      while IFS= read -r d_line; do
+        printf 'pending\t%s\n' "$d_line" >&3
+      done <<<"${d_said:-${d_command%%$'\n'*}}"
+      ;;
+    1) ;;
+    *)
+      printf 'problem\t%s\t%s\n' "$d_number" "$d_status" >&3
+      exit "$d_command_failed"
+      ;;
+  esac
 done
 """
 
@@ -79,9 +106,32 @@ def _stage(
 
 
 def migrate(settings: "Settings", place: Place, directory: str) -> Step | None:
-    """Run `build.migrate` in `directory`, where a release lies unpacked, with this environment's linked files and dirs.
+    """Run `build.migrate` in `directory`, where a release lies unpacked; None if there are no commands."""
+    return _migration("migrate", settings, place, settings.build.migrate, directory)
 
-    None if there are no commands. A linked directory that is missing is made; a missing linked file is left out.
+
+def migrate_after(settings: "Settings", place: Place, directory: str) -> Step | None:
+    """Run `build.migrate_after` in `directory`, where a release lies unpacked; None if there are no commands."""
+    return _migration("migrate_after", settings, place, settings.build.migrate_after, directory)
+
+
+def migrate_pending(settings: "Settings", place: Place, directory: str) -> Step | None:
+    """Ask `build.migrate_pending` in `directory`, where a release lies unpacked; None if there is nobody to ask."""
+    return _migration("migrate_pending", settings, place, settings.build.migrate_pending, directory, _ASK)
+
+
+def pending(results: Sequence[str]) -> tuple[str, ...]:
+    """What is pending, in the words of the commands that were asked; empty if nothing is."""
+    found = values(results, "pending")
+    return tuple(line.strip() for line in found if line.strip()) or found
+
+
+def _migration(
+    name: str, settings: "Settings", place: Place, commands: Sequence[str], directory: str, body: str = _RUN
+) -> Step | None:
+    """A step in an unpacked release, with this environment's linked files and dirs.
+
+    A linked directory that is missing is made; a missing linked file is left out.
     """
     linked_files = (*settings.linked_files, *settings.build.linked_files)
     links = shell.script(
@@ -96,11 +146,18 @@ def migrate(settings: "Settings", place: Place, directory: str) -> Step | None:
         ),
         _LINK,
     )
-    return _step("migrate", settings, settings.build.migrate, directory, links)
+    return _step(name, settings, commands, directory, links, body=body)
 
 
 def _step(
-    name: str, settings: "Settings", commands: Sequence[str], directory: str, preparation: str = "", end: str = ""
+    name: str,
+    settings: "Settings",
+    commands: Sequence[str],
+    directory: str,
+    preparation: str = "",
+    *,
+    body: str = _RUN,
+    end: str = "",
 ) -> Step | None:
     if not commands:
         return None
@@ -112,7 +169,7 @@ def _step(
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
             preparation,
-            _RUN,
+            body,
             end,
         ),
         settings.build.timeout_seconds,

@@ -97,6 +97,8 @@ class Server:
             "dependencies_inputs": (),
             "assets_inputs": (),
             "migrate": (),
+            "migrate_pending": (),
+            "migrate_after": (),
             "linked_files": (),
             "timeout_seconds": 60,
             **build,

@@ -132,7 +132,7 @@ def test_plan_names_pending_migrations(project: Project) -> None:
     assert plan(project)["migrations"] == []
     project.repository.commit({"shop/migrations/__init__.py": "", "shop/migrations/0001_initial.py": ""})
     told = plan(project)
-    assert (told["migrations"], told["migrate_commands"]) == (["shop/migrations/0001_initial.py"], 1)
+    assert (told["migrations"], told["migrate"]) == (["shop/migrations/0001_initial.py"], ["true"])
     assert "1 since the live release: shop/migrations/0001_initial.py" in project.fab("playground", "plan").out
 
 

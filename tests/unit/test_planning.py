@@ -46,7 +46,10 @@ def plan(**changes: Any) -> Plan:
         made_up_release=ReleaseId("20260102T000000Z-1a2b3c4"),
         changes=CHANGES,
         recipe="none",
-        migrate_commands=0,
+        migrate=(),
+        migrate_after=(),
+        asks_pending=False,
+        migrate_after_due=None,
         manifests=(),
         up={"web": ("app1", "app2")},
         down={"web": ()},
@@ -103,9 +106,9 @@ def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], 
         (
             {
                 "changes": replace(CHANGES, migrations_told=True, migrations_added=("a.py", "b.py")),
-                "migrate_commands": 1,
+                "migrate": ("rake db",),
             },
-            "migrations: 2 since the live release: a.py, b.py; 1 command would run",
+            "migrations: 2 since the live release: a.py, b.py\nbefore any host switches: rake db",
         ),
         (
             {"changes": replace(CHANGES, migrations_told=True, migrations_taken_away=("c.py",))},

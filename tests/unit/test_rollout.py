@@ -97,7 +97,9 @@ class Fleet(Store):
 
 def session_of(worker: Store, tmp_path: Path | None = None) -> Any:
     session: Any = Session(worker)
-    settings = given_settings(application="app", directory=tmp_path, build=SimpleNamespace(migrate=()))
+    settings = given_settings(
+        application="app", directory=tmp_path, build=SimpleNamespace(migrate=(), migrate_after=())
+    )
     settings.wait.fetch_seconds = settings.wait.activate_seconds = 0.2
     settings.store.keep_releases, settings.store.endpoint_url = 2, None
     session.settings = settings

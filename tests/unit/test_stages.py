@@ -29,6 +29,8 @@ from deploytool.stages import (
     fetched,
     git,
     migrate,
+    migrate_after,
+    migrate_pending,
     shell,
     survey,
 )
@@ -49,6 +51,8 @@ def settings(**changes: Any) -> Any:
         "dependencies_inputs": ("lock",),
         "assets_inputs": (":(glob)app/**",),
         "migrate": ("make migrate",),
+        "migrate_pending": ("make pending",),
+        "migrate_after": ("make drops",),
         "linked_files": (),
         "timeout_seconds": 1800,
     }
@@ -80,6 +84,7 @@ def scripts() -> Iterator[Step]:
             dependencies(wanted, where, "0" * 64, REVISION),
             assets(wanted, where),
             migrate(wanted, where, where.unpacked(ODD)),
+            migrate_pending(wanted, where, where.unpacked(ODD)),
         ):
             assert step is not None
             yield step
@@ -91,7 +96,7 @@ def test_bash_accepts_every_script(step: Step) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("step", list(scripts())[:7], ids=lambda step: step.name)
+@pytest.mark.parametrize("step", list(scripts())[:8], ids=lambda step: step.name)
 def test_shellcheck_finds_nothing(step: Step) -> None:
     # Variables are set in the head, some for one of several bodies; a quoted tilde is meant.
     checked = subprocess.run(
@@ -106,7 +111,7 @@ def test_shellcheck_finds_nothing(step: Step) -> None:
 
 @pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
 def test_bash_accepts_every_command_of_every_recipe(recipe: Any) -> None:
-    for command in (*recipe.dependencies, *recipe.assets, *recipe.migrate):
+    for command in (*recipe.dependencies, *recipe.assets, *recipe.migrate, *recipe.migrate_pending):
         checked = subprocess.run(["bash", "-n"], input=command, text=True, capture_output=True, check=False)
         assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -130,10 +135,11 @@ def test_a_variable_with_an_impossible_name_is_refused() -> None:
 
 
 def test_nothing_to_do_is_no_step() -> None:
-    idle = settings(dependencies=(), assets=(), migrate=())
+    idle = settings(dependencies=(), assets=(), migrate=(), migrate_pending=(), migrate_after=())
     assert dependencies(idle, place()) is None
     assert assets(idle, place()) is None
-    assert migrate(idle, place(), "/x") is None
+    for stage in (migrate, migrate_pending, migrate_after):
+        assert stage(idle, place(), "/x") is None
 
 
 def test_the_environment_of_a_recipe_gives_way_to_the_users() -> None:
