@@ -3,6 +3,7 @@
 import base64
 import http.server
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from deploytool.stages import (
     fetch,
     fetched,
     migrate,
+    migrate_pending,
+    pending,
     survey,
 )
 from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
@@ -33,6 +36,7 @@ from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
 pytestmark = pytest.mark.integration
 
 ODD = 'it\'s $(id) "x" `id`'
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -497,6 +501,75 @@ def test_a_linked_file_below_a_linked_directory_is_not_deleted(tmp_path: Path, s
     server.build.update(migrate=("cat config/key",))
     assert run(migrate(server.settings, server.place, str(release))).output.endswith("key")
     assert (shared / "config" / "key").read_text() == "key"
+
+
+def ask(server: Server, release: Path, *commands: str) -> tuple[str, ...]:
+    """What is pending in a release, by these commands."""
+    server.build.update(migrate_pending=commands)
+    outcome = run(migrate_pending(server.settings, server.place, str(release)))
+    assert outcome.exit_code == 0, outcome.output
+    return pending(outcome.results)
+
+
+def test_commands_tell_what_is_pending_by_0_and_1_and_name_it(tmp_path: Path, server: Server) -> None:
+    assert ask(server, tmp_path, "exit 1") == ()
+    assert ask(server, tmp_path, "echo nobody heeds this; false") == ()
+    assert ask(server, tmp_path, "echo '  0002 price'; echo; echo 0003") == ("0002 price", "0003")
+    assert ask(server, tmp_path, "exit 1", "echo of the other database", "exit 1") == ("of the other database",)
+    assert ask(server, tmp_path, "true\ntrue") == ("true",)
+
+
+def test_other_exit_codes_of_a_command_that_tells_what_is_pending_are_failures(tmp_path: Path, server: Server) -> None:
+    server.build.update(migrate_pending=("true", "echo no route to host >&2; exit 7"))
+    outcome = run(migrate_pending(server.settings, server.place, str(tmp_path)))
+    assert outcome.message == "migrate_pending: command 2 failed on the build server with exit code 7"
+    assert "no route to host" in outcome.output
+
+
+RAILS = r"""#!/bin/sh
+# As `bin/rails db:abort_if_pending_migrations` of Rails 5 to 8 ends.
+cat "$STATE"
+[ ! -s "$STATE" ] || { echo 'Run `bin/rails db:migrate` to update your database then try again.' >&2; exit 1; }
+"""
+
+
+def test_the_recipe_rails_knows_what_is_pending(tmp_path: Path, server: Server) -> None:
+    release, state = tmp_path / "release", tmp_path / "state"
+    (release / "bin").mkdir(parents=True)
+    (release / "bin/rails").write_text(RAILS)
+    (release / "bin/rails").chmod(0o755)
+    server.build.update(env={"STATE": str(state)})
+    state.write_text("")
+    assert ask(server, release, *RECIPES["rails"].migrate_pending) == ()
+    state.write_text("You have 2 pending migrations:\n  20260101000000 AddPrice\n     7 DropName\n")
+    assert ask(server, release, *RECIPES["rails"].migrate_pending) == ("20260101000000 AddPrice", "7 DropName")
+    state.write_text("rails aborted!\nActiveRecord::ConnectionNotEstablished: refused\n")
+    outcome = run(migrate_pending(server.settings, server.place, str(release)))
+    assert outcome.exit_code == Code.COMMAND_FAILED
+
+
+def test_the_recipe_django_knows_what_is_pending(tmp_path: Path, server: Server) -> None:
+    """With the real Django, and the sample shop."""
+    release = tmp_path / "release"
+    shutil.copytree(ROOT / "examples/shop", release)
+    recipe, database = RECIPES["django"], tmp_path / "shop.sqlite"
+    subprocess.run([sys.executable, "-m", "venv", release / "venv"], check=True)
+    wanted = [line for line in (release / "requirements.txt").read_text().splitlines() if "gunicorn" not in line]
+    install = [release / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    subprocess.run(install, check=True)
+    server.build.update(recipe="django", env={"SECRET_KEY": "x" * 50, "DATABASE": str(database)})
+    assert ask(server, release, *recipe.migrate_pending) == ("catalog.0001_visit", "catalog.0002_heartbeat")
+    server.build.update(migrate=(*recipe.migrate, "venv/bin/python manage.py migrate --noinput catalog 0001"))
+    assert run(migrate(server.settings, server.place, str(release))).exit_code == 0
+    assert ask(server, release, *recipe.migrate_pending) == ("catalog.0002_heartbeat",)
+    server.build.update(migrate=recipe.migrate)
+    assert run(migrate(server.settings, server.place, str(release))).exit_code == 0
+    assert ask(server, release, *recipe.migrate_pending) == ()
+    # A database that can't be asked is not one where nothing is pending.
+    server.build["env"]["DATABASE"] = str(tmp_path)
+    outcome = run(migrate_pending(server.settings, server.place, str(release)))
+    assert outcome.exit_code == Code.COMMAND_FAILED
+    assert "unable to open database file" in outcome.output
 
 
 def test_a_migration_without_its_release_is_refused(tmp_path: Path, server: Server) -> None:

@@ -93,11 +93,12 @@ class Waves(Project):
         return result.out
 
 
-@pytest.fixture
-def waves(playground: Playground, tmp_path: Path) -> Iterator[Waves]:
+@contextlib.contextmanager
+def left_as_found(playground: Playground) -> Iterator[None]:
+    """The application's hosts, for one test."""
     playground.add_application(WAVES)
     try:
-        yield Waves(playground, tmp_path)
+        yield
     finally:
         for host in HOSTS:
             # Whoever still waits at a barrier leaves, and nothing is left for the next test.
@@ -107,6 +108,12 @@ def waves(playground: Playground, tmp_path: Path) -> Iterator[Waves]:
         url = f"{playground.consul_address()}/v1/kv/deploytool/{WAVES.name}/?recurse"
         urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
         playground.add_application(WAVES)
+
+
+@pytest.fixture
+def waves(playground: Playground, tmp_path: Path) -> Iterator[Waves]:
+    with left_as_found(playground):
+        yield Waves(playground, tmp_path)
 
 
 def test_all_waves_end_like_a_deployment_at_once(waves: Waves) -> None:

@@ -44,6 +44,14 @@ def test_reason_of_a_bad_host_stands_below_the_table_and_is_not_broken_into_a_co
     ]
 
 
+def test_summary_ends_with_what_is_due() -> None:
+    ended = outcome(GOOD)
+    ended.migrate_after = "due"
+    assert summary(ended)[-1] == (
+        "migrate_after of R1 is due: it runs once a deploy or promote has verified every host"
+    )
+
+
 def test_long_names_of_hosts_are_whole_where_no_screen_has_an_edge() -> None:
     name = "app-" + "x" * 120
     lines = summary(outcome(HostResult("web", name, Verdict.VERIFIED, State.VERIFIED, 1.0, "", ())))

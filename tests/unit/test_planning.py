@@ -9,6 +9,7 @@ import pytest
 
 from deploytool.audience import Live
 from deploytool.errors import ConsulError, LockedError
+from deploytool.history import Due
 from deploytool.manifest import check_manifest, render_manifest
 from deploytool.planning import (
     WHEN_BUILT,
@@ -109,6 +110,14 @@ def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], 
                 "migrate": ("rake db",),
             },
             "migrations: 2 since the live release: a.py, b.py\nbefore any host switches: rake db",
+        ),
+        (
+            {"migrate": ("rake db\n  again",), "asks_pending": True, "migrate_after": ("rake drops",)},
+            "before any host switches, unless nothing is pending: rake db …\nwhen every host is verified: rake drops",
+        ),
+        (
+            {"migrate_after": ("rake drops",), "migrate_after_due": Due(LIVE, "2026-01-01T00:00:01Z")},
+            f"when every host is verified: rake drops\nmigrate_after of {LIVE} is due since 2026-01-01T00:00:01Z: ",
         ),
         (
             {"changes": replace(CHANGES, migrations_told=True, migrations_taken_away=("c.py",))},

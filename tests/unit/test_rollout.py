@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from deploytool.outcome import Outcome
 from deploytool.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, new_deployment_id
+from deploytool.stages import Place, Step
 from deploytool.waves import Wave
 from deploytool.worker_client import Asked
 from tests.unit.answering import Answered
@@ -51,6 +53,8 @@ class Fleet(Store):
             self.asked.append((do, parameters))
             raise ConsulError(f"number {self.fails_at} failed")
         match do:
+            case "unpack_release" | "remove_unpacked":
+                return {"directory": "/srv/unpacked"}
             case "announce" | "go" | "abort" | "cancel" | "halt" | "settle":
                 self._operation()
                 self.asked.append((do, parameters))
@@ -204,6 +208,84 @@ def test_host_that_fails_after_go_makes_exit_code_8_and_takes_nothing_back(world
     assert (world.record["exit_code"], world.record["let_go"], world.record["verified"]) == (8, True, False)
     assert world.told.verified == {("web", "one")}
     assert "abort" not in world.worker.done
+
+
+# --- drops and renames
+
+
+class Drops(World):
+    """A release with a migrate_after, and how often it ran, with what was done before."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        build = self.session.settings.build
+        build.migrate_after, build.recipe, build.env, build.path = ("make drops",), "none", {}, ()
+        build.linked_files, build.timeout_seconds = (), 60
+        self.session.place = Place("/srv", "app", "production")
+        self.session.run = self._run
+        self.ran: list[tuple[str, list[str]]] = []
+
+    def _run(self, step: Step) -> tuple[str, ...]:
+        self.ran.append((step.name, [do for do in self.worker.done if do in ("go", "settle", "store_put")]))
+        return ()
+
+    def bring(self, **changes: Any) -> None:
+        super().bring(**{"migrate": True, **changes})
+
+
+def test_drops_run_when_all_hosts_are_verified_and_before_the_record(tmp_path: Path) -> None:
+    world = Drops(tmp_path)
+    world.bring()
+    assert world.ran == [("migrate_after", ["store_put", "store_put", "go"])]
+    assert (world.begun["migrate_after"], world.record["migrate_after"]) == ("due", "done")
+    assert world.told.migrate_after == "done"
+    waved = Drops(tmp_path)
+    waved.bring(waves=WAVES)
+    assert waved.ran == [("migrate_after", ["store_put", "store_put", "go", "go", "settle"])]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodes": ("one", "two")},
+        {"wait": False},
+        {"migrate": False},
+        {"waves": (Wave(1, frozenset({("web", "one")})), Wave(2, frozenset({("web", "two")}))), "pause_after": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_drops_are_due_where_not_all_hosts_have_proved_the_release(tmp_path: Path, changes: dict[str, Any]) -> None:
+    world = Drops(tmp_path)
+    world.bring(**changes)
+    assert (world.outcome.exit_code, world.ran, world.record["migrate_after"]) == (0, [], "due")
+
+
+@pytest.mark.parametrize("said", [{"two": ("failed", {})}, {}], ids=["failed", "silent"])
+def test_drops_are_due_where_a_host_is_not_verified(tmp_path: Path, said: dict[str, Any]) -> None:
+    world = Drops(tmp_path)
+    del world.worker.activates["two"]
+    world.worker.activates |= said
+    # Also where so many failures are borne.
+    world.bring(waves=WAVES, max_failures=1)
+    assert (world.outcome.exit_code, world.ran, world.record["migrate_after"]) == (8, [], "due")
+
+
+def test_nothing_is_due_where_nobody_was_let_go_or_all_go_back(tmp_path: Path) -> None:
+    world = Drops(tmp_path)
+    world.worker.fetches["one"] = ("failed", {"reason": "no room"})
+    with pytest.raises(FleetError):
+        world.bring()
+    assert (world.begun["migrate_after"], world.record["migrate_after"], world.ran) == ("due", None, [])
+    back = Drops(tmp_path)
+    back.worker.activates["one"] = ("failed", {})
+    back.bring(waves=WAVES, goes_back=True)
+    assert (back.outcome.halted, back.record["migrate_after"], back.ran) == (True, None, [])
+
+
+def test_rollback_owes_no_drops(tmp_path: Path) -> None:
+    world = Drops(tmp_path)
+    bring(world.session, replace(attempt(migrate=False), kind="rollback"), world.outcome)
+    assert (world.record["kind"], world.record["migrate_after"]) == ("rollback", None)
 
 
 # --- in waves

@@ -302,6 +302,25 @@ def test_a_recipe_gives_what_is_not_given(project: Project) -> None:
     assert dict(RECIPES["rails"].env).items() <= dict(loaded.build.env).items()
 
 
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        ("", RECIPES["django"].migrate_pending),
+        (", migrate: null, migrate_pending: null", RECIPES["django"].migrate_pending),
+        # What the recipe knows of its own command, it does not know of another.
+        (", migrate: own", ()),
+        (", migrate: own, migrate_pending: asks", ("asks",)),
+        (", migrate_pending: []", ()),
+    ],
+)
+def test_a_recipe_knows_what_is_pending_for_its_own_command(
+    project: Project, build: str, expected: tuple[str, ...]
+) -> None:
+    loaded = load_settings(project(production=f"build: {{recipe: django{build}}}"), "production", {})
+    assert loaded.build.migrate_pending == expected
+    assert loaded.build.migrate_after == ()
+
+
 def test_what_is_given_replaces_the_recipes_line(project: Project) -> None:
     over = "linked_dirs: [media]\nbuild: {recipe: rails, migrate: [], assets: own, env: {RAILS_ENV: test}}"
     loaded = load_settings(project(production=over), "production", {})

@@ -1,12 +1,14 @@
 """Which host is behind, from what it said last and what is wanted of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deploytool.errors import ConsulError
-from deploytool.release import DeploymentId, manifest_key
+from deploytool.history import Due
+from deploytool.release import DeploymentId, ReleaseId, manifest_key
 from deploytool.status import lines, read_status
 from tests.unit.answering import Answering
 
@@ -118,6 +120,17 @@ def test_deployment_under_way_and_the_locks_holder_are_shown() -> None:
 
 def test_nonsense_in_wanted_is_nothing_wanted() -> None:
     assert read_status(session({"web": role(wanted="zzz")})).hosts[0].wanted_release is None
+
+
+def test_what_is_due_is_told_and_is_no_failure() -> None:
+    found = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": serving(NEW, SECOND)})}))
+    status = replace(found, migrate_after_due=Due(ReleaseId(NEW), "2026-01-02T00:00:03Z"))
+    assert status.exit_code == 0
+    assert status.as_dict()["migrate_after_due"] == {"release": NEW, "since": "2026-01-02T00:00:03Z"}
+    assert lines(status, "production")[-1] == (
+        f"migrate_after of {NEW} is due since 2026-01-02T00:00:03Z: the next deploy that every host verifies runs it; "
+        "by hand: fab production migrate --after"
+    )
 
 
 def test_no_host_at_all_is_an_error() -> None:
