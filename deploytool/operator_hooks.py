@@ -183,6 +183,7 @@ def run_command(
     finally:
         if process is not None and process.poll() is None:
             _end_group(process)
+    assert process is not None, "what keeps it from being started has been raised"
     reader.join(LAST_LINES_SECONDS)
     return Ended(process.returncode, timed_out, tuple(tail))
 
