@@ -19,6 +19,7 @@ from deploytool.settings import environments
 if TYPE_CHECKING:
     from deploytool.build_server import Connecting
     from deploytool.console import Console
+    from deploytool.notifications import Notifications
     from deploytool.operator_hooks import Moment
     from deploytool.outcome import Outcome
     from deploytool.settings import Settings
@@ -64,6 +65,8 @@ class Command:
     outcome: "Outcome"
     #: None if it is this machine, or not needed
     connecting: "Connecting | None"
+    #: None if nobody is to be told how it goes
+    notifications: "Notifications | None" = None
 
     def session(self, purpose: str, *, read_only: bool = False) -> Any:
         from deploytool.session import open_session
@@ -74,6 +77,7 @@ class Command:
             purpose=purpose,
             console=self.console,
             connecting=self.connecting,
+            notifications=self.notifications,
             read_only=read_only,
         )
 
@@ -120,7 +124,8 @@ def run(
                 raise _no_environment(name)
             every = load_every_environment(project(), environment, os.environ, begin)
             secrets = every[environment].secrets
-            command = Command(name, console, every[environment], every, outcome, connecting)
+            told = notifications_of(every[environment], console)
+            command = Command(name, console, every[environment], every, outcome, connecting, told)
             document.update(body(command) or {})
         finally:
             interruption.ignore()
@@ -162,6 +167,7 @@ def run(
     if command is not None and after is not None and exit_code not in REFUSALS:
         why = error if error is not None or exit_code == 0 else outcome_error(outcome)
         run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
+        tell_the_end(command, exit_code, why)
     if exit_code != 0:
         raise Exit(masked(error_text(error), secrets) if error is not None else None, code=exit_code)
     context.config[RESULT] = json.dumps(document)
@@ -184,6 +190,29 @@ def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: Dep
         console.note(f"{trouble.message}; how {command.name} ended stays as it is")
     except KeyboardInterrupt:
         console.note(f"interrupted: hooks.{moment} was ended; how {command.name} ended stays as it is")
+    finally:
+        interruption.ignore()
+
+
+def notifications_of(settings: "Settings", console: "Console") -> "Notifications | None":
+    """Who is told of commands that bring releases to hosts; None if nobody is."""
+    if not settings.notify.webhook and not settings.notify.command:
+        return None
+    from deploytool.notifications import Notifications
+    from deploytool.session import operator_of
+
+    return Notifications(settings, console, operator_of(os.environ))
+
+
+def tell_the_end(command: Command, exit_code: int, error: DeployError | None) -> None:
+    """Tell whoever is to be told how a command ended. All is done by now, and this changes none of it."""
+    if command.notifications is None:
+        return
+    interruption.interrupt()
+    try:
+        command.notifications.end(command.name, command.outcome, exit_code, error)
+    except KeyboardInterrupt:
+        command.console.note(f"interrupted: perhaps nobody was told how {command.name} ended")
     finally:
         interruption.ignore()
 

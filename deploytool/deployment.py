@@ -55,6 +55,11 @@ class Wishes:
         """Whether the release is to be that of `reference`."""
         return self.release is None and self.promote_from is None
 
+    @property
+    def what(self) -> str:
+        """What is deployed, in words."""
+        return self.release or (f"what {self.promote_from} runs" if self.promote_from else self.reference)
+
 
 def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
     """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go.
@@ -74,6 +79,7 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
         standing = begin_stand(session, wishes.nodes, after=held)
         fetching = begin_fetch(session, wishes.reference, after=thawed) if wishes.of_reference else None
         refuse_if_frozen(session, thawed)
+        session.begins(f"deploy {wishes.what}", outcome)
         with outcome.phase("hosts"):
             here = standing()
         with outcome.phase("build"):
@@ -147,6 +153,7 @@ def promote(session: Session, outcome: Outcome) -> None:
         thawed = ask_frozen(session, after=held)
         standing = begin_stand(session, after=held)
         refuse_if_frozen(session, thawed)
+        session.begins("promote", outcome)
         with outcome.phase("hosts"):
             here = standing()
             outcome.down = here.expected.down

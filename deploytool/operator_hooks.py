@@ -52,7 +52,11 @@ GRACE_SECONDS = 5.0
 LAST_LINES_SECONDS = 1.0
 
 #: What of the record is in the environment as well, as DEPLOYTOOL_<NAME>; empty if it is not known yet.
-IN_ENVIRONMENT = ("hook", "environment", "application", "release", "revision", "deployment", "exit_code")
+IN_ENVIRONMENT = ("hook", "notice", "environment", "application", "release", "revision", "deployment", "exit_code")
+
+
+#: what a command gets on its stdin
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ def run_hooks(
     if not commands:
         return
     masking = Masking(settings.secrets)
-    record = masking.value(record_of(settings, operator, moment, outcome, exit_code=exit_code, error=error))
+    said = record_of(settings, operator, outcome, exit_code=exit_code, error=error)
+    record = masking.value({"hook": moment, **said})
     for number, command in enumerate(commands):
         label = f"hooks.{moment}[{number}]"
 
@@ -103,7 +108,7 @@ def run_hooks(
                 )
             except OSError as trouble:
                 raise HookError(f"{label} could not be started on this machine: {trouble}") from trouble
-            if problem := problem_of(ended, settings.build.timeout_seconds):
+            if problem := problem_of(ended, settings.build.timeout_seconds, "build.timeout_seconds"):
                 hint = "no host was switched" if moment in BEFORE_GO else None
                 raise HookError(f"{label} {problem}, on this machine", tail=ended.tail, hint=hint)
 
@@ -111,15 +116,13 @@ def run_hooks(
 def record_of(
     settings: "Settings",
     operator: "Operator",
-    moment: Moment,
     outcome: "Outcome",
     *,
     exit_code: int | None,
     error: DeployError | None,
-) -> dict[str, Any]:
+) -> Record:
     """What is known of the deployment so far, in the words of its record in the store and of `--json`."""
     return {
-        "hook": moment,
         "application": settings.application,
         "environment": settings.environment,
         "operator": operator.name,
@@ -135,9 +138,10 @@ def record_of(
     }
 
 
-def problem_of(ended: Ended, timeout_seconds: int) -> str | None:
+def problem_of(ended: Ended, timeout_seconds: int, setting: str) -> str | None:
+    """What is wrong with how a command ended, in words; `setting` is where its time comes from."""
     if ended.timed_out:
-        return f"was ended after {timeout_seconds} s (build.timeout_seconds)"
+        return f"was ended after {timeout_seconds} s ({setting})"
     if ended.exit_status < 0:
         return f"was ended by signal {-ended.exit_status}"
     return f"failed with exit status {ended.exit_status}" if ended.exit_status else None

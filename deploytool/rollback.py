@@ -35,6 +35,7 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
         thawed = ask_frozen(session, after=held)
         standing = begin_stand(session, after=held)
         refuse_if_frozen(session, thawed)
+        session.begins(f"rollback to {release_id}" if release_id else "rollback", outcome)
         with outcome.phase("hosts"):
             here = standing()
             outcome.down = here.expected.down

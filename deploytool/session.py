@@ -21,6 +21,7 @@ from deploytool.stages import Place, Step, explain
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:
+    from deploytool.notifications import Notifications
     from deploytool.settings import Settings
 
 
@@ -45,6 +46,8 @@ class Session:
     compressor: str
     #: how to get a quicker one
     compressor_hint: str | None
+    #: None if nobody is to be told
+    notifications: "Notifications | None" = None
 
     def now(self) -> datetime:
         """The build server's time, in UTC: ids are made by one clock."""
@@ -69,6 +72,11 @@ class Session:
     def hook(self, moment: Moment, outcome: Outcome) -> None:
         """Run the operator's own commands for this moment, if there are any. Raises HookError."""
         run_hooks(self.settings, self.console, self.operator, moment, outcome)
+
+    def begins(self, what: str, outcome: Outcome) -> None:
+        """Nothing is in the way of `what`, as in "deploy main": whoever is to be told of it hears that it begins."""
+        if self.notifications is not None:
+            self.notifications.begin(what, outcome)
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[Asked]:
@@ -185,6 +193,7 @@ def open_session(
     purpose: str,
     console: Console,
     connecting: Connecting | None = None,
+    notifications: "Notifications | None" = None,
     read_only: bool = False,
 ) -> Iterator[Session]:
     """Connect and start the worker; whatever happens, its line is ended, and with it all that runs there.
@@ -227,6 +236,7 @@ def open_session(
             clock_offset_seconds=hello["time"] - time.time(),
             compressor=hello["compressor"],
             compressor_hint=hello["compressor_hint"],
+            notifications=notifications,
         )
     finally:
         client.close()

@@ -94,7 +94,6 @@ def deploy(
             raise UsageError("--nodes names no host", hint="for instance --nodes app1,app2")
         _check_release_id(release)
         rehearse_manifests(this.every)
-        what = release or (f"what {from_} runs" if from_ else reference)
         wishes = Wishes(
             reference=reference,
             release=release,
@@ -106,7 +105,7 @@ def deploy(
             wait=wait,
             nodes=wanted,
         )
-        with this.session(f"deploy {what} to {this.settings.environment}") as session:
+        with this.session(f"deploy {wishes.what} to {this.settings.environment}") as session:
             tell(session, wishes, this.outcome)
 
     run(context, "deploy", json, body, after="after_deploy")

@@ -56,7 +56,12 @@ _PUBLISHED = (
 )
 #: A shorter text stands in so much of what is shown that masking it would hide the rest, and itself not at all.
 _SHORTEST_SECRET = 6
-_BUILD_COMMANDS = frozenset({"dependencies", "assets", "migrate", "migrate_pending", "migrate_after"})
+#: Text for a shell, in which `${NAME:-x}` means what it means there.
+_FOR_A_SHELL = (
+    *(("build", name) for name in ("dependencies", "assets", "migrate", "migrate_pending", "migrate_after")),
+    ("hooks",),
+    ("notify", "command"),
+)
 
 #: Keys that a recipe gives a default for, and where they stand.
 _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
@@ -312,7 +317,7 @@ class _Reading:
 
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
         published = any(path[: len(place)] == place for place in _PUBLISHED)
-        in_shell = path[0] == "hooks" or (len(path) > 1 and path[0] == "build" and path[1] in _BUILD_COMMANDS)
+        in_shell = any(path[: len(place)] == place for place in _FOR_A_SHELL)
         if not on_hosts and not in_shell:
             for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
                 problem(f"holds {expansion}, but only ${{NAME}} is understood, without a default or anything else.")

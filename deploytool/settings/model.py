@@ -270,6 +270,14 @@ def _check_authority(url: str) -> None:
         raise ValueError("names no host: it must look like http://host:port or https://host.")
 
 
+def _webhook(value: str) -> str:
+    _line(value)
+    if not re.fullmatch(r"https?://[^\s/?#]+(?:[/?]\S*)?", value):
+        raise ValueError("must look like https://host/path.")
+    _check_authority(value)
+    return value
+
+
 def _consul_address(value: str) -> str:
     if value.startswith("file:///"):
         return f"file://{_absolute(value.removeprefix('file://'))}"
@@ -466,6 +474,20 @@ class OperatorHooks(Model):
     on_failure: Commands = Field(default=(), description="after a deploy, promote or rollback that failed")
 
 
+class Notify(Model):
+    """Who is told, by the operator's machine, that a deploy, promote or rollback begins, and how it ended."""
+
+    webhook: Annotated[str, _form(_webhook)] | None = Field(
+        default=None, description="a Slack-compatible incoming webhook; best as ${NAME}"
+    )
+    command: Commands = Field(default=(), description="commands that get the record as JSON on stdin")
+    when: Annotated[
+        tuple[Annotated[Literal["start", "success", "failure"], _choice("start", "success", "failure")], ...],
+        BeforeValidator(_tuple_from_list),
+    ] = Field(default=("start", "success", "failure"), description="a list of start, success and failure")
+    timeout_seconds: Seconds = Field(default=30, description="how long one of the commands may take")
+
+
 class Canary(Model):
     """The hosts that try a release first."""
 
@@ -546,6 +568,7 @@ class Settings(Model):
     wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
     rollout: Rollout = Field(default_factory=Rollout, description="in which waves hosts go, and what a failure means")
     hooks: OperatorHooks = Field(default_factory=OperatorHooks, description="commands run on the operator's machine")
+    notify: Notify = Field(default_factory=Notify, description="who is told how a deployment goes")
 
     def rollout_of(self, role: str) -> Rollout:
         """The rollout of a role, with what it has for itself. Raises KeyError if there is no such role."""
