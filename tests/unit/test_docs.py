@@ -28,3 +28,18 @@ def test_troubleshooting_has_every_exit_code() -> None:
     contract = re.findall(r"^\| (\d+) \| [^|]+ \|$", (TOP / "README.md").read_text(), re.MULTILINE)
     headings = re.findall(r"^## (\d+):", (TOP / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert headings == [code for code in contract if code != "0"]
+
+
+def test_japanese_readme_has_what_the_english_one_has() -> None:
+    """Sections, tables, commands and pictures, block by block; only the words are others."""
+    english, japanese = ((TOP / name).read_text() for name in ("README.md", "README.ja.md"))
+    for pattern in (
+        r"^(#+) ",
+        r"(?:^\| |, )`(fab ENV [^`]+)`",
+        r"^\| (\d+) \|",
+        r"^```(\w*)$",
+        r"^!\[[^]]*\]\(([^)]+)\)",
+        r"\]\((docs/[^)]+)\)",
+    ):
+        found = [re.findall(pattern, text.replace("、`", ", `"), re.MULTILINE) for text in (english, japanese)]
+        assert sorted(found[0]) == sorted(found[1]), pattern
