@@ -401,6 +401,15 @@ def test_a_secret_is_refused_in_what_hosts_run(project: Project, said: str, envi
     assert "s3cret" not in sentence
 
 
+def test_operators_own_hooks_may_hold_a_secret_and_what_else_a_shell_expands(project: Project) -> None:
+    over = "hooks: {on_failure: 'curl -u ${TOKEN} $URL ${X:-y}', before_go: [a, b]}"
+    loaded = load_settings(project(production=over), "production", {"TOKEN": "s3cret"})
+
+    assert loaded.hooks.on_failure == ("curl -u s3cret $URL ${X:-y}",)
+    assert loaded.hooks.before_go == ("a", "b")
+    assert loaded.secrets == ("s3cret",)
+
+
 @pytest.mark.parametrize("environ", [{}, {"NAME": "s3cret"}])
 @pytest.mark.parametrize(
     ("path", "said"),
@@ -620,6 +629,9 @@ WRONG = [
     ("roles: {web: {verify: {pid_file: ../x}}}", "roles.web.verify.pid_file: must not hold `..`"),
     ("roles: {web: {restart: '{{ relese }}'}}", "roles.web.restart: names `relese`, which no template knows. Did you"),
     ("roles: {web: {restart: [a, '{{ zzz }}']}}", "roles.web.restart[1]: names `zzz`, which no template knows. Known"),
+    ("hooks: {pre: x}", "hooks.pre: is not a setting here. Did you mean roles.<role>.hooks.pre?"),
+    ("hooks: {before_deploy: x}", "hooks.before_deploy: is not a setting. Did you mean before_"),
+    ("hooks: {before_go: ['']}", "hooks.before_go[0]: is an empty command"),
     ("roles: {web: {hooks: {drain: x}}}", "roles.web.hooks.drain: needs an undrain beside it"),
     ("roles: {web: {hooks: {drain: x, undrain: '{{ release'}}}", "roles.web.hooks.undrain: is not a Jinja template"),
     ("roles: {web: {hooks: {pre: '{{ release'}}}", "roles.web.hooks.pre: is not a Jinja template"),
