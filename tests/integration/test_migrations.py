@@ -34,7 +34,10 @@ if sys.argv[1] == "pending":
     print(*(path.name for path in new), sep="\\n")
     sys.exit(0 if new else 1)
 for path in new:
-    base.executescript(path.read_text())
+    try:
+        base.executescript(path.read_text())
+    except sqlite3.Error as error:
+        sys.exit(f"{path}: {error}")
     base.execute("insert into applied values (?, ?)", (path.name, pathlib.Path.cwd().name))
     base.commit()
 """

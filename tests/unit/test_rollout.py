@@ -498,6 +498,15 @@ def test_hosts_that_switched_go_back_to_where_they_came_from(tmp_path: Path) -> 
     assert world.outcome.exit_code == 8
 
 
+@pytest.mark.parametrize("migrated", [True, False])
+def test_going_back_warns_of_migrations_of_the_rollout_that_was_halted(tmp_path: Path, migrated: bool) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.FAILED}, {"one": OLD, "two": OLD})
+    world.outcome.migrated = migrated
+    world.undo()
+    warning = f"WARNING: migrations have run with 1 deployment since {OLD} was live"
+    assert (warning in world.session.progress.getvalue()) is migrated
+
+
 def test_silent_host_is_told_to_go_back_and_not_waited_for(tmp_path: Path) -> None:
     world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.SILENT}, {"one": OLD, "two": OLD})
     assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
