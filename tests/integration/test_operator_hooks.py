@@ -71,7 +71,7 @@ def test_hooks_get_the_record_as_it_grows(hooked: Hooked) -> None:
     assert by_name["before_announce"]["deployment"] == document["deployment"]
     assert {host["state"] for host in by_name["before_go"]["hosts"]} == {"fetched"}
     assert {host["verdict"] for host in by_name["after_wave"]["hosts"]} == {"verified"}
-    assert (by_name["before_go"]["exit_code"], by_name["before_go"]["phase"]) == (None, "migrate")
+    assert (by_name["before_go"]["exit_code"], by_name["before_go"]["phase"]) == (None, "fetch")
     assert (by_name["after_deploy"]["exit_code"], by_name["after_deploy"]["error"]) == (0, None)
     # A release that exists is not built.
     assert hooked.fab("local", "deploy").code == 0
