@@ -110,7 +110,7 @@ def test_failure_is_told_with_its_reason_and_rollback_by_its_name(told: Told, we
     assert told.fab("local", "deploy").code == 4
     (text,) = webhook.texts
     assert text.startswith("tiny local: deploy FAILED with exit code 4\nassets: command 1 failed on the build server")
-    assert told.records()[-1]["error"]["tail"] == ["<!channel> & more"]
+    assert told.records()[-1]["error"]["tail"][-1] == "<!channel> & more"
     told.settings["notify"]["when"] = ["start", "success"]
     told.write()
     assert told.fab("local", "rollback").code == 0
