@@ -101,6 +101,7 @@ def run(
     from deploytool.build_server import Connecting
     from deploytool.console import Console, error_text
     from deploytool.outcome import Outcome
+    from deploytool.remembered import remember
     from deploytool.settings import load_every_environment
 
     console = Console(as_json=as_json)
@@ -153,6 +154,8 @@ def run(
         )
     if outcome.release is not None or outcome.deployment is not None:
         document = {**outcome.as_dict(), **document}
+    if outcome.release is not None:
+        remember(project(), environment, os.environ, outcome.release)
     exit_code = error.exit_code if error is not None else outcome.exit_code
     document["exit_code"] = exit_code
     if error is not None:
@@ -254,4 +257,6 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
 
 
 def listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none yet: there is no config/<environment>.yml"
+    return (
+        ", ".join(names) if names else "none yet: there is no config/<environment>.yml; `deploytool init` writes some"
+    )

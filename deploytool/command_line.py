@@ -1,25 +1,32 @@
 """What may be typed: Invoke's parser, with one clear line and exit code 2 for what is unknown or not whole."""
 
 import ast
+import functools
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.parser import Parser
+from invoke.util import helpline
 
 from deploytool.command import listed, program, project
+from deploytool.completion import Vocabulary, candidates, values_in, words_of
 from deploytool.errors import UsageError
-from deploytool.settings import environments
+from deploytool.listing import listing
+from deploytool.settings.files import environments, file_of, settings_directory
 
 
 class CommandLine(Parser):
     """Invoke's parser, with one clear line and exit code 2 for what it does not know or what is not whole."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, commands: Sequence[str], **named: Any) -> None:
         super().__init__(*arguments, **named)
+        #: our own, in the order of use
+        self.commands = commands
         # Invoke writes every `_` as `-`; people type the name of the file.
         for name in environments(project()):
             if name not in self.contexts:
@@ -27,8 +34,10 @@ class CommandLine(Parser):
 
     def parse_argv(self, argv: list[str]) -> Any:
         if program().args.complete.value:
-            # A shell asks for completions: what it has so far is not whole, and that is no mistake.
-            return super().parse_argv(argv)
+            # A shell asks what may come next: what it has so far is not whole, and that is no mistake.
+            for candidate in candidates(words_of(program().core.remainder), self._vocabulary()):
+                print(candidate)
+            raise Exit
         try:
             parsed = super().parse_argv(argv)
         except ParseError as error:
@@ -36,6 +45,16 @@ class CommandLine(Parser):
         if mistake := self._incomplete(parsed):
             refuse(mistake, argv)
         return parsed
+
+    def _vocabulary(self) -> Vocabulary:
+        known = self._environments()
+        return Vocabulary(
+            core=program().initial_context,
+            contexts=self.contexts,
+            environments=known,
+            commands=self.commands,
+            values=values_in(project(), known, os.environ),
+        )
 
     def _environments(self) -> tuple[str, ...]:
         return tuple(typed(name) for name in environments(project()))
@@ -101,7 +120,8 @@ def unknown_word(word: str, known: Sequence[str], commands: Sequence[str], proje
     from deploytool.settings.model import did_you_mean
 
     # A file that looks like an environment's has its own sentence.
-    if "/" not in word and any((project / "config" / f"{word}{suffix}").is_file() for suffix in (".yml", ".yaml")):
+    place = project / settings_directory(project)
+    if "/" not in word and any((place / f"{word}{suffix}").is_file() for suffix in (".yml", ".yaml")):
         try:
             load_settings(project, word, {})
         except UsageError as error:
@@ -120,9 +140,28 @@ def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
     raise Exit(str(error), code=error.exit_code)
 
 
-def speak_clearly() -> None:
-    """Let the running `fab` use our parser: its own ends with exit code 1 and does not say what exists."""
+def speak_clearly(groups: Mapping[str, Sequence[str]]) -> None:
+    """Let the running `fab` use our parser: its own ends with exit code 1 and does not say what exists.
+
+    Also our list of tasks, with our commands in `groups`: its own is by the alphabet.
+    """
     running = program()
+    commands = [name for group in groups.values() for name in group]
     running._make_parser = lambda: CommandLine(
-        initial=running.initial_context, contexts=running.collection.to_contexts()
+        initial=running.initial_context, contexts=running.collection.to_contexts(), commands=commands
     )
+    running.list_flat = functools.partial(_list, groups, running.list_flat)
+
+
+def _list(groups: Mapping[str, Sequence[str]], as_invoke_does: Callable[[], None]) -> None:
+    running = program()
+    if running.scoped_collection is not running.collection:
+        # Of one of the user's own collections.
+        as_invoke_does()
+        return
+    help_of = {name: helpline(running.collection[name]) or "" for name in running.collection.task_names}
+    files = {typed(name): file_of(project(), name) for name in environments(project())}
+    ours = {heading: {name: help_of[name] for name in group} for heading, group in groups.items()}
+    shown = files.keys() | {name for group in groups.values() for name in group}
+    others = {name: text for name, text in sorted(help_of.items()) if name not in shown}
+    print("\n".join(listing(files, ours, others)))

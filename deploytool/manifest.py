@@ -268,7 +268,7 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
     import jinja2
 
     own = template_directory / TEMPLATE_NAME if template_directory else None
-    path = own if own and own.is_file() else _templates() / TEMPLATE_NAME
+    path = own if own and own.is_file() else own_templates() / TEMPLATE_NAME
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     jinja.filters["yaml"] = yaml_scalar
 
@@ -288,7 +288,7 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
     return text
 
 
-def _templates() -> Path:
+def own_templates() -> Path:
     """Our own templates: beside the modules when installed, beside the package in a checkout."""
     here = Path(__file__).resolve().parent
     return next(path for path in (here / "templates", here.parent / "templates") if (path / TEMPLATE_NAME).is_file())
@@ -360,7 +360,7 @@ def _each(name: str, items: Iterator[tuple[str, ...]]) -> str:
 
 @functools.cache
 def _host_part(name: str) -> str:
-    return _without_comments((_templates() / "host" / f"{name}.sh").read_text("utf-8"))
+    return _without_comments((own_templates() / "host" / f"{name}.sh").read_text("utf-8"))
 
 
 def _without_comments(script: str) -> str:

@@ -1,6 +1,6 @@
 """The command line: what the user types. Thin: each task reads its flags, calls the story, and shows how it ended.
 
-A fabfile is one line: `from deploytool.tasks import namespace`. The environments are the files of `config/`.
+A fabfile is one line: `from deploytool.tasks import namespace`. The environments are the settings' files.
 """
 
 import functools
@@ -16,7 +16,7 @@ from deploytool import interruption
 from deploytool.command import ENVIRONMENT, Command, masked, project, run
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
-from deploytool.settings import environments
+from deploytool.settings.files import environments, file_of
 
 if interruption.in_a_running_fab():
     interruption.leave_at_once()
@@ -28,7 +28,7 @@ def _environment_task(name: str) -> "Task[Callable[[Context], None]]":
     def choose(context: Context) -> None:
         context.config[ENVIRONMENT] = name
 
-    choose.__doc__ = f"environment: config/{name}.yml\n\nIt stands before a command: fab {name} deploy"
+    choose.__doc__ = f"environment: {file_of(project(), name)}\n\nIt stands before a command: fab {name} deploy"
     return Task(choose, name=name, auto_shortflags=False)
 
 
@@ -256,9 +256,14 @@ def releases(context: Context, deployments: bool = False, json: bool = False) ->
 
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool import releases as listing
+        from deploytool.remembered import remember_all
 
         with this.session(f"releases of {this.settings.environment}") as session:
             found = listing.list_deployments(session) if deployments else listing.list_releases(session)
+        if isinstance(found, listing.Releases):
+            branches = {row.release.branch for row in found.rows if row.release}
+            ids = [row.id for row in found.rows]
+            remember_all(project(), this.settings.environment, os.environ, ids, branches)
         if not json:
             for line in found.lines():
                 this.console.print(line)
@@ -489,11 +494,14 @@ def _reason(this: Command, text: str | None, flag: str) -> str:
 # --- the namespace
 
 
-COMMANDS = (
-    *(deploy, promote, build, migrate, rollback),
-    *(status, releases, plan, mark, freeze, thaw, cleanup),
-    *(settings, check, unlock),
-)
+#: in the order of use, as `fab --list` shows them
+GROUPS: Mapping[str, Sequence["Task[Any]"]] = {
+    "Before a deploy": (check, settings, plan),
+    "Deploy": (deploy, status, promote, rollback),
+    "Releases": (releases, build, migrate, mark, cleanup),
+    "Stop and free": (freeze, thaw, unlock),
+}
+COMMANDS = tuple(each for group in GROUPS.values() for each in group)
 
 
 def make_namespace(names: Sequence[str]) -> Collection:
@@ -507,4 +515,4 @@ def make_namespace(names: Sequence[str]) -> Collection:
 
 
 namespace = make_namespace(environments(project()))
-speak_clearly()
+speak_clearly({heading: [each.name for each in group] for heading, group in GROUPS.items()})

@@ -1,4 +1,4 @@
-"""What the user said: `config/*.yml`, loaded, merged and validated into frozen `Settings`.
+"""What the user said: `config/*.yml` (or `config/deploy/*.yml`), loaded, merged and validated into frozen `Settings`.
 
 `files` reads, `model` says what a setting is, `checks` holds the rules between settings, `templates` tries the
 templates in them, `load` tells the story. Only `files` is imported with the package: `fab --list` asks for the

@@ -1,4 +1,4 @@
-"""The files `config/*.yml`: which environments they name, and what their YAML says, with file and line of each value.
+"""The settings' files: where they are, which environments they name, and what their YAML says, with file and line.
 
 Reads files; knows no setting. Imports neither pydantic nor jinja2, because `fab --list` waits for it.
 """
@@ -12,7 +12,12 @@ from typing import Any, Literal
 import yaml
 from yaml.constructor import SafeConstructor
 
-SHARED = "config/deploy.yml"
+#: The usual place, and the one for applications whose own YAML files are in the first, as those of Rails are.
+_USUAL, _APART = "config", "config/deploy"
+_SHARED_NAME = "deploy.yml"
+
+#: Stands where `deploytool init` can't know the value: no setting may hold this word.
+FILL_IN = "FILL_IN"
 
 #: Names of applications, roles and environments. They become parts of Consul event names and keys, of keys in the
 #: store and of paths on two kinds of machines; the narrowest of these decides.
@@ -42,13 +47,31 @@ _YAML = "tag:yaml.org,2002:"
 _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def file_of(environment: str) -> str:
+def settings_directory(directory: Path) -> str:
+    """Where the settings of the project in `directory` are, relative to it.
+
+    `config/deploy`, if that has a deploy.yml; then whatever else is in `config` is none of ours. Else `config`.
+    """
+    return _APART if (directory / _APART / _SHARED_NAME).is_file() else _USUAL
+
+
+def shared_file(directory: Path) -> str:
+    """Path of the file for all environments, relative to the project."""
+    return f"{settings_directory(directory)}/{_SHARED_NAME}"
+
+
+def is_shared(file: str) -> bool:
+    """Whether `file`, as a problem names it, is the one for all environments."""
+    return file.endswith(f"/{_SHARED_NAME}")
+
+
+def file_of(directory: Path, environment: str) -> str:
     """Path of the environment's file, relative to the project."""
-    return f"config/{environment}.yml"
+    return f"{settings_directory(directory)}/{environment}.yml"
 
 
 def environments(directory: Path) -> tuple[str, ...]:
-    """Names of the environments of the project in `directory`, sorted; none if it has no `config/`.
+    """Names of the environments of the project in `directory`, sorted; none if it has no settings.
 
     A file whose name can't be an environment's is left out here; loading reports it.
     """
@@ -56,17 +79,17 @@ def environments(directory: Path) -> tuple[str, ...]:
 
 
 def odd_files(directory: Path) -> "tuple[Problem, ...]":
-    """Files under `config/` that look like an environment's, but whose names can't be: each with the reason."""
+    """Files that look like an environment's, but whose names can't be: each with the reason."""
     return tuple(
         # A name that is not UTF-8 must still be printable.
-        Problem(file_of(name.encode("utf-8", "backslashreplace").decode()), None, "", trouble)
+        Problem(file_of(directory, name.encode("utf-8", "backslashreplace").decode()), None, "", trouble)
         for name, trouble in _named(directory)
         if trouble is not None
     )
 
 
 def _named(directory: Path) -> Iterator[tuple[str, str | None]]:
-    """Names of the files under `config/`, sorted, each with why it can't be an environment's; None if it can."""
+    """Names of the environments' files, sorted, each with why it can't be an environment's; None if it can."""
     typed: dict[str, str] = {}
     for name in _stems(directory):
         # What is typed: invoke writes `_` as `-`.
@@ -77,7 +100,7 @@ def _named(directory: Path) -> Iterator[tuple[str, str | None]]:
             what = "the name of a lock" if word == "workspace" else "a command of deploytool's"
             yield name, f"can't be an environment: `{word}` is {what}. Give the file another name."
         elif word in typed:
-            other = f"config/{typed[word]}.yml"
+            other = file_of(directory, typed[word])
             yield name, f"can't be an environment beside {other}: on a command line `_` and `-` are one."
         else:
             typed[word] = name
@@ -86,7 +109,8 @@ def _named(directory: Path) -> Iterator[tuple[str, str | None]]:
 
 def _stems(directory: Path) -> tuple[str, ...]:
     try:
-        found = [path for path in (directory / "config").iterdir() if path.suffix == ".yml" and path.is_file()]
+        place = directory / settings_directory(directory)
+        found = [path for path in place.iterdir() if path.suffix == ".yml" and path.is_file()]
     except OSError:
         return ()
     # Hidden files are an editor's.

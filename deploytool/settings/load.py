@@ -1,4 +1,4 @@
-"""From `config/*.yml` to frozen `Settings`: read → merge → put `${NAME}` in → recipe's defaults → validate.
+"""From the settings' files to frozen `Settings`: read → merge → put `${NAME}` in → recipe's defaults → validate.
 
 Each stage notes its problems and goes on, so that one run shows all mistakes. Reads those files and nothing else; the
 operator's environment is passed in.
@@ -20,8 +20,8 @@ from deploytool.errors import SettingsError, UsageError
 from deploytool.recipes import RECIPES
 from deploytool.settings import checks
 from deploytool.settings.files import (
+    FILL_IN,
     NAME,
-    SHARED,
     Items,
     Map,
     Node,
@@ -31,9 +31,12 @@ from deploytool.settings.files import (
     environments,
     file_of,
     find,
+    is_shared,
     merge,
     odd_files,
     read,
+    settings_directory,
+    shared_file,
 )
 from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
 
@@ -41,6 +44,7 @@ Loc = tuple[str | int, ...]
 
 #: `${NAME}`, and `$${NAME}` for the literal text `${NAME}`. `$NAME`, `$(command)` and `${NAME:-x}` are left alone.
 _VARIABLE = re.compile(r"(?P<literal>\$?)\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
+_STILL_OPEN = re.compile(rf"\b{FILL_IN}\b")
 #: The one `${NAME}` that is not from the operator's environment, and no secret: the directory that holds `config/`.
 PROJECT = "DEPLOYTOOL_PROJECT"
 #: `${NAME:-x}` and its like: the shell's in a command, a misunderstanding elsewhere.
@@ -90,7 +94,7 @@ class EffectiveSetting:
     path: str
     #: Texts as they are, everything else as JSON; what came from a `${NAME}` is `***`.
     value: str
-    #: `config/deploy.yml`, `config/<environment>.yml`, `recipe <name>` or `default`.
+    #: `config/deploy.yml`, `config/<environment>.yml` (or where these are), `recipe <name>` or `default`.
     source: str
 
 
@@ -126,8 +130,8 @@ def load_every_environment(
 ) -> Mapping[str, Settings]:
     """The settings of all environments, by name: `chosen` as `load_settings` does it, the others only for checking.
 
-    In the others an unset `${NAME}` is no mistake: the text `${NAME}` stays, and is not held to any form (where only
-    certain words are allowed, the default takes its place). Raises SettingsError with all problems of all files,
+    In the others an unset `${NAME}`, or a `FILL_IN`, is no mistake: the text stays, and is not held to any form (where
+    only certain words are allowed, the default takes its place). Raises SettingsError with all problems of all files,
     UsageError if there is no such environment.
 
     `begin` gets the chosen environment's settings as soon as they are known to be good, but for the templates in them:
@@ -147,7 +151,7 @@ def load_every_environment(
     ]
     problems = [*odd, *(problem for one in loaded for problem in _told_apart(one, loaded))]
     if problems:
-        raise _error(problems)
+        raise _error(problems, hint=_foreign_files(directory))
     return MappingProxyType({one.environment: _settings_of(one) for one in loaded})
 
 
@@ -174,11 +178,28 @@ def _settings_of(loaded: _Loaded) -> Settings:
     return loaded.settings
 
 
-def _error(problems: Iterable[Problem]) -> SettingsError:
+def _error(problems: Iterable[Problem], hint: str | None = None) -> SettingsError:
     """All problems in the order of the files' lines, each once."""
     unique = dict.fromkeys(problems)
-    ordered = sorted(unique, key=lambda problem: (problem.file != SHARED, problem.file, problem.line or 0))
-    return SettingsError([str(problem) for problem in ordered])
+    ordered = sorted(unique, key=lambda problem: (not is_shared(problem.file), problem.file, problem.line or 0))
+    return SettingsError([str(problem) for problem in ordered], hint=hint)
+
+
+def has_settings(tree: Map) -> bool:
+    """Whether a file can be one of ours: it says nothing at all, or has at least one key that is a setting's."""
+    return not tree.entries or any(name in Settings.model_fields for name in tree.entries)
+
+
+def _foreign_files(directory: Path) -> str | None:
+    """What to do about environments whose files are another program's, as config/database.yml; None if none are."""
+    files = [file_of(directory, name) for name in environments(directory)]
+    foreign = [file for file in files if (tree := read(directory, file)[0]) is not None and not has_settings(tree)]
+    if not foreign or settings_directory(directory) != "config":
+        return None
+    return (
+        f"{', '.join(foreign)}: if other programs' files are in config/, move deploy.yml and the environments' files "
+        "to config/deploy/; then nothing else in config/ is taken for an environment"
+    )
 
 
 def _told_apart(one: _Loaded, loaded: list[_Loaded]) -> Iterator[Problem]:
@@ -198,18 +219,21 @@ def _demand(directory: Path, environment: str) -> None:
     known = environments(directory)
     if environment in known:
         return
-    if not (directory / "config").is_dir():
+    place = settings_directory(directory)
+    if not (directory / place).is_dir():
         raise SettingsError(
             ["config: there is no such directory here."],
             hint="run fab where your project's config/ is; it holds deploy.yml and one <environment>.yml for each "
-            "environment",
+            "environment; `deploytool init` writes them",
         )
-    exist = f"environments: {', '.join(known)}" if known else "config/ holds no environment yet: add config/staging.yml"
+    exist = (
+        f"environments: {', '.join(known)}" if known else f"{place}/ holds no environment yet: add {place}/staging.yml"
+    )
     if environment == "deploy":
-        message = "deploy is not an environment: config/deploy.yml holds what all environments share."
-    elif NAME.fullmatch(environment) and (directory / "config" / f"{environment}.yaml").is_file():
-        message = f"There is no config/{environment}.yml. Rename config/{environment}.yaml: files must end in .yml."
-    elif odd := [problem for problem in odd_files(directory) if problem.file == file_of(environment)]:
+        message = f"deploy is not an environment: {shared_file(directory)} holds what all environments share."
+    elif NAME.fullmatch(environment) and (directory / place / f"{environment}.yaml").is_file():
+        message = f"There is no {place}/{environment}.yml. Rename {place}/{environment}.yaml: files must end in .yml."
+    elif odd := [problem for problem in odd_files(directory) if problem.file == file_of(directory, environment)]:
         message = f"{odd[0].file} {odd[0].sentence}"
     else:
         message = f"There is no environment {environment!r}.{did_you_mean(environment, known)}"
@@ -217,23 +241,24 @@ def _demand(directory: Path, environment: str) -> None:
 
 
 def _read_shared(directory: Path) -> _File:
-    if (directory / SHARED).exists():
-        return _File(*read(directory, SHARED))
+    file = shared_file(directory)
+    if (directory / file).exists():
+        return _File(*read(directory, file))
     other = directory / "config" / "deploy.yaml"
     cure = "Rename config/deploy.yaml." if other.is_file() else "Add it, even if it is empty."
     sentence = f"does not exist; it holds what all environments share. {cure}"
-    return _File(None, (Problem(SHARED, None, "", sentence),))
+    return _File(None, (Problem(file, None, "", sentence),))
 
 
 def _load_one(
     directory: Path, shared: _File, environment: str, environ: Mapping[str, str], *, checking_only: bool
 ) -> _Loaded:
     """One environment, with everything checked but the templates."""
-    own = _File(*read(directory, file_of(environment)))
+    own = _File(*read(directory, file_of(directory, environment)))
     problems = [*shared.problems, *own.problems]
     # What an unreadable file says is unknown; what is missing then is no news.
     complete = shared.tree is not None and own.tree is not None
-    nothing = Map(SHARED, 1, {})
+    nothing = Map(shared_file(directory), 1, {})
     tree = merge(shared.tree or nothing, own.tree or nothing)
 
     reading = _Reading(environ, checking_only, {PROJECT: str(directory.absolute())}, _open_names(tree, environment))
@@ -315,6 +340,10 @@ class _Reading:
         def problem(sentence: str) -> None:
             self.problems.append(Problem(node.file, node.line, dotted(path), sentence, "unreadable"))
 
+        if _STILL_OPEN.search(node.text):
+            if not self.checking_only:
+                problem(f"is still to be filled in: {_description(path)}.")
+            return node.text
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
         published = any(path[: len(place)] == place for place in _PUBLISHED)
         in_shell = any(path[: len(place)] == place for place in _FOR_A_SHELL)
@@ -399,11 +428,11 @@ def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
 
 
 def _problem(tree: Map, path: Loc, sentence: str) -> Problem:
-    """A problem with the place of the node at `path`, or of the nearest above it that stands in a file."""
+    """A problem with the place of the node at `path`, or of the nearest above it; else of the file for all."""
     for length in range(len(path), 0, -1):
         if node := find(tree, path[:length]):
             return Problem(node.file, node.line, dotted(path), sentence)
-    return Problem(SHARED, None, dotted(path), sentence)
+    return Problem(tree.file, None, dotted(path), sentence)
 
 
 def _sentence(tree: Map, error: ErrorDetails) -> Problem:
@@ -477,6 +506,8 @@ def _unknown(path: Loc) -> str:
 
 
 def _description(path: Loc) -> str:
+    while isinstance(path[-1], int):
+        path = path[:-1]
     model = _model_at(path[:-1])
     field_info = model.model_fields.get(str(path[-1])) if model else None
     return (field_info.description if field_info else None) or "it must be given"

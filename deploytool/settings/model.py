@@ -23,10 +23,10 @@ from pydantic import (
     ValidationInfo,
 )
 
-from deploytool.settings.files import NAME, NAME_RULE
+from deploytool.settings.files import FILL_IN, NAME, NAME_RULE
 
-#: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` keeps it
-#: and is not held to its form.
+#: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` or
+#: `FILL_IN` keeps it and is not held to its form.
 CHECKING_ONLY = "checking_only"
 
 #: A week; larger numbers are slips of the hand, and shells stop counting somewhere.
@@ -46,7 +46,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _unresolved(value: object, info: ValidationInfo) -> bool:
     context: object = info.context
     checking_only = isinstance(context, dict) and context.get(CHECKING_ONLY) is True
-    return checking_only and isinstance(value, str) and "${" in value
+    return checking_only and isinstance(value, str) and ("${" in value or FILL_IN in value)
 
 
 def _form(check: Callable[[str], str]) -> AfterValidator:
@@ -59,7 +59,7 @@ def _form(check: Callable[[str], str]) -> AfterValidator:
 
 
 def _choice(*words: str) -> BeforeValidator:
-    """One of `words`; the first stands in for a `${NAME}` that is unset while only checking."""
+    """One of `words`; the first stands in for what is not known while only checking."""
 
     def validate(value: object, info: ValidationInfo) -> object:
         if _unresolved(value, info):
