@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -185,15 +186,25 @@ def _error(problems: Iterable[Problem], hint: str | None = None) -> SettingsErro
     return SettingsError([str(problem) for problem in ordered], hint=hint)
 
 
-def has_settings(tree: Map) -> bool:
-    """Whether a file can be one of ours: it says nothing at all, or has at least one key that is a setting's."""
-    return not tree.entries or any(name in Settings.model_fields for name in tree.entries)
+def looks_like_settings(text: str) -> bool:
+    """Whether a file can be one of ours: it says nothing, or has at least one key at its left that is a setting's.
+
+    Also said of what can't be parsed: a mistake makes no other program's file of it.
+    """
+    keys = set(re.findall(r"^([A-Za-z0-9_:-]+)\s*:(?:\s|$)", text, re.MULTILINE))
+    says_something = re.search(r"^(?!---)\s*[^\s#]", text, re.MULTILINE) is not None
+    return not says_something or not keys.isdisjoint(Settings.model_fields.keys() - NOT_IN_FILES)
 
 
 def _foreign_files(directory: Path) -> str | None:
     """What to do about environments whose files are another program's, as config/database.yml; None if none are."""
-    files = [file_of(directory, name) for name in environments(directory)]
-    foreign = [file for file in files if (tree := read(directory, file)[0]) is not None and not has_settings(tree)]
+    foreign = []
+    for name in environments(directory):
+        # What can't be read is a problem of its own.
+        with suppress(OSError):
+            file = file_of(directory, name)
+            if not looks_like_settings((directory / file).read_text("utf-8", "replace")):
+                foreign.append(file)
     if not foreign or settings_directory(directory) != "config":
         return None
     return (

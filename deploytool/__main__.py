@@ -1,0 +1,76 @@
+"""The `deploytool` command: what is needed before there is a fabfile. Everything after that is `fab`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from deploytool.completion import SCRIPTS
+from deploytool.errors import DeployError
+from deploytool.recipes import RECIPES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code, which means what `fab`'s do."""
+    parser = argparse.ArgumentParser(
+        prog="deploytool", description="Build once on one server, publish to S3, and let every app server pull."
+    )
+    parser.add_argument("--version", action="version", version=f"deploytool {version('deploytool')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="init|completion")
+
+    starting = commands.add_parser(
+        "init",
+        help="write fabfile.py and settings for the application in this directory; overwrites nothing",
+        description="Looks at the application in this directory and writes fabfile.py and its settings, with a "
+        "proposal for each value that no flag gives. What is there already stays as it is.",
+    )
+    starting.add_argument("--application", metavar="NAME", help="its name")
+    starting.add_argument("--repository", metavar="URL", help="its git repository, as the build server sees it")
+    starting.add_argument("--branch", metavar="REF", help="what is deployed if nothing else is said")
+    starting.add_argument("--deploy-to", metavar="PATH", help="the directory on app servers")
+    starting.add_argument("--recipe", choices=RECIPES, help="how it is built")
+    starting.add_argument("--server", metavar="USER@HOST", help="the build server, or local")
+    starting.add_argument("--store", metavar="URL", help="where releases are kept: s3://bucket/prefix")
+    starting.add_argument(
+        "--template", action="store_true", help="instead: copy the manifest's template to templates/, for changing it"
+    )
+
+    completing = commands.add_parser("completion", help="print what makes a shell complete fab's command lines")
+    completing.add_argument("shell", choices=SCRIPTS)
+
+    options = parser.parse_args(arguments)
+    try:
+        match options.command:
+            case "completion":
+                print(SCRIPTS[options.shell], end="")
+            case "init":
+                _init(options)
+    except DeployError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _init(options: argparse.Namespace) -> None:
+    # These need pydantic; a shell that starts needs only its script.
+    from deploytool.scaffold.proposal import Given
+    from deploytool.scaffold.story import copy_template, init
+
+    if options.template:
+        copy_template(Path.cwd(), print)
+        return
+    given = Given(
+        application=options.application,
+        repository=options.repository,
+        branch=options.branch,
+        deploy_to=options.deploy_to,
+        recipe=options.recipe,
+        server=options.server,
+        store=options.store,
+    )
+    init(Path.cwd(), given, print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""From what was found and what the flags say to the files that `deploytool init` writes. Pure.
+
+Together the files have at most 15 lines that a person must understand, plus what Capistrano was told already.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from deploytool.errors import UsageError
+from deploytool.recipes import RECIPES
+from deploytool.scaffold.capistrano import Capistrano, read_capistrano
+from deploytool.scaffold.survey import Survey
+from deploytool.settings.files import FILL_IN, NAME
+from deploytool.settings.model import CHECKING_ONLY, Settings
+
+FABFILE = "fabfile.py"
+FABFILE_LINE = "from deploytool.tasks import namespace"
+ENVIRONMENTS = ("staging", "production")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the flags say; None where they say nothing."""
+
+    application: str | None = None
+    repository: str | None = None
+    branch: str | None = None
+    deploy_to: str | None = None
+    recipe: str | None = None
+    server: str | None = None
+    store: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One value of the proposal, and why it is this one."""
+
+    setting: str
+    value: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What `init` would write, and what it has to say of it."""
+
+    chosen: tuple[Chosen, ...]
+    #: path → text, in the order in which they are read
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+    #: settings that nobody but a person knows
+    to_fill_in: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of application: how it is known, and how its server is started anew and proven, by custom."""
+
+    recipe: str
+    #: why it is of this kind; None if it is not
+    sign: Callable[[Mapping[str, str]], str | None]
+    restart: str | None
+    verify: str
+
+
+def propose(found: Survey, given: Given) -> Proposal:
+    """What to write for that repository. Raises UsageError if a value can't be a setting's."""
+    capistrano = read_capistrano("\n".join(found.texts.get(name, "") for name in ("Capfile", "config/deploy.rb")))
+    kind, sign = _kind(found.texts)
+    recipe = _first(
+        "build.recipe", (given.recipe, "--recipe"), (kind.recipe if kind.recipe in RECIPES else "none", sign)
+    )
+    kind = next(each for each in _KINDS if each.recipe == recipe.value)
+    chosen = _chosen(found, given, capistrano)
+    value = {each.setting: each.value for each in chosen}
+    shared = _shared_text(found, capistrano, value, recipe, kind)
+    files = {
+        **({FABFILE: f"{FABFILE_LINE}\n"} if found.fabfile is None else {}),
+        f"{found.place}/deploy.yml": shared,
+        **{f"{found.place}/{name}.yml": _environment_text(name) for name in ENVIRONMENTS},
+    }
+    _check(shared)
+    carried = [name for name in ("keep_releases", "linked_dirs", "linked_files") if name in capistrano.values]
+    lists = tuple(Chosen(name, _scalar(capistrano.values[name]), "Capistrano's own") for name in carried)
+    return Proposal(
+        chosen=(recipe, *chosen, *lists),
+        files=files,
+        notes=tuple(_notes(found, given, capistrano, recipe.value)),
+        to_fill_in=tuple(each.setting for each in chosen if FILL_IN in each.value),
+    )
+
+
+# --- what kind of application it is
+
+
+def _kind(texts: Mapping[str, str]) -> tuple[_Kind, str]:
+    """The first kind that shows a sign, and that sign."""
+    for kind in _KINDS:
+        if sign := kind.sign(texts):
+            return kind, sign
+    raise AssertionError("the last kind always shows one")
+
+
+def _rails(texts: Mapping[str, str]) -> str | None:
+    named = re.search(r"""^\s*gem[\s(]+["']rails["']""", texts.get("Gemfile", ""), re.MULTILINE)
+    return "the Gemfile names rails" if named else None
+
+
+def _django(texts: Mapping[str, str]) -> str | None:
+    if re.search(r"django", texts.get("manage.py", ""), re.IGNORECASE):
+        return "manage.py is Django's"
+    patterns = {
+        "requirements.txt": r"^\s*django\s*(?:$|[<>=~!;\[#@])",
+        # In a list of requirements, or Poetry's key.
+        "pyproject.toml": r"""["']django\s*["'<>=~!;\[]|^\s*django\s*=""",
+    }
+    for file, pattern in patterns.items():
+        if re.search(pattern, texts.get(file, ""), re.IGNORECASE | re.MULTILINE):
+            return f"{file} names Django"
+    return None
+
+
+_KINDS = (
+    _Kind("rails", _rails, "sudo systemctl reload-or-restart {}", "{pid_file: tmp/pids/server.pid}"),
+    _Kind("django", _django, "sudo systemctl reload-or-restart {}", "{pid_file: tmp/pids/gunicorn.pid}"),
+    _Kind(
+        "node",
+        lambda texts: "there is a package.json" if "package.json" in texts else None,
+        "sudo systemctl restart {}",
+        '{url: "http://127.0.0.1:3000/"}',
+    ),
+    _Kind(
+        "static",
+        lambda texts: "there is an index.html, and nothing to run" if "index.html" in texts else None,
+        None,
+        '{url: "http://127.0.0.1/"}',
+    ),
+    _Kind(
+        "none",
+        lambda texts: "nothing here tells what kind of application it is",
+        "sudo systemctl restart {}",
+        '{url: "http://127.0.0.1:8080/"}',
+    ),
+)
+
+
+# --- single values
+
+
+def _first(setting: str, *offers: tuple[str | None, str]) -> Chosen:
+    """The first offer that there is: a value and why."""
+    value, because = next((value, because) for value, because in offers if value is not None)
+    return Chosen(setting, value, because)
+
+
+def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Chosen, ...]:
+    git = found.git
+
+    def said(name: str) -> tuple[str | None, str]:
+        value = capistrano.values.get(name)
+        return (value if isinstance(value, str) else None), "Capistrano's own"
+
+    application = _first(
+        "application",
+        (given.application, "--application"),
+        (_fitting(value) if (value := said("application")[0]) else None, said("application")[1]),
+        (_fitting(_last_part(git.origin)) if git and git.origin else None, "the name of the repository"),
+        (_fitting(found.name), "the name of this directory"),
+        ("app", "a name for what has none"),
+    )
+    repository = _first(
+        "repository",
+        (given.repository, "--repository"),
+        said("repository"),
+        (git.origin if git else None, "git's origin"),
+        (FILL_IN, "git knows no remote here" if git else "this is no git repository"),
+    )
+    branch = _first(
+        "branch",
+        (given.branch, "--branch"),
+        said("branch"),
+        (git.default_branch if git else None, "the remote's default"),
+        (git.current_branch if git else None, "checked out now"),
+        ("main", "the usual one"),
+    )
+    deploy_to = _first(
+        "deploy_to",
+        (given.deploy_to, "--deploy-to"),
+        said("deploy_to"),
+        (f"/var/www/{application.value}", "a custom"),
+    )
+    server = _first("build.server", (given.server, "--server"), (FILL_IN, "user@host of the build server"))
+    store = _first(
+        "store.url",
+        (given.store, "--store"),
+        (f"s3://{FILL_IN}/{application.value}", "the bucket that gets the releases"),
+    )
+    return application, repository, branch, deploy_to, server, store
+
+
+def _last_part(url: str) -> str:
+    return re.split(r"[/:]", url.rstrip("/").removesuffix(".git"))[-1]
+
+
+def _fitting(text: str) -> str | None:
+    """`text` as an application's name; None if nothing of it can be in one."""
+    name = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:63]
+    return name if NAME.fullmatch(name) else None
+
+
+# --- the files
+
+
+def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str], recipe: Chosen, kind: _Kind) -> str:
+    git, carried = found.git, capistrano.values
+    restart = kind.restart.format(value["application"]) if kind.restart else None
+    lines = [
+        "# What all environments share; <environment>.yml is laid over it. `fab staging settings` shows all settings.",
+        f"application: {_scalar(value['application'])}",
+        f"repository: {_scalar(value['repository'])}   # as the build server sees it",
+        *([f"branch: {_scalar(value['branch'])}"] if value["branch"] != "main" else []),
+        *([f"subdirectory: {_scalar(git.subdirectory)}"] if git and git.subdirectory != "." else []),
+        f"deploy_to: {_scalar(value['deploy_to'])}   # on app servers",
+        *(
+            f"{name}: {_scalar(carried[name])}"
+            for name in ("keep_releases", "linked_dirs", "linked_files")
+            if name in carried
+        ),
+        "build:",
+        f"  server: {_scalar(value['build.server'])}   # user@host: where releases are built",
+        f"  recipe: {recipe.value}   # {recipe.because}" if recipe.value != "none" else f"  recipe: {recipe.value}",
+        f"store: {{url: {_scalar(value['store.url'])}}}",
+        "roles:",
+        "  web:",
+        *([f"    restart: {_scalar(restart)}"] if restart else []),
+        f"    verify: {kind.verify}   # how a host proves that it serves the new release",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _environment_text(name: str) -> str:
+    return (
+        f"# What is different in {name}: its hosts are the Consul nodes with this metadata.\n"
+        f"roles: {{web: {{hosts: {{node_meta: {{role: web, environment: {name}}}}}}}}}\n"
+    )
+
+
+def _scalar(value: object) -> str:
+    """The value in YAML, on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=100_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _check(shared: str) -> None:
+    """Raise UsageError if a value can't be a setting's, with all such problems; `FILL_IN` may stand for any."""
+    said = yaml.safe_load(shared)
+    said["roles"]["web"]["hosts"] = {"nodes": ["any"]}
+    try:
+        Settings.model_validate(
+            {**said, "environment": ENVIRONMENTS[0], "directory": Path()}, context={CHECKING_ONLY: True}
+        )
+    except ValidationError as invalid:
+        problems = [
+            f"{'.'.join(map(str, error['loc']))}: {error.get('ctx', {}).get('error', error['msg'])}"
+            for error in invalid.errors(include_url=False, include_input=False)
+        ]
+        raise UsageError(
+            "what was found, or given, can't be settings:",
+            tail=problems,
+            hint="give another value; `deploytool init --help` has the flags",
+        ) from None
+
+
+# --- what a person should know
+
+
+def _notes(found: Survey, given: Given, capistrano: Capistrano, recipe: str) -> Iterator[str]:
+    if found.place != "config":
+        yield (
+            f"config/ holds files of the application's own ({_some(found.foreign)}), so the settings are in "
+            f"{found.place}/: then no other file is taken for an environment."
+        )
+    elif found.foreign:
+        yield (
+            f"{_some(found.foreign)} would be taken for environments: move deploy.yml and the environments' files to "
+            "config/deploy/, and they are not."
+        )
+    if capistrano.values:
+        yield f"taken over from Capistrano: {', '.join(capistrano.values)}."
+    if capistrano.unclear:
+        yield f"not taken over, as only Ruby could tell their values: {', '.join(capistrano.unclear)}."
+    if found.git is None:
+        yield "this is no git repository, and releases are built from one: git init, commit, push."
+    elif found.git.had_password and given.repository is None and "repository" not in capistrano.values:
+        yield "origin's URL holds a password, which was left out: the build server needs access of its own."
+    if recipe == "django":
+        missing = [name for name in ("manage.py", "requirements.txt") if name not in found.texts]
+        if missing:
+            yield (
+                f"the recipe django needs {' and '.join(missing)} in this directory: add that, or set "
+                "build.dependencies, build.assets and build.migrate."
+            )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """The first names, and how many more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

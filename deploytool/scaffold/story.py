@@ -1,0 +1,80 @@
+"""What `deploytool init` does and says, from looking to the next three commands."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deploytool.building import TEMPLATES
+from deploytool.errors import UsageError
+from deploytool.manifest import TEMPLATE_NAME, own_templates
+from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Proposal, propose
+from deploytool.scaffold.survey import Survey, survey
+from deploytool.scaffold.writing import write_new
+from deploytool.settings.files import FILL_IN
+
+Say = Callable[[str], None]
+
+
+def init(directory: Path, given: Given, say: Say) -> None:
+    """Look at the repository in `directory`, write what it lacks, and say what is next. Raises UsageError."""
+    try:
+        found = survey(directory)
+    except OSError as error:
+        raise UsageError(f"{error.filename or directory} can't be read: {error.strerror}") from None
+    proposal = propose(found, given)
+    written = write_new(directory, proposal.files)
+    for line in _words(found, proposal, written):
+        say(line)
+
+
+def copy_template(directory: Path, say: Say) -> None:
+    """Copy the manifest's template to where a project's own is looked for. Raises UsageError."""
+    file = f"{TEMPLATES}/{TEMPLATE_NAME}"
+    if write_new(directory, {file: (own_templates() / TEMPLATE_NAME).read_text(encoding="utf-8")}):
+        say(f"Written: {file}. From now on your manifests are rendered from it: change it, and see what that makes of")
+        say(f"them with: fab {ENVIRONMENTS[0]} plan")
+    else:
+        say(f"Nothing was changed: {file} is there already, and your manifests are rendered from it.")
+
+
+def _words(found: Survey, proposal: Proposal, written: tuple[str, ...]) -> Iterator[str]:
+    shared = f"{found.place}/deploy.yml"
+    if shared in written:
+        width = max(len(each.setting) for each in proposal.chosen)
+        values = max(len(each.value) for each in proposal.chosen)
+        for each in proposal.chosen:
+            yield f"{each.setting:<{width}}  {each.value:<{min(values, 44)}}  ({each.because})"
+        yield ""
+        yield from (f"Note: {note}" for note in proposal.notes)
+        if proposal.notes:
+            yield ""
+    yield f"Written: {', '.join(written)}" if written else "Nothing was changed."
+    left = [name for name in proposal.files if name not in written]
+    if left:
+        yield f"There already, and left as it is: {', '.join(left)}"
+    if found.fabfile is not None:
+        yield from _fabfile_words(found.fabfile)
+    to_fill_in = proposal.to_fill_in if shared in written else ()
+    yield ""
+    yield "Next:"
+    yield ""
+    first = (
+        (f"${{EDITOR:-vi}} {shared}", f"fill in {', '.join(to_fill_in)}, marked {FILL_IN}")
+        if to_fill_in
+        else (f"fab {ENVIRONMENTS[0]} settings", "what the settings are, and what they lack")
+    )
+    steps = (
+        first,
+        (f"fab {ENVIRONMENTS[0]} check", "tries all that a deploy needs"),
+        (f"fab {ENVIRONMENTS[0]} deploy", "builds a release, and brings it to every host"),
+    )
+    width = max(len(command) for command, _ in steps)
+    yield from (f"    {command:<{width}}   # {what}" for command, what in steps)
+
+
+def _fabfile_words(fabfile: str) -> Iterator[str]:
+    if "deploytool.tasks" in fabfile:
+        yield "There already, and has our tasks: fabfile.py"
+        return
+    yield "There already, and left as it is: fabfile.py. For our tasks, add this line to it:"
+    yield f"    {FABFILE_LINE}"
+    yield "and for each task of its own, so that fab still finds it: namespace.add_task(name_of_the_task)"
