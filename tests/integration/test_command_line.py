@@ -77,9 +77,9 @@ def test_environment_alone_is_told_what_is_missing(project: Project) -> None:
 
 def test_list_and_help_and_completion_need_no_whole_command(project: Project) -> None:
     listed = project.fab("--list", env={"COLUMNS": "80"})
-    assert "playground   environment: config/playground.yml\n" in listed.out
-    tasks = [line for line in listed.out.splitlines()[1:] if line]
-    assert all(line.startswith("  ") and line[2] != " " for line in tasks), "a line of help is wrapped"
+    lines = listed.out.splitlines()
+    assert lines[:4] == [lines[0], "", "Environments:", "  playground   config/playground.yml"]
+    assert all(line.startswith("  ") and line[2] != " " for line in lines[3:-1] if line and line[-1] != ":"), "wrapped"
     for typed in ("playground --help", "deploy --help", "--help deploy", "playground --list"):
         assert project.fab(*typed.split()).code == 0
     completed = project.fab("--complete", "--", "fab", "playground", "deploy", "--br")
