@@ -947,3 +947,60 @@ def test_no_file_raises_anything_but_a_settings_error(project: Project, producti
 def test_no_hook_raises_anything_but_a_settings_error(project: Project, hook: str) -> None:
     over = yaml.safe_dump({"roles": {"web": {"restart": hook}}})
     load_whatever(project(production=over))
+
+
+# --- what `deploytool init` could not know
+
+
+def test_value_that_is_still_to_be_filled_in_is_told_with_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    text = GOOD.replace("deploy@build.example.com", "FILL_IN").replace("{role: web}", "{role: FILL_IN}")
+    (tmp_path / "config/deploy.yml").write_text(f"{text}linked_files: [FILL_IN/.env, NOT_FILL_IN_EITHER]\n")
+    (tmp_path / "config/production.yml").touch()
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path, "production", {})
+    assert caught.value.problems == (
+        "config/deploy.yml:4: build.server: is still to be filled in: the build server, user@host:port, or local.",
+        "config/deploy.yml:7: roles.web.hosts.node_meta.role: is still to be filled in: nodes with all this metadata.",
+        "config/deploy.yml:8: linked_files[0]: is still to be filled in: files linked from shared/.",
+    )
+
+
+def test_environment_that_is_still_to_be_filled_in_keeps_no_other_from_its_deploy(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/deploy.yml").write_text(GOOD)
+    (tmp_path / "config/staging.yml").touch()
+    production = "build: {server: FILL_IN, recipe: FILL_IN, root: FILL_IN}\nstore: {url: FILL_IN}\n"
+    (tmp_path / "config/production.yml").write_text(production)
+    assert set(load_every_environment(tmp_path, "staging", {})) == {"production", "staging"}
+    with pytest.raises(SettingsError) as caught:
+        load_every_environment(tmp_path, "production", {})
+    assert len(caught.value.problems) == 4
+
+
+# --- settings apart from an application's own files
+
+
+def test_settings_in_config_deploy_leave_the_rest_of_config_alone(tmp_path: Path) -> None:
+    (tmp_path / "config/deploy").mkdir(parents=True)
+    (tmp_path / "config/deploy.yml").write_text("service: of Kamal's\n")
+    (tmp_path / "config/database.yml").write_text("default: {adapter: sqlite3}\n")
+    (tmp_path / "config/deploy/deploy.yml").write_text(GOOD)
+    (tmp_path / "config/deploy/production.yml").write_text("branch: stable\n")
+    assert environments(tmp_path) == ("production",)
+    assert load_every_environment(tmp_path, "production", {})["production"].branch == "stable"
+    sources = {row.path: row.source for row in effective_settings(tmp_path, "production", {})}
+    assert sources["branch"] == "config/deploy/production.yml"
+    assert sources["application"] == "config/deploy/deploy.yml"
+    (tmp_path / "config/deploy/production.yml").write_text("brnch: stable\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(tmp_path, "production", {})
+    assert caught.value.problems[0].startswith("config/deploy/production.yml:1: brnch: is not a setting.")
+
+
+def test_directory_of_capistranos_alone_holds_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "config/deploy").mkdir(parents=True)
+    (tmp_path / "config/deploy/production.rb").touch()
+    (tmp_path / "config/deploy.yml").write_text(GOOD)
+    (tmp_path / "config/staging.yml").touch()
+    assert environments(tmp_path) == ("staging",)
