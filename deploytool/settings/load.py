@@ -353,7 +353,8 @@ class _Reading:
 
         if _STILL_OPEN.search(node.text):
             if not self.checking_only:
-                problem(f"is still to be filled in: {_description(path)}.")
+                what = _description(path)
+                problem(f"is still to be filled in: {what}." if what else "is still to be filled in.")
             return node.text
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
         published = any(path[: len(place)] == place for place in _PUBLISHED)
@@ -460,7 +461,7 @@ def _sentence(tree: Map, error: ErrorDetails) -> Problem:
     if kind == "value_error":
         sentence = str(error["ctx"]["error"])
     elif kind == "missing":
-        sentence = f"is missing: {_description(path)}."
+        sentence = f"is missing: {_description(path) or 'it must be given'}."
     elif kind == "extra_forbidden":
         sentence = _unknown(path)
     elif isinstance(node, Scalar) and node.kind == "nothing":
@@ -516,12 +517,13 @@ def _unknown(path: Loc) -> str:
     return f"is not a setting. Known here: {', '.join(names)}."
 
 
-def _description(path: Loc) -> str:
+def _description(path: Loc) -> str | None:
+    """What the model says of a setting, or of the list that the path leads into."""
     while isinstance(path[-1], int):
         path = path[:-1]
     model = _model_at(path[:-1])
     field_info = model.model_fields.get(str(path[-1])) if model else None
-    return (field_info.description if field_info else None) or "it must be given"
+    return field_info.description if field_info else None
 
 
 def _model_within(annotation: Any) -> type[BaseModel] | None:

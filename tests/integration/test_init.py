@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Playground
-from tests.integration.project import TINY, Project
+from deploytool.playground import Application, Playground, PlaygroundRole
+from tests.integration.project import Project
 
 pytestmark = pytest.mark.integration
 
@@ -117,8 +117,10 @@ def tab(project: Project, typed: str) -> list[str]:
 def test_bash_completes_environments_commands_flags_releases_and_branches(
     playground: Playground, tmp_path: Path
 ) -> None:
-    playground.add_application(TINY)
-    project = Project(playground, tmp_path)
+    # Whose store holds no other test's releases.
+    application = Application("tab", (PlaygroundRole("web", ("app1",)),))
+    playground.add_application(application)
+    project = Project(playground, tmp_path, application)
     project.write("staging")
     assert tab(project, "fab ") == ["playground", "staging"]
     assert tab(project, "fab st") == ["staging"]

@@ -961,7 +961,7 @@ def test_value_that_is_still_to_be_filled_in_is_told_with_what_it_is(tmp_path: P
         load_settings(tmp_path, "production", {})
     assert caught.value.problems == (
         "config/deploy.yml:4: build.server: is still to be filled in: the build server, user@host:port, or local.",
-        "config/deploy.yml:7: roles.web.hosts.node_meta.role: is still to be filled in: nodes with all this metadata.",
+        "config/deploy.yml:7: roles.web.hosts.node_meta.role: is still to be filled in.",
         "config/deploy.yml:8: linked_files[0]: is still to be filled in: files linked from shared/.",
     )
 
