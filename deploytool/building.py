@@ -132,6 +132,8 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     """
     fetched = stages.fetched(fetching.step.results())
     session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
+    for sentence in stages.unfit(fetched.unmanaged, fetched.tools):
+        session.console.note(sentence)
     key = build_key(build_inputs(session.settings, fetched, session.compressor))
     new_id = begin_new_release_id(session, fetched.revision)
     found = find_built(session, key)

@@ -37,7 +37,7 @@ _POST = ("post", "drain", "activate", "undrain", "settle")
 _FAILURE = ("failure", "failure-undrain", "failure-tell")
 PARTS: dict[Phase, tuple[str, ...]] = {
     "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "incoming", "pre"),
-    "post": (*_ALWAYS, "switch", "shared", "incoming", "verify", "retention", "draining", *_POST),
+    "post": (*_ALWAYS, "switch", "shared", "incoming", "virtualenv", "verify", "retention", "draining", *_POST),
     "success": (*_ALWAYS, "retention", "success"),
     "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "draining", *_FAILURE),
 }

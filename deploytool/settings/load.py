@@ -68,7 +68,7 @@ _FOR_A_SHELL = (
     ("notify", "command"),
 )
 
-#: Keys that a recipe gives a default for, and where they stand.
+#: Fields of a recipe that are defaults of settings, and where those stand.
 _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
     {
         "dependencies": ("build", "dependencies"),
@@ -80,6 +80,7 @@ _FROM_RECIPE: Mapping[str, Loc] = MappingProxyType(
         "assets_inputs": ("build", "assets_inputs"),
         "linked_dirs": ("linked_dirs",),
         "linked_files": ("linked_files",),
+        "build_linked_files": ("build", "linked_files"),
     }
 )
 #: what says something of certain commands only, and of which
@@ -424,13 +425,14 @@ def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
     name = build.get("recipe", "none") if isinstance(build, dict) else "none"
     recipe = RECIPES.get(name) if isinstance(name, str) else None
     paths: set[Loc] = set()
-    for key, path in _FROM_RECIPE.items():
+    for default, path in _FROM_RECIPE.items():
         section = said if len(path) == 1 else build
+        key = path[-1]
         if isinstance(section, dict) and section.get(key) is None:
             section.pop(key, None)
             # What the recipe says of its own commands is nothing about other ones.
-            foreign = key in _SPEAKS_OF and ("build", _SPEAKS_OF[key]) not in paths
-            if recipe is not None and not foreign and (values := getattr(recipe, key)):
+            foreign = default in _SPEAKS_OF and ("build", _SPEAKS_OF[default]) not in paths
+            if recipe is not None and not foreign and (values := getattr(recipe, default)):
                 section[key] = list(values)
                 paths.add(path)
     if recipe is not None and isinstance(build, dict) and isinstance(env := build.get("env", {}), dict):

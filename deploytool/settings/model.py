@@ -360,9 +360,9 @@ class Build(Model):
         default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
     )
     root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")
-    recipe: Annotated[Literal["none", "rails", "django", "node"], _choice("none", "rails", "django", "node")] = Field(
-        default="none", description="defaults for the commands below: rails, django, node or none"
-    )
+    recipe: Annotated[
+        Literal["none", "rails", "django", "node", "static"], _choice("none", "rails", "django", "node", "static")
+    ] = Field(default="none", description="defaults for the commands below: rails, django, node, static or none")
     env: Annotated[Mapping[Annotated[str, AfterValidator(_variable)], str], *Frozen] = Field(
         default_factory=_empty, description="environment variables of the build and of migrations"
     )

@@ -9,6 +9,7 @@ from deploytool.stages.place import Place
 from deploytool.stages.prerequisites import linked_files, programs, reach
 from deploytool.stages.step import Code, Step, explain, values
 from deploytool.stages.survey import survey
+from deploytool.stages.versions import unfit
 
 __all__ = [
     "CheckedOut",
@@ -36,5 +37,6 @@ __all__ = [
     "programs",
     "reach",
     "survey",
+    "unfit",
     "values",
 ]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, keeping, shell
+from deploytool.stages import git, keeping, shell, versions
 from deploytool.stages.fetch import Fetched
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
@@ -183,6 +183,7 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
                     "d_mirror": place.mirror,
                     "d_workspace": place.workspace,
                     "d_work_tree": place.work_tree,
+                    "d_directory": place.work_tree,
                     "d_subdirectory": place.subdirectory,
                     "d_shared": place.shared,
                     "d_revision": fetched.revision,
@@ -195,6 +196,7 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
             keeping.aside(place, reuse=reuse),
             _CHECKOUT,
             _ENTER,
+            versions.use(settings, versions.IN_DIRECTORY),
             keeping.take(settings, place, fetched),
             _FINISH,
         ),

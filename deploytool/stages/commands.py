@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, keeping, shell
+from deploytool.stages import git, keeping, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step, values
 
@@ -168,6 +168,7 @@ def _step(
             git.BEFORE_ENVIRONMENT,
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
+            versions.use(settings, versions.IN_DIRECTORY),
             preparation,
             body,
             end,

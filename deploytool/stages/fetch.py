@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
-from deploytool.stages import git, shell
+from deploytool.stages import git, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step, only_value, values
+from deploytool.stages.versions import Unmanaged, unmanaged
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -128,6 +129,7 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
             COPY,
             _UPDATE,
             RESOLVE,
+            versions.use(settings, versions.IN_REVISION),
             INPUTS,
         ),
         settings.build.timeout_seconds,
@@ -145,6 +147,7 @@ def head(settings: "Settings", place: Place, variables: Mapping[str, str | Seque
                 **CODES,
                 "d_mirror": place.mirror,
                 "d_shared": place.shared,
+                "d_subdirectory": place.subdirectory,
                 "d_linked_files": settings.build.linked_files,
                 "d_tools": RECIPES[settings.build.recipe].programs(env),
                 **git.variables(git.remote(settings.repository)),
@@ -175,6 +178,8 @@ class Fetched:
     linked_files: tuple[LinkedFileDigest, ...]
     #: program → first line of its `--version`
     tools: Mapping[str, str]
+    #: versions that files ask for and no version manager sees to
+    unmanaged: tuple[Unmanaged, ...] = ()
 
 
 def fetched(results: Sequence[str]) -> Fetched:
@@ -195,4 +200,5 @@ def fetched(results: Sequence[str]) -> Fetched:
         subject=only_value(results, "subject", ".*", "fetch"),
         linked_files=tuple(linked_files),
         tools=tools,
+        unmanaged=unmanaged(values(results, "unmanaged")),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, shell
+from deploytool.stages import git, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
 
@@ -56,6 +56,7 @@ def programs(settings: "Settings", place: Place) -> Step:
         shell.script(
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_programs": wanted, "d_root": place.root}),
+            versions.look(settings),
             _LOOK,
         ),
         60,

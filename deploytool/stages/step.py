@@ -35,6 +35,7 @@ class Code(IntEnum):
     WORK_TREE_NOT_CLEAN = 73
     MIRROR_UNUSABLE = 74
     DIRECTORY_MISSING = 75
+    VERSION_MISSING = 76
 
 
 #: the same for the head of a script: `$d_unknown_revision` and so on
@@ -94,7 +95,8 @@ def explain(
         case Code.LINKED_FILE_MISSING:
             return StepError(
                 f"missing on the build server, and build.linked_files asks for it: {_listed(problems)}",
-                hint="put it there, readable by the user that builds",
+                hint="put it there, readable by the user that builds; or, if the app has none, take it out of "
+                "build.linked_files (`fab ENV settings` shows what the recipe asks for)",
             )
         case Code.REPOSITORY_UNREACHABLE:
             return StepError(
@@ -138,6 +140,16 @@ def explain(
             )
         case Code.DIRECTORY_MISSING:
             return StepError(f"the directory {subject} is missing on the build server", hint="unpack the release again")
+        case Code.VERSION_MISSING:
+            asked = [problem.split("\t", 2) for problem in problems]
+            return StepError(
+                "; ".join(
+                    f"{file} asks for {wanted}, which {manager} on the build server has not installed"
+                    for file, manager, wanted in asked
+                ),
+                hint="there, as the user that builds: "
+                + "; ".join(f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked),
+            )
         case _:
             return StepError(
                 f"the step {step.name} failed on the build server with exit code {exit_code}", tail=tail, hint=where

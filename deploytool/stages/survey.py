@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploytool.stages import git, shell
+from deploytool.stages import git, shell, versions
 from deploytool.stages.compare import COMPARE, variables
 from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
 from deploytool.stages.place import Place
@@ -82,6 +82,7 @@ def survey(settings: "Settings", place: Place, reference: str, live_revision: st
             COPY,
             _COPY_OF_A_MOMENT,
             RESOLVE,
+            versions.use(settings, versions.IN_REVISION),
             INPUTS,
             COMPARE,
             _COMPARED,

@@ -40,4 +40,5 @@ else
     leave failed "$incoming can't be moved to $release_path"
   fi
 fi
+virtualenv_runs "$release_path" || leave failed "$virtualenv_problem"
 find_previous

@@ -1,5 +1,6 @@
 """What the operator gets to read for each mistake in `config/*.yml`, and what comes out where there is none."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -299,6 +300,8 @@ def test_a_recipe_gives_what_is_not_given(project: Project) -> None:
     assert loaded.build.dependencies == RECIPES["rails"].dependencies
     assert loaded.build.migrate == RECIPES["rails"].migrate
     assert loaded.linked_dirs == RECIPES["rails"].linked_dirs
+    assert loaded.linked_files == RECIPES["rails"].linked_files
+    assert loaded.build.linked_files == RECIPES["rails"].build_linked_files
     assert dict(RECIPES["rails"].env).items() <= dict(loaded.build.env).items()
 
 
@@ -882,7 +885,9 @@ build: {recipe: rails, migrate: [], env: {KEY: '${TOKEN}'}, path: ['/opt/${TOKEN
     assert shown["branch"] == ("next", "config/production.yml")
     assert shown["repository"] == ("https://ci:***@git.example.com/${x}", "config/production.yml")
     assert shown["keep_releases"] == ("5", "default")
-    assert shown["build.dependencies"] == ('["bundle install"]', "recipe rails")
+    assert shown["build.dependencies"] == (json.dumps(RECIPES["rails"].dependencies), "recipe rails")
+    assert shown["linked_files"] == ('["config/database.yml", "config/master.key"]', "recipe rails")
+    assert shown["build.linked_files"] == ('["config/database.yml", "config/master.key"]', "recipe rails")
     assert shown["build.migrate"] == ("[]", "config/production.yml")
     assert shown["build.env.RAILS_ENV"] == ("production", "recipe rails")
     assert shown["build.env.KEY"] == ("***", "config/production.yml")

@@ -176,7 +176,7 @@ def test_credentials_are_taken_out_of_a_url(repository: str, url: str, username:
 @pytest.mark.parametrize("code", list(Code))
 def test_every_exit_code_of_ours_has_a_sentence_of_its_own(code: Code) -> None:
     step = Step("fetch", "", 1800)
-    said = explain(step, code, ["problem\tthe/thing\t7"], log="/logs/x.log")
+    said = explain(step, code, ["problem\tthe/thing\t7\t8"], log="/logs/x.log")
     assert isinstance(said, StepError)
     assert "the/thing" in said.message
     assert said.hint

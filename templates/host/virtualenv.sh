@@ -1,0 +1,27 @@
+# shellcheck shell=sh disable=SC2034
+# A Python virtual environment is tied to the interpreter that made it: by links in bin/ and by the line `home` in
+# pyvenv.cfg, both with the build server's path. What is installed in it runs with any interpreter of the same X.Y.
+
+# virtualenv_runs TREE: sees to it that TREE/venv, if there is one, has its Python on this host: the one that it names,
+# else the pythonX.Y that PATH has. Fails, with virtualenv_problem.
+virtualenv_runs() {
+  virtualenv=$1/venv
+  [ -f "$virtualenv/pyvenv.cfg" ] || return 0
+  python_version=$(sed -n 's/^version[_info]* *= *\([0-9]*\.[0-9]*\).*/\1/p' "$virtualenv/pyvenv.cfg")
+  # What a Python says of itself: its version, and where it is, whatever it was called by.
+  python_says='import os, sys; print("%d.%d" % sys.version_info[:2], os.path.realpath(sys.executable))'
+  case $("$virtualenv/bin/python" -I -c "$python_says" 2>/dev/null) in
+    "$python_version "*) return 0 ;;
+  esac
+  virtualenv_problem="$virtualenv was made with Python $python_version, and this host has it neither as \
+$(readlink -m -- "$virtualenv/bin/python") nor as python$python_version in PATH; install it"
+  python_found=$("python$python_version" -I -c "$python_says" 2>/dev/null) || return 1
+  case $python_found in "$python_version "*) ;; *) return 1 ;; esac
+  python_found=${python_found#* }
+  virtualenv_problem="the links in $virtualenv/bin can't be led to $python_found"
+  for python_link in python python3 "python$python_version"; do
+    ln -sfn -- "$python_found" "$virtualenv/bin/$python_link" || return 1
+  done
+  sed "s|^home *=.*|home = ${python_found%/*}|" "$virtualenv/pyvenv.cfg" >"$virtualenv/pyvenv.cfg.new" &&
+    mv -- "$virtualenv/pyvenv.cfg.new" "$virtualenv/pyvenv.cfg"
+}
