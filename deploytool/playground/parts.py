@@ -130,9 +130,7 @@ def installing() -> Iterator[None]:
         yield
 
 
-def run(
-    command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] = (0,), cwd: Path | None = None
-) -> str:
+def run(command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] = (0,), cwd: Path | None = None) -> str:
     """What the command printed. Raise PartMissing, with its last lines, if it is not here or fails."""
     try:
         done = subprocess.run(

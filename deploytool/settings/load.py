@@ -427,7 +427,7 @@ def _put_recipe_in(said: dict[str, Any]) -> tuple[str, frozenset[Loc]]:
     paths: set[Loc] = set()
     for default, path in _FROM_RECIPE.items():
         section = said if len(path) == 1 else build
-        key = path[-1]
+        key = str(path[-1])
         if isinstance(section, dict) and section.get(key) is None:
             section.pop(key, None)
             # What the recipe says of its own commands is nothing about other ones.

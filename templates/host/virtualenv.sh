@@ -8,17 +8,16 @@ virtualenv_runs() {
   virtualenv=$1/venv
   [ -f "$virtualenv/pyvenv.cfg" ] || return 0
   python_version=$(sed -n 's/^version[_info]* *= *\([0-9]*\.[0-9]*\).*/\1/p' "$virtualenv/pyvenv.cfg")
+  [ -n "$python_version" ] || return 0
   # What a Python says of itself: its version, and where it is, whatever it was called by.
   python_says='import os, sys; print("%d.%d" % sys.version_info[:2], os.path.realpath(sys.executable))'
   case $("$virtualenv/bin/python" -I -c "$python_says" 2>/dev/null) in
     "$python_version "*) return 0 ;;
   esac
-  virtualenv_problem="$virtualenv was made with Python $python_version, and this host has it neither as \
-$(readlink -m -- "$virtualenv/bin/python") nor as python$python_version in PATH; install it"
+  virtualenv_problem="the release's venv needs Python $python_version, and this host has no python$python_version in PATH: install it"
   python_found=$("python$python_version" -I -c "$python_says" 2>/dev/null) || return 1
-  case $python_found in "$python_version "*) ;; *) return 1 ;; esac
   python_found=${python_found#* }
-  virtualenv_problem="the links in $virtualenv/bin can't be led to $python_found"
+  virtualenv_problem="the release's venv can't be led to $python_found"
   for python_link in python python3 "python$python_version"; do
     ln -sfn -- "$python_found" "$virtualenv/bin/$python_link" || return 1
   done

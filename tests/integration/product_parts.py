@@ -18,6 +18,7 @@ PRODUCTS = TOOLS.resolve() / "products"
 RUBY = ("ruby", "ruby-rails", "ruby-sqlite3", "puma", "ruby-sprockets-rails", "ruby-bundler", "ruby-minitest")
 RUBY_FOR_DEVELOPMENT = ("ruby-byebug", "ruby-listen")
 WHEELS = ("Django==5.2.19", "gunicorn==23.0.0")
+NODENV = "@nodenv/nodenv@1.6.2"
 NODE_PACKAGES = ("express@5.3.0",)
 NODE_DEVELOPMENT_PACKAGES = ("esbuild@0.28.2",)
 
@@ -72,6 +73,20 @@ def ruby_programs() -> Path:
             path.chmod(0o755)
 
     return _once("ruby", make)
+
+
+def version_manager(name: str) -> Path:
+    """The program `rbenv`, from Debian, or `nodenv`, from the npm registry."""
+
+    def make(new: Path) -> None:
+        if name == "rbenv":
+            root = unpack_debian(name, [name]).resolve()
+            (new / name).symlink_to(root / "usr/lib/rbenv/libexec/rbenv")
+        else:
+            run(["npm", "install", "--prefix", str(new), NODENV], name, "downloading it with npm", cwd=new)
+            (new / name).symlink_to("node_modules/@nodenv/nodenv/libexec/nodenv")
+
+    return _once(name, make) / name
 
 
 def wheels() -> Path:

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -988,6 +989,42 @@ def test_missing_linked_file_is_said_before_anything_changes(host: Host) -> None
     run = host.deploy(FIRST, OLD)
     assert f"there is no {host.deploy_to}/shared/.env" in run.reports["failed"]["reason"]
     assert set(run.reports) == {"failed"}
+
+
+def virtualenv_made_elsewhere(version: str) -> dict[str, str]:
+    """The files of a virtual environment whose interpreter this host has not at that place."""
+    config = f"home = /opt/gone/bin\ninclude-system-site-packages = false\nversion = {version}.1\n"
+    installed = {f"venv/lib/python{version}/site-packages/installed.py": "where = __file__\n"}
+    return {"venv/pyvenv.cfg": config, "venv/bin/activate": "", **installed}
+
+
+def test_virtual_environment_is_led_to_the_hosts_own_python(host: Host) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    host.tree |= virtualenv_made_elsewhere(version)
+    host.environment["PATH"] = f"{host.environment['PATH']}:{sys.base_prefix}/bin"
+    host.deploy(FIRST, OLD)
+    assert host.current == f"releases/{OLD}"
+    python = host.deploy_to / "current/venv/bin/python"
+    said = subprocess.run(
+        [str(python), "-c", "import installed, sys; print(installed.where, sys.base_prefix)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"/current/venv/lib/python{version}/site-packages/installed.py" in said
+    assert "/opt/gone" not in said
+    assert os.readlink(python) == os.path.realpath(f"{sys.base_prefix}/bin/python{version}")
+
+
+def test_virtual_environment_without_its_python_is_told_before_the_switch(host: Host) -> None:
+    host.deploy(FIRST, OLD)
+    host.tree |= virtualenv_made_elsewhere("3.99")
+    run = host.deploy(SECOND, NEW)
+    reason = "the release's venv needs Python 3.99, and this host has no python3.99 in PATH: install it"
+    assert reason in run.reports["failed"]["reason"]
+    assert "activated" not in run.reports
+    assert host.current == f"releases/{OLD}"
+    assert host.releases == [OLD]
 
 
 def test_corrupted_archive_is_reported_by_a_host_whose_pre_never_ran(host: Host) -> None:

@@ -204,7 +204,7 @@ DATABASES["default"]["NAME"] = os.environ["DATABASE"]
 DJANGO_FILES = {
     "requirements.txt": "\n".join(product_parts.WHEELS) + "\n",
     "notes/models.py": "from django.db import models\n\n\nclass Note(models.Model):\n    text = models.TextField()\n",
-    "board/urls.py": "from django.urls import path\n\nfrom notes import views\n\nurlpatterns = [path('', views.index)]\n",
+    "board/urls.py": "from django.urls import path\nfrom notes import views\n\nurlpatterns = [path('', views.index)]\n",
 }
 
 

@@ -24,13 +24,18 @@ from deploytool.stages import (
     compare,
     compared,
     dependencies,
+    explain,
     fetch,
     fetched,
     migrate,
     migrate_pending,
     pending,
+    programs,
     survey,
+    unfit,
+    values,
 )
+from tests.integration import product_parts
 from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
 
 pytestmark = pytest.mark.integration
@@ -693,6 +698,101 @@ def test_a_virtual_environment_is_the_same_wherever_it_is_built(tmp_path: Path, 
         trees.append(str(server.tree / "venv"))
     compared = subprocess.run(["diff", "-r", "--no-dereference", *trees], capture_output=True, text=True)
     assert compared.stdout == ""
+
+
+# Version managers: real ones, which know stand-ins for rubies and nodes
+
+
+def managed(home: Path, manager: str, program: str, version: str) -> None:
+    """Let the manager in this home directory have a version of the program, where an installation would put it."""
+    source = product_parts.version_manager(manager)
+    root = home / f".{manager}"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / manager).symlink_to(source)
+    for name in (program, "bundle", "npm"):
+        put_program(root / "versions" / version / "bin" / name, f"{program} {version}p20")
+    subprocess.run([root / "bin" / manager, "rehash"], env=at_home(home), check=True)
+
+
+def put_program(path: Path, version: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+
+
+def at_home(home: Path) -> dict[str, str]:
+    return {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+
+
+MANAGERS = [("rbenv", "rails", ".ruby-version", "ruby"), ("nodenv", "node", ".node-version", "node")]
+
+
+@pytest.mark.parametrize(("manager", "recipe", "file", "program"), MANAGERS)
+@pytest.mark.parametrize("subdirectory", [".", f"apps/{ODD}"])
+def test_version_manager_runs_the_version_that_the_file_asks_for(
+    tmp_path: Path, repository: Repository, manager: str, recipe: str, file: str, program: str, subdirectory: str
+) -> None:
+    managed(tmp_path, manager, program, "93.1.2")
+    repository.commit({f"{subdirectory}/{file}": "93.1.2\r\n"})
+    server = Server(tmp_path / "build", str(repository.path), subdirectory=subdirectory, recipe=recipe)
+    server.build["dependencies"] = (f"{program} --version >dependencies.txt",)
+    server.build["migrate"] = (f"{program} --version >migrate.txt",)
+    fetch_step = fetch(server.settings, server.place, "main")
+    found = fetched(run(fetch_step, **at_home(tmp_path)).results)
+    assert found.tools[program] == f"{program} 93.1.2p20"
+    assert found.unmanaged == ()
+    for step in (
+        checkout(server.settings, server.place, found),
+        dependencies(server.settings, server.place),
+        migrate(server.settings, server.place, str(server.tree)),
+    ):
+        outcome = run(step, **at_home(tmp_path))
+        assert outcome.exit_code == 0, outcome.output
+    for stage in ("dependencies", "migrate"):
+        assert (server.tree / f"{stage}.txt").read_text() == f"{program} 93.1.2p20\n"
+
+
+@pytest.mark.parametrize(("manager", "recipe", "file", "program"), MANAGERS)
+def test_version_that_is_not_installed_is_told_with_the_command_that_installs_it(
+    tmp_path: Path, repository: Repository, manager: str, recipe: str, file: str, program: str
+) -> None:
+    managed(tmp_path, manager, program, "93.1.2")
+    repository.commit({file: "93.9.9\n"})
+    server = Server(tmp_path / "build", str(repository.path), recipe=recipe)
+    outcome = run(fetch(server.settings, server.place, "main"), **at_home(tmp_path))
+    told = explain(outcome.step, outcome.exit_code, outcome.results)
+    assert told.message == f"{file} asks for 93.9.9, which {manager} on the build server has not installed"
+    assert told.hint == f"there, as the user that builds: {manager} install 93.9.9"
+
+
+def test_programs_that_only_a_version_manager_has_are_found(tmp_path: Path, server: Server) -> None:
+    managed(tmp_path, "rbenv", "ruby", "93.1.2")
+    server.build |= {"recipe": "rails", "compression": "gzip"}
+    server.root.mkdir()
+    outcome = run(programs(server.settings, server.place), **at_home(tmp_path))
+    assert {"rbenv", "ruby", "bundle"} <= set(values(outcome.results, "found"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentences"),
+    [
+        ("ruby-93.1.2", []),
+        ("93.1", []),
+        ("jruby-head", []),
+        ("93.1.20", [".ruby-version asks for 93.1.20, and the build server's ruby is another one: ruby 93.1.2p20"]),
+        ("93.2", [".ruby-version asks for 93.2, and the build server's ruby is another one: ruby 93.1.2p20"]),
+    ],
+)
+def test_without_a_version_manager_another_version_is_told(
+    tmp_path: Path, repository: Repository, server: Server, wanted: str, sentences: list[str]
+) -> None:
+    for name in ("ruby", "bundle"):
+        put_program(tmp_path / "own" / name, "ruby 93.1.2p20")
+    repository.commit({".ruby-version": f"{wanted}  # ours\n"})
+    server.build |= {"recipe": "rails", "path": (str(tmp_path / "own"),)}
+    for step in (fetch(server.settings, server.place, "main"), survey(server.settings, server.place, "main")):
+        found = fetched(run(step, **at_home(tmp_path)).results)
+        assert list(unfit(found.unmanaged, found.tools)) == sentences
 
 
 # Looking ahead: what lies between two revisions, and what fetch would find
