@@ -12,7 +12,6 @@ import yaml
 from pydantic import ValidationError
 
 from deploytool.errors import UsageError
-from deploytool.recipes import RECIPES
 from deploytool.scaffold.capistrano import Capistrano, read_capistrano
 from deploytool.scaffold.survey import Survey
 from deploytool.settings.files import FILL_IN, NAME
@@ -72,9 +71,7 @@ def propose(found: Survey, given: Given) -> Proposal:
     """What to write for that repository. Raises UsageError if a value can't be a setting's."""
     capistrano = read_capistrano("\n".join(found.texts.get(name, "") for name in ("Capfile", "config/deploy.rb")))
     kind, sign = _kind(found.texts)
-    recipe = _first(
-        "build.recipe", (given.recipe, "--recipe"), (kind.recipe if kind.recipe in RECIPES else "none", sign)
-    )
+    recipe = _first("build.recipe", (given.recipe, "--recipe"), (kind.recipe, sign))
     kind = next(each for each in _KINDS if each.recipe == recipe.value)
     chosen = _chosen(found, given, capistrano)
     value = {each.setting: each.value for each in chosen}

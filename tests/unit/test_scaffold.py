@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from deploytool.errors import SettingsError, UsageError
-from deploytool.recipes import RECIPES
 from deploytool.scaffold.capistrano import read_capistrano
 from deploytool.scaffold.proposal import Given, propose
 from deploytool.scaffold.story import copy_template, init
@@ -31,7 +30,7 @@ TREES: dict[str, tuple[dict[str, str], str]] = {
     "django by its requirements": ({"requirements.txt": "gunicorn\ndjango[argon2]>=5\n"}, "django"),
     "django by pyproject": ({"pyproject.toml": '[project]\ndependencies = ["Django>=5"]\n'}, "django"),
     "node": ({"package.json": '{"name": "x"}', "index.html": "<p>"}, "node"),
-    "static": ({"index.html": "<p>", "style.css": ""}, "static" if "static" in RECIPES else "none"),
+    "static": ({"index.html": "<p>", "style.css": ""}, "static"),
     "none": ({"main.go": "package main\n"}, "none"),
     "a Python program that only extends Django": ({"requirements.txt": "django-stubs\n"}, "none"),
     "a gem that only works beside rails": ({"Gemfile": 'gem "rails-i18n"\n# gem "rails"\n'}, "none"),
