@@ -1,5 +1,6 @@
 """Notices of a deployment's start and end: a real webhook on loopback, and commands, by the whole `fab` command."""
 
+import contextlib
 import http.server
 import json
 import socket
@@ -32,9 +33,11 @@ class Webhook:
                 assert self.headers["Content-Type"] == "application/json"
                 webhook.heard.append({"path": self.path, **json.loads(body)})
                 webhook.answering()
-                self.send_response(webhook.status)
-                self.end_headers()
-                self.wfile.write(b"ok" if webhook.status == 200 else b"no_such_hook\x1b[2J")
+                # Whoever asked may have given up by now.
+                with contextlib.suppress(OSError):
+                    self.send_response(webhook.status)
+                    self.end_headers()
+                    self.wfile.write(b"ok" if webhook.status == 200 else b"no_such_hook\x1b[2J")
 
             def log_message(self, *_: object) -> None:
                 pass
