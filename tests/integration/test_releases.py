@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -250,16 +249,6 @@ class LocalStages(Local):
         for name in self.environments:
             own = {"deploy_to": f"/pretend/host/tiny-{name}", **self.each[name]}
             (self.directory / f"config/{name}.yml").write_text(yaml.safe_dump(own))
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [str(Path(sys.executable).parent / "fab"), *arguments],
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
     def file(self, host: str, environment: str, path: str) -> Path:
         return self.directory / f"var/hosts/{host}/tiny-{environment}" / path
