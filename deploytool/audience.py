@@ -51,18 +51,23 @@ class Expected:
 
 def check_event_sizes(session: Session) -> None:
     """Raise ConsulError if an event of this environment could not hold its manifest's URL."""
+    for role in session.settings.roles:
+        event_room(session, role)
+
+
+def event_room(session: Session, role: str) -> str:
+    """How much of the role's event is used, in words. Raises ConsulError if it could not hold its manifest's URL."""
     settings = session.settings
-    for role in settings.roles:
-        # The longest that an event ever carries.
-        url = manifest_url(settings.store.url, kept_manifest_key(settings.environment, NO_DEPLOYMENT, role))
-        name = event_name(settings.application, role, settings.environment)
-        room = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
-        if len(url.encode()) > room:
-            size_bytes = len(url.encode())
-            raise ConsulError(
-                f"the manifest's URL for the role {role} has {size_bytes} bytes, the event {name} holds {room}: {url}",
-                hint="shorten the prefix in store.url, or the names of application, role or environment",
-            )
+    # The longest that an event ever carries.
+    url = manifest_url(settings.store.url, kept_manifest_key(settings.environment, NO_DEPLOYMENT, role))
+    name = event_name(settings.application, role, settings.environment)
+    room, size_bytes = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name), len(url.encode())
+    if size_bytes > room:
+        raise ConsulError(
+            f"the manifest's URL for the role {role} has {size_bytes} bytes, the event {name} holds {room}: {url}",
+            hint="shorten the prefix in store.url, or the names of application, role or environment",
+        )
+    return f"the manifest's URL has {size_bytes} bytes, the event {name} holds {room}"
 
 
 def ask_audience(session: Session, *, after: Asked | None = None) -> Asked:
@@ -102,14 +107,19 @@ def expected_hosts(session: Session, nodes: Sequence[str], asked: Asked | None =
 
 def refuse_deaf_roles(session: Session, found: Expected) -> None:
     """Raise ConsulError if a role has no host that could hear the event."""
-    for role, hosts in found.up.items():
-        if not hosts:
-            down = ", ".join(host for of, host in found.down if of == role)
-            raise ConsulError(
-                f"the role {role} has no host that could hear the event: nothing matches "
-                f"{described(selectors(session)[role])}" + (f"; down: {down}" if down else ""),
-                hint=f"mend roles.{role}.hosts, or start the Consul agents of its hosts",
-            )
+    for role in found.up:
+        refuse_deaf_role(session, found, role)
+
+
+def refuse_deaf_role(session: Session, found: Expected, role: str) -> None:
+    """Raise ConsulError if this role has no host that could hear the event."""
+    if not found.up[role]:
+        down = ", ".join(host for of, host in found.down if of == role)
+        raise ConsulError(
+            f"the role {role} has no host that could hear the event: nothing matches "
+            f"{described(selectors(session)[role])}" + (f"; down: {down}" if down else ""),
+            hint=f"mend roles.{role}.hosts, or start the Consul agents of its hosts",
+        )
 
 
 def only_nodes(found: Expected, nodes: Sequence[str]) -> Expected:

@@ -44,6 +44,9 @@ PARTS: dict[Phase, tuple[str, ...]] = {
 #: Only for roles with the hooks `drain` and `undrain`.
 DRAINING = frozenset({"draining", "drain", "undrain", "failure-undrain"})
 
+#: The same for a probe of `fab ENV check`.
+PROBE_PARTS = ("limits", "log", "process", "keys", BUS, "room", "report", "shared", "probe")
+
 #: Linux takes no single argument of this size or more (MAX_ARG_STRLEN), and a command is one argument of `sh -c`.
 LONGEST_COMMAND_BYTES = 128 * 1024
 
@@ -365,6 +368,45 @@ def _host_part(name: str) -> str:
 
 def _without_comments(script: str) -> str:
     return "\n".join(line for line in script.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+
+
+# The probe
+
+
+#: What a host needs to unpack an archive, by `build.compression`.
+UNPACKING: Mapping[str, tuple[str, ...]] = {"gzip": ("tar", "gzip"), "zstd": ("tar", "zstd"), "none": ("tar",)}
+
+_NEWER = "newer-than-1.1.0-is-known-by-its-templates"
+
+
+def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
+    """A manifest for `fab ENV check`: the host says what it is and what it lacks, and nothing is changed.
+
+    This one does hold braces: a stretcher that takes them for a template is newer than 1.1.0, which is all that one
+    tells of itself that was built without its own Makefile. The user's template has no part in it.
+    """
+    deploy_to = settings.deploy_to_of(role)
+    bus_directory = (settings.consul.address or "").partition("file://")[2]
+    values = {
+        "application": settings.application,
+        "environment": settings.environment,
+        "role": role,
+        "deployment": probe,
+        "deploy_to": deploy_to,
+        "shared_path": f"{deploy_to}/shared",
+        "consul_prefix": consul_prefix(settings.application, settings.environment),
+        "bus_directory": bus_directory,
+        "newer": _NEWER,
+    }
+    bus = "directory" if bus_directory else "consul"
+    lines = [
+        *(f"{name}={shell_quote(value)}" for name, value in values.items()),
+        _each("linked_files", ((path,) for path in settings.linked_files)),
+        _each("unpacking_programs", ((name,) for name in UNPACKING[settings.build.compression])),
+        *(_host_part(bus if part == BUS else part) for part in PROBE_PARTS),
+    ]
+    script = yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}")
+    return f"# A probe by deploytool: it changes nothing.\ncommands:\n  pre:\n    - {script}\n"
 
 
 # YAML

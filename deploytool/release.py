@@ -59,6 +59,15 @@ def kept_manifest_key(environment: str, deployment: DeploymentId, role: str) -> 
     return f"environments/{environment}/deployments/{deployment}/kept/{role}.yml"
 
 
+def probes_prefix(environment: str) -> str:
+    """Where manifests of `check` are, as long as it runs."""
+    return f"environments/{environment}/checks/"
+
+
+def probe_key(environment: str, probe: DeploymentId, role: str) -> str:
+    return f"{probes_prefix(environment)}{probe}/{role}.yml"
+
+
 def begun_key(environment: str, deployment: DeploymentId) -> str:
     """What is known of a deployment when it begins. From then on retention leaves its release alone."""
     return f"environments/{environment}/deployments/{deployment}/begun.json"

@@ -42,6 +42,8 @@ class Session:
     operator: "Operator"
     #: the build server's clock less ours, in seconds
     clock_offset_seconds: float
+    #: the Python that runs the worker: its version and its path
+    python: str
     #: what compresses archives there, with its version, as in "igzip 2.30.0"
     compressor: str
     #: how to get a quicker one
@@ -234,6 +236,7 @@ def open_session(
             place=Place(hello["root"], settings.application, settings.environment, settings.subdirectory),
             operator=operator,
             clock_offset_seconds=hello["time"] - time.time(),
+            python=f"{hello['python']} ({hello['executable']})",
             compressor=hello["compressor"],
             compressor_hint=hello["compressor_hint"],
             notifications=notifications,

@@ -419,11 +419,62 @@ def settings(context: Context, json: bool = False) -> None:
     run(context, "settings", json, body, connects=False)
 
 
+@command(
+    help={
+        "role": "the role (default: the only one)",
+        "format": "what stdout gets: script or cloud-init",
+        "output": "write all of it as files into this directory, with the policies for Consul and S3",
+        "user": "who runs stretcher and the hooks there; made if missing",
+        "stretcher": "URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
+        "stretcher_sha256": "the sha256 of what is at that URL",
+        "json": _JSON,
+    }
+)
+def app_server(
+    context: Context,
+    role: str | None = None,
+    format: str = "script",
+    output: str | None = None,
+    user: str = "deploy",
+    stretcher: str | None = None,
+    stretcher_sha256: str | None = None,
+    json: bool = False,
+) -> None:
+    """Print a script that makes a machine an app server
+
+    Run it as root there. With --output also its files one by one, and the least rights in Consul and S3 of app servers
+    and build server, for whoever hands out tokens and keys. Connects to nothing.
+    """
+
+    def body(this: Command) -> Mapping[str, Any]:
+        from pathlib import Path
+
+        from deploytool import app_server as made
+
+        if format not in ("script", "cloud-init"):
+            raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
+        name = made.choose_role(this.settings, role)
+        server = made.app_server(
+            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256)
+        )
+        if output is not None:
+            written = made.write(server, Path(output))
+            if not json:
+                for path in written:
+                    this.console.print(str(Path(output) / path))
+        elif not json:
+            this.console.print((server.script if format == "script" else server.cloud_init).rstrip("\n"))
+        return {"role": name, "files": server.listing()}
+
+    run(context, "app-server", json, body, connects=False)
+
+
 @command(help={"json": _JSON})
 def check(context: Context, json: bool = False) -> None:
     """Try all that a deploy needs, and say how to mend it
 
-    Settings, SSH, git, programs, the worker, the store, Consul and the hosts. Nothing is changed.
+    Settings, SSH, git, programs, disk, every right on the store and in Consul; and each host answers over the way that
+    a deployment takes, with the stretcher that it runs. Nothing is left behind.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
@@ -432,10 +483,8 @@ def check(context: Context, json: bool = False) -> None:
         results = check_all(this)
         if not json:
             for result in results:
-                this.console.print(f"{'ok  ' if result.ok else 'BAD '} {result.name}: {result.text}")
-                if result.hint:
-                    this.console.print(f"       hint: {result.hint}")
-        this.outcome.exit_code = next((result.exit_code for result in results if not result.ok), 0)
+                this.console.print(result.line)
+        this.outcome.exit_code = next((result.exit_code for result in results if result.ok is False), 0)
         document: dict[str, Any] = {"checks": [result.as_dict() for result in results]}
         if this.outcome.exit_code:
             document["error"] = check_error(results)
@@ -496,7 +545,7 @@ def _reason(this: Command, text: str | None, flag: str) -> str:
 
 #: in the order of use, as `fab --list` shows them
 GROUPS: Mapping[str, Sequence["Task[Any]"]] = {
-    "Before a deploy": (check, settings, plan),
+    "Before a deploy": (app_server, check, settings, plan),
     "Deploy": (deploy, status, promote, rollback),
     "Releases": (releases, build, migrate, mark, cleanup),
     "Stop and free": (freeze, thaw, unlock),

@@ -19,14 +19,18 @@ _LOOK = r"""
 d_missing=()
 for d_program in "${d_programs[@]}"; do
   if command -v "$d_program" >/dev/null; then
-    printf 'found\t%s\n' "$d_program" >&3
+    d_version=$("$d_program" --version 2>/dev/null | grep -oE '[0-9]+([.][0-9]+)+' | sed -n 1p || true)
+    printf 'found\t%s\n' "$d_program${d_version:+ $d_version}" >&3
   else
     d_missing+=("$d_program")
   fi
 done
 for d_program in "${d_missing[@]}"; do printf 'problem\t%s\n' "$d_program" >&3; done
-printf 'free_kib\t%s\n' "$(df -Pk -- "$d_root" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9-]*%* .*/\1/p')" >&3
 [ "${#d_missing[@]}" = 0 ] || exit "$d_tool_missing"
+"""
+
+_SPACE = r"""
+printf 'free_kib\t%s\n' "$(df -Pk -- "$d_root" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9-]*%* .*/\1/p')" >&3
 """
 
 _LINKED_FILES = r"""
@@ -48,19 +52,24 @@ d_result references "$(printf '%s' "$d_references" | grep -c . || true)"
 
 
 def programs(settings: "Settings", place: Place) -> Step:
-    """Look for every program that a build calls. Results: found (one line each), free_kib of the work area's disk."""
+    """Look for every program that a build calls. Results: found, one line each, with its version if it tells."""
     env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
     wanted = (*PROGRAMS, *COMPRESSORS[settings.build.compression], *RECIPES[settings.build.recipe].programs(env))
     return Step(
         "programs",
         shell.script(
             shell.environment(env, settings.build.path),
-            shell.assignments({**CODES, "d_programs": wanted, "d_root": place.root}),
+            shell.assignments({**CODES, "d_programs": wanted}),
             versions.look(settings),
             _LOOK,
         ),
         60,
     )
+
+
+def space(place: Place) -> Step:
+    """Look how much room the work area's disk has. Result: free_kib, empty if it does not tell."""
+    return Step("disk", shell.script(shell.assignments({"d_root": place.root}), _SPACE), 60)
 
 
 def linked_files(settings: "Settings", place: Place) -> Step:

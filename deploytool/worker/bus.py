@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
 
+from .findings import Findings
+
 
 class Entry(NamedTuple):
     """A key with its value and the number by which compare-and-set knows whether it has changed."""
@@ -42,4 +44,8 @@ class Bus(Protocol):
 
     def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]: ...
 
-    def check(self) -> str: ...
+    def check(self, findings: Findings, prefix: str, probe: str, events: List[str], services: List[str]) -> None:
+        """Try every right that a deploy needs: keys below `prefix`, hosts, these events and services.
+
+        `probe` is an id that no deployment has; nothing is left of it.
+        """

@@ -6,6 +6,7 @@ Four calls; an empty answer where one is needed is an error.
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from .bus import Entry, is_below_something
 from .failure import Failure
+from .findings import Findings
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
@@ -276,17 +278,82 @@ class Consul:
             if all((node.get("Meta") or {}).get(key) == value for key, value in meta)
         )
 
-    def check(self) -> str:
-        """Try what a deploy needs; returns what was found in words."""
-        leader, _ = self.call("GET", "/v1/status/leader", right="nothing", patience=0)
-        if not leader:
-            raise Failure("consul", "the Consul cluster of {} has no leader".format(self.address))
-        probe = "deploytool/check/{}-{}".format(socket.gethostname(), os.getpid())
-        if not self.put(probe, "check") or self.get(probe) is None:
-            raise Failure("consul", "a key written to Consul can't be read back")
-        self.delete(probe)
+    def check(self, findings: Findings, prefix: str, probe: str, events: List[str], services: List[str]) -> None:
+        def cluster() -> str:
+            leader, _ = self.call("GET", "/v1/status/leader", right="nothing", patience=0)
+            if not leader:
+                raise Failure("consul", "the Consul cluster of {} has no leader".format(self.address))
+            return "agent at {}, leader {}".format(self.address, leader)
+
+        if findings.attempt("Consul", cluster) is not None:
+            return
+        if findings.attempt("Consul: write keys", lambda: self._check_writing(prefix, probe)) is None:
+            findings.attempt("Consul: read keys", lambda: self._check_reading(prefix, probe))
+            findings.attempt("Consul: delete keys", lambda: self._check_deleting(prefix, probe))
+        findings.attempt("Consul: read nodes", self._check_nodes)
+        for service in services:
+            findings.attempt("Consul: read service {}".format(service), functools.partial(self._check_service, service))
+        for event in events:
+            findings.attempt("Consul: fire {}".format(event), functools.partial(self._check_event, event))
+
+    def _check_writing(self, prefix: str, probe: str) -> str:
+        key = _probe_key(prefix, probe)
+        written = self.put(key, "check", expected_index=0)
+        entry = self.get(key) if written else None
+        if entry is None or not self.put_all([(key, "checked", entry.modified)]):
+            raise Failure("consul", "{} can't be written with compare-and-set".format(key))
+        return "below {}/, one by one and in a transaction".format(prefix)
+
+    def _check_reading(self, prefix: str, probe: str) -> str:
+        key = _probe_key(prefix, probe)
+        # A list leaves out what the token may not read, without a word.
+        if [entry.value for entry in self.list(key)[0]] != ["checked"]:
+            raise Failure(
+                "consul",
+                "a key that was written to {} does not come back in a list".format(key),
+                hint='the token needs key_prefix "{}/" read'.format(prefix),
+            )
+        return "below {}/".format(prefix)
+
+    def _check_deleting(self, prefix: str, probe: str) -> str:
+        self.delete_all("{}/deployments/{}/".format(prefix, probe))
+        return "below {}/".format(prefix)
+
+    def _check_nodes(self) -> str:
         nodes, _ = self.call("GET", "/v1/catalog/nodes", right='node_prefix "" read')
-        return "agent at {}, leader {}, {} nodes, keys can be written".format(self.address, leader, len(nodes or []))
+        if not nodes:
+            raise Failure(
+                "consul",
+                "Consul shows no node at all: the token may not see any",
+                hint='the token needs node_prefix "" read',
+            )
+        return "{} nodes".format(len(nodes))
+
+    def _check_service(self, service: str) -> str:
+        answer, _ = self.call("GET", "/v1/catalog/service/" + service, right='service "{}" read'.format(service))
+        if not answer:
+            raise Failure(
+                "consul",
+                "Consul shows no node with the service {}".format(service),
+                hint='is it registered on its hosts? and the token needs service "{}" read'.format(service),
+            )
+        return "{} nodes have it".format(len({item["Node"] for item in answer}))
+
+    def _check_event(self, event: str) -> str:
+        # No node has an empty name, so no agent takes it.
+        self.call(
+            "PUT",
+            "/v1/event/fire/" + event,
+            {"node": "^$"},
+            body=b"",
+            right='event "{}" write'.format(event),
+            patience=0,
+        )
+        return "may be fired"
+
+
+def _probe_key(prefix: str, probe: str) -> str:
+    return "{}/deployments/{}/check".format(prefix, probe)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from .bus import Entry, is_below_something
 from .failure import Failure
+from .findings import Findings
 
 #: What `deploy_to` of a pretend host begins with; the receiver puts the host's own directory in its place.
 PRETEND_HOST = "/pretend/host"
@@ -191,9 +192,12 @@ class DirectoryBus:
                 ) from error
         return name
 
-    def check(self) -> str:
-        with self._alone():
-            return "directory {}, pretend hosts in {}".format(self._root, self._hosts)
+    def check(self, findings: Findings, prefix: str, probe: str, events: List[str], services: List[str]) -> None:
+        def usable() -> str:
+            with self._alone():
+                return "directory {}, pretend hosts in {}".format(self._root, self._hosts)
+
+        findings.attempt("Consul", usable)
 
 
 def _version(state: os.stat_result) -> int:

@@ -30,8 +30,10 @@ from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
+from .findings import Findings
 from .masking import Masking
 from .packages import packages_below
+from .probe import probe_hosts
 from .processes import Groups, started_at
 from .store import open_store
 
@@ -287,6 +289,7 @@ class Worker:
             "prune_uploads": self.prune_uploads,
             "check_store": self.check_store,
             "check_consul": self.check_consul,
+            "probe_hosts": self.probe_hosts,
             "status": self.status,
             "frozen": self.frozen,
             "freeze": self.freeze,
@@ -592,13 +595,37 @@ class Worker:
         except Failure as failure:
             return {"removed": [], "trouble": self._masking.value(failure.as_json())["message"]}
 
+    # --- check
+
     def check_store(self, tell: Tell) -> Dict[str, Any]:
-        return {"found": self._store.check()}
+        """Try every right on the store; `findings` as `Findings` has them."""
+        findings = Findings()
+        self._store.check(findings)
+        return {"findings": self._masking.value(findings.all)}
+
+    def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> Dict[str, Any]:
+        """Try every right in Consul, with keys of `probe`, an id that no deployment has."""
+        findings = Findings()
+        self._bus.check(findings, self._prefix, probe, events, services)
+        return {"findings": self._masking.value(findings.all)}
+
+    def probe_hosts(
+        self, tell: Tell, probe: str, place: str, roles: List[Dict[str, Any]], seconds: float
+    ) -> Dict[str, Any]:
+        """Have every host of the roles answer over the way that a deployment takes; see `probe.probe_hosts`."""
+        found = probe_hosts(
+            self._bus,
+            self._store,
+            self._prefix,
+            place,
+            probe,
+            roles,
+            seconds=seconds,
+            go_on=lambda: self._groups.refuse_if_cancelled("waiting for the hosts' answers"),
+        )
+        return {"answers": found["answers"], "failures": self._masking.value(found["failures"])}
 
     # --- Consul
-
-    def check_consul(self, tell: Tell) -> Dict[str, Any]:
-        return {"found": self._bus.check()}
 
     def _role(self, role: str, selector: Dict[str, Any]) -> Dict[str, Any]:
         up, down = self._bus.hosts(selector)

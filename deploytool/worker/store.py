@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import multipart
 from .failure import Failure
+from .findings import Findings
 from .packages import import_boto3
 from .processes import Groups
 
@@ -176,14 +177,22 @@ class DirectoryStore:
                 key = key.rpartition("/")[0]
                 os.rmdir(self._path(key))
 
-    def check(self) -> str:
-        """Try what a deploy needs; returns what was found in words."""
-        with self._faults("writing"):
-            os.makedirs(self._root, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._root) as file:
-                file.write(b"deploytool")
-            free = shutil.disk_usage(self._root).free
-        return "directory {}, {} MB free".format(self._root, free >> 20)
+    def check(self, findings: Findings) -> None:
+        """Try what a deploy needs."""
+
+        def usable() -> str:
+            with self._faults("writing"):
+                os.makedirs(self._root, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self._root) as file:
+                    file.write(b"deploytool")
+                free = shutil.disk_usage(self._root).free
+            return "directory {}, {} MB free".format(self._root, free >> 20)
+
+        findings.attempt("store", usable)
+
+
+class Refused(Failure):
+    """The store answers, and does not allow that."""
 
 
 class S3Store:
@@ -282,13 +291,14 @@ class S3Store:
                 hint="create it, or mend store.url",
             )
         if status in (401, 403) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return Failure(
+            return Refused(
                 "store",
                 "{} in {} was refused: {} ({})".format(
                     doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
                 ),
                 hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and, "
-                "for retention and `check`, s3:DeleteObject and s3:ListBucketMultipartUploads on the bucket",
+                "for retention and `check`, s3:DeleteObject and s3:ListBucketMultipartUploads on the bucket; "
+                "`fab ENV app-server --output DIR` writes the policy",
             )
         return Failure("store", "{} in {} failed: {}".format(doing, place, error))
 
@@ -408,20 +418,59 @@ class S3Store:
         with self._faults("deleting {}".format(key)):
             self._client.delete_object(**self._where_is(key))
 
-    def check(self) -> str:
+    def check(self, findings: Findings) -> None:
+        """Try every right that a deploy needs, on an object of its own, which it removes again."""
         probe = "check/{}-{}".format(int(time.time()), os.getpid())
-        where = {"Bucket": self._bucket, "Key": self._prefix + probe}
-        with self._faults("listing"):
-            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
-        with self._faults("writing {}".format(probe)):
-            self._client.put_object(Body=b"deploytool", **where)
-        try:
+        place = "s3://{}/{}".format(self._bucket, self._prefix)
+
+        def listing() -> str:
+            with self._faults("listing"):
+                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+            return "{} at {}".format(place, self._where)
+
+        def putting() -> str:
+            with self._faults("writing {}".format(probe)):
+                self._client.put_object(Body=b"deploytool", **self._where_is(probe))
+            return "below {}".format(place)
+
+        def getting() -> str:
             if self.get(probe) != b"deploytool":
-                raise Failure("store", "an object written to s3://{} can't be read back".format(self._bucket))
-        finally:
-            with self._faults("deleting {}".format(probe)):
-                self._client.delete_object(**where)
-        return "bucket {} at {}: list, put, get and delete work".format(self._bucket, self._where)
+                raise Failure("store", "an object written to {}{} can't be read back".format(place, probe))
+            return "below {}".format(place)
+
+        def deleting() -> str:
+            try:
+                self.delete(probe)
+            except Failure as failure:
+                raise Failure(
+                    failure.kind,
+                    "{}; it stays there, and so will old releases".format(failure.message),
+                    tail=failure.tail,
+                    hint=failure.hint,
+                ) from failure
+            return "below {}".format(place)
+
+        def beginning_and_giving_up() -> str:
+            where = self._where_is(probe)
+            with self._faults("uploading {} in parts".format(probe)):
+                upload_id = self._client.create_multipart_upload(**where)["UploadId"]
+                self._client.abort_multipart_upload(UploadId=upload_id, **where)
+            return "can be begun and given up"
+
+        def listing_uploads() -> str:
+            with self._faults("listing unfinished uploads"):
+                self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix + probe)
+            return "can be found, and removed"
+
+        refused = findings.attempt("store: list", listing)
+        if refused is not None and not isinstance(refused, Refused):
+            # No such bucket, or nobody answers: the same would be said of all that follows.
+            return
+        if findings.attempt("store: put", putting) is None:
+            findings.attempt("store: get", getting)
+            findings.attempt("store: delete", deleting)
+        findings.attempt("store: uploads in parts", beginning_and_giving_up)
+        findings.attempt("store: unfinished uploads", listing_uploads)
 
 
 class _Body(io.RawIOBase):

@@ -1,0 +1,218 @@
+"""What an app server of one role needs: units, directories, policies; as files, as a script, as cloud-init user data.
+
+Pure but for reading our own templates: it connects to nothing.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from deploytool.errors import UsageError
+from deploytool.manifest import UNPACKING, own_templates, yaml_scalar
+from deploytool.release import consul_prefix, event_name
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+CATCH_UP = "/usr/local/lib/deploytool/catch-up.sh"
+UNITS = "/etc/systemd/system"
+
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretcher:
+    """Where an app server without stretcher gets it from."""
+
+    #: a program, or a .zip or .tar.gz that holds it
+    url: str
+    #: sha256 of what is there, 64 hexadecimal digits; empty: it is not checked
+    checksum: str
+    #: what `uname -m` says on machines that it runs on; empty: that is the caller's affair
+    machine: str
+
+
+#: The newest release that its author has built; there is none for other machines.
+RELEASED = Stretcher(
+    "https://github.com/fujiwara/stretcher/releases/download/v1.1.0/stretcher-v1.1.0-linux-amd64.zip",
+    "1506412d1974a6652cb11c601d0566f6063ab39a51bbb0cf0dd687318accd3c0",
+    "x86_64",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """A file on an app server."""
+
+    path: str
+    mode: str
+    text: str
+    #: whether one that is there already stays as it is
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AppServer:
+    """All that an app server of one role needs, as texts."""
+
+    #: run as root on the app server, it does everything
+    script: str
+    #: user data for new machines: the same script
+    cloud_init: str
+    #: what the script writes
+    files: tuple[HostFile, ...]
+    #: file name → Consul's and S3's least rights of both ends, for whoever hands out tokens and keys
+    policies: Mapping[str, str]
+
+    def listing(self) -> Mapping[str, str]:
+        """Every file of `--output`, by its path below the directory."""
+        return {
+            "setup.sh": self.script,
+            "cloud-init.yml": self.cloud_init,
+            **{f"root{file.path}": file.text for file in self.files},
+            **{f"policies/{name}": text for name, text in self.policies.items()},
+        }
+
+
+def choose_stretcher(url: str | None, checksum: str | None) -> Stretcher:
+    """What `--stretcher` and `--stretcher-sha256` say; the released one without them. Raises UsageError."""
+    if checksum is not None and not _SHA256.fullmatch(checksum):
+        raise UsageError("--stretcher-sha256 must have 64 hexadecimal digits", hint="`sha256sum FILE` prints them")
+    if url is None:
+        if checksum is not None:
+            raise UsageError("--stretcher-sha256 is of what --stretcher names, which is missing")
+        return RELEASED
+    if not re.fullmatch(r"https?://[!-~]+", url):
+        raise UsageError(f"--stretcher: {url!r} is no http or https URL")
+    return Stretcher(url, checksum or "", "")
+
+
+def choose_role(settings: "Settings", role: str | None) -> str:
+    """The role that `--role` names, or the only one. Raises UsageError that lists them."""
+    names = tuple(settings.roles)
+    if role is None and len(names) == 1:
+        return names[0]
+    if role not in names:
+        problem = "--role is missing" if role is None else f"there is no role {role!r}"
+        raise UsageError(f"{problem}; roles of {settings.environment}: {', '.join(names)}")
+    return role
+
+
+def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretcher) -> AppServer:
+    """What app servers of the role need; `user` runs stretcher. Raises UsageError for pretend hosts and odd users."""
+    if (settings.consul.address or "").startswith("file:"):
+        raise UsageError(
+            f"the hosts of {settings.environment} are directories on this machine, and need nothing",
+            hint="name an environment with real app servers",
+        )
+    if not _USER.fullmatch(user):
+        raise UsageError(f"--user: {user!r} can't be the name of a user")
+    application, environment = settings.application, settings.environment
+    name = f"{application}-{role}-{environment}"
+    deploy_to = settings.deploy_to_of(role)
+    place = urlsplit(settings.store.url) if settings.store.url.startswith("s3:") else None
+    values: dict[str, object] = {
+        "application": application,
+        "environment": environment,
+        "role": role,
+        "user": user,
+        "deploy_to": deploy_to,
+        "temporary": f"{deploy_to}/.tmp",
+        "event": event_name(application, role, environment),
+        "consul_prefix": consul_prefix(application, environment),
+        "catch_up": CATCH_UP,
+        "environment_file": f"/etc/deploytool/{application}-{environment}.env",
+        "watch_unit": f"deploy-{name}.service",
+        "timer_unit": f"catch-up-{name}.timer",
+        "region": settings.store.region if place else None,
+        "endpoint_url": settings.store.endpoint_url if place else None,
+        "bucket": place.netloc if place else None,
+        "linked_files": settings.linked_files,
+        "programs": (*UNPACKING[settings.build.compression], "curl", "unzip"),
+        "stretcher": stretcher,
+    }
+    files = (
+        HostFile(f"{UNITS}/deploy-{name}.service", "644", _rendered("watch.service.j2", values)),
+        HostFile(f"{UNITS}/catch-up-{name}.service", "644", _rendered("catch-up.service.j2", values)),
+        HostFile(f"{UNITS}/catch-up-{name}.timer", "644", _rendered("catch-up.timer.j2", values)),
+        HostFile(CATCH_UP, "755", (own_templates() / "app-server" / "catch-up.sh").read_text("utf-8")),
+        HostFile(f"/etc/tmpfiles.d/deploy-{name}.conf", "644", _rendered("tmpfiles.conf.j2", values)),
+        # systemd reads it as root, and it may get secrets.
+        HostFile(str(values["environment_file"]), "600", _rendered("environment.j2", values), kept=True),
+    )
+    script = _rendered("setup.sh.j2", {**values, "files": files})
+    cloud_init = {**values, "setup": script.rstrip("\n"), "setup_path": f"/usr/local/sbin/app-server-{name}"}
+    return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role))
+
+
+def policies(settings: "Settings", role: str) -> Mapping[str, str]:
+    """The least rights of an app server of the role and of the build server, by file name. None of S3 without S3."""
+    application, environment = settings.application, settings.environment
+    values: dict[str, object] = {
+        "application": application,
+        "environment": environment,
+        "role": role,
+        "event": event_name(application, role, environment),
+        "events": [event_name(application, each, environment) for each in settings.roles],
+        "services": sorted({each.hosts.service for each in settings.roles.values() if each.hosts.service}),
+        "consul_prefix": consul_prefix(application, environment),
+    }
+    names = ["consul-app-server.hcl", "consul-build-server.hcl"]
+    if settings.store.url.startswith("s3:"):
+        place = urlsplit(settings.store.url)
+        bucket = f"arn:{_partition(settings.store.region)}:s3:::{place.netloc}"
+        prefix = place.path.strip("/")
+        values |= {"bucket_arn": bucket, "objects": f"{bucket}/{prefix}/" if prefix else f"{bucket}/"}
+        names += ["s3-app-server.json", "s3-build-server.json"]
+    return {name: _rendered(f"{name}.j2", values) for name in names}
+
+
+def write(server: AppServer, directory: Path) -> list[str]:
+    """Write every file below the directory, in place of older ones; their paths. Raises UsageError."""
+    try:
+        for name, text in server.listing().items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755 if text.startswith("#!") else 0o644)
+    except OSError as error:
+        raise UsageError(f"--output: {error.filename} can't be written: {error.strerror}") from error
+    return list(server.listing())
+
+
+def _partition(region: str | None) -> str:
+    """AWS's name for the part of it that a region belongs to, as its ARNs have it."""
+    prefixes = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+    return next((name for prefix, name in prefixes.items() if (region or "").startswith(prefix)), "aws")
+
+
+def _rendered(name: str, values: Mapping[str, object]) -> str:
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(own_templates() / "app-server")
+    jinja = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, loader=loader
+    )
+    jinja.filters |= {
+        "sh": shlex.quote,
+        "yaml": yaml_scalar,
+        "json": partial(json.dumps, ensure_ascii=False),
+        "systemd": systemd_word,
+        "systemd_argument": lambda text: systemd_word(text).replace("$", "$$"),
+    }
+    return jinja.get_template(name).render(values)
+
+
+def systemd_word(text: str) -> str:
+    """`text` as one word of a unit's or tmpfiles' line; in ExecStart a `$` has to be doubled, besides."""
+    escaped = text.replace("%", "%%")
+    if re.fullmatch(r"[A-Za-z0-9_./=:%+@,$-]+", escaped):
+        return escaped
+    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,55 @@
+"""What a build needs on the build server: programs, room on the disk, files, and the repository."""
+
+from deploytool import stages
+from deploytool.checks.finding import Check, tried
+from deploytool.errors import StepError
+from deploytool.session import Session
+
+#: With less than this a build is not worth beginning: archives are made beside work tree, dependencies and logs.
+FREE_MB = 256
+
+
+def check_build_server(session: Session) -> list[Check]:
+    return [
+        tried("programs", lambda: programs_found(session)),
+        tried("compressor", lambda: compressor_found(session)),
+        tried("disk", lambda: space_found(session)),
+        tried("linked files", lambda: linked_files_found(session)),
+        tried("repository", lambda: repository_found(session)),
+    ]
+
+
+def programs_found(session: Session) -> str:
+    results = session.run(stages.programs(session.settings, session.place), quiet=True)
+    return ", ".join(stages.values(results, "found"))
+
+
+def compressor_found(session: Session) -> str:
+    """What will compress archives; with how to get a quicker one, if there is."""
+    hint = session.compressor_hint
+    return session.compressor + (f"; for a quicker one {hint}" if hint else "")
+
+
+def space_found(session: Session) -> str:
+    results = session.run(stages.space(session.place), quiet=True)
+    text = "".join(stages.values(results, "free_kib"))
+    if not text:
+        return f"df does not tell how much is free in {session.place.root}"
+    free_mb = int(text) // 1024
+    if free_mb < FREE_MB:
+        raise StepError(
+            f"only {free_mb} MB are free in {session.place.root} on the build server",
+            hint=f"a build needs {FREE_MB} MB at least: free some, or set build.root to a larger disk",
+        )
+    return f"{free_mb} MB free in {session.place.root}"
+
+
+def linked_files_found(session: Session) -> str:
+    session.run(stages.linked_files(session.settings, session.place), quiet=True)
+    names = session.settings.build.linked_files
+    return f"{', '.join(names)} in {session.place.shared}" if names else "the build asks for none"
+
+
+def repository_found(session: Session) -> str:
+    results = session.run(stages.reach(session.settings, session.place), quiet=True)
+    return f"it answers; its branches and tags: {stages.values(results, 'references')[0]}"

@@ -1,0 +1,63 @@
+"""One line of `check`: what was tried, and how that went."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploytool.errors import DeployError
+from deploytool.fleet import printable
+from deploytool.worker_client import ERRORS
+
+#: The exit code of `check` is the first of these that applies.
+ORDER = (2, 5, 6, 7, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `check`."""
+
+    name: str
+    #: None: it was not tried, and the text says why
+    ok: bool | None
+    #: what was found, or what is wrong
+    text: str
+    hint: str | None = None
+    exit_code: int = 0
+
+    @property
+    def line(self) -> str:
+        """The line, with how to mend what is wrong."""
+        word = {True: "ok  ", False: "BAD ", None: "-   "}[self.ok]
+        return f"{word} {self.name}: {self.text}" + (f"; hint: {self.hint}" if self.hint else "")
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {"name": self.name, "ok": self.ok, "text": self.text, "hint": self.hint, "exit_code": self.exit_code}
+
+
+def tried(name: str, attempt: Callable[[], str]) -> Check:
+    """The check's line, whether it went well or not."""
+    try:
+        return Check(name, True, attempt())
+    except DeployError as error:
+        return failed(name, error)
+
+
+def failed(name: str, error: DeployError) -> Check:
+    """The line of a failure. One that says nothing of what is checked is raised again."""
+    if error.exit_code not in ORDER:
+        raise error
+    text = "; ".join((error.message, *error.tail[-3:]))
+    return Check(name, False, printable(text), error.hint, error.exit_code)
+
+
+def told(findings: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """The lines of what the worker has tried by itself."""
+    return [
+        Check(each["name"], True, printable(each["found"])) if "found" in each else failed(each["name"], error_of(each))
+        for each in findings
+    ]
+
+
+def error_of(finding: Mapping[str, Any]) -> DeployError:
+    failure = finding["failure"]
+    return ERRORS.get(failure["kind"], DeployError)(failure["message"], tail=failure["tail"], hint=failure["hint"])

@@ -1,0 +1,201 @@
+"""The hosts of each role: who they are, and whether each hears, over the very way that a deployment takes.
+
+A probe is an event of the role's own name. Its manifest only answers (templates/host/probe.sh): nothing is wanted,
+unpacked or switched.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from deploytool.audience import Expected, event_room, read_audience, refuse_deaf_role
+from deploytool.checks.finding import Check, error_of, failed, tried
+from deploytool.errors import DeployError, FleetError, LockedError
+from deploytool.fleet import printable
+from deploytool.history import RoleHost
+from deploytool.manifest import manifest_url, render_probe
+from deploytool.release import DeploymentId, event_name, probe_key, probes_prefix
+from deploytool.session import Session
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+#: So long hosts are waited for. A host that is well answers within a second or two.
+ANSWER_SECONDS = 15
+
+
+def check_event_sizes(session: Session) -> list[Check]:
+    """Whether each role's event can hold the URL of its manifests."""
+    return [tried(f"event size {role}", partial(event_room, session, role)) for role in session.settings.roles]
+
+
+def check_hosts(session: Session, probe: DeploymentId, why_not: str | None) -> list[Check]:
+    """Each role's hosts, then each host. `why_not`: what keeps hosts from being asked, if anything does."""
+    try:
+        expected = read_audience(session)
+    except DeployError as error:
+        return [failed("hosts", error)]
+    checks = [tried(f"hosts of {role}", partial(hosts_found, session, expected, role)) for role in expected.up]
+    if why_not is None and expected.hosts:
+        try:
+            with session.lock(session.settings.environment, wait=False):
+                # Read once more: somebody may have deployed, and left, before the lock was ours.
+                return [*checks, *ask_hosts(session, read_audience(session), probe)]
+        except LockedError as error:
+            why_not = f"a deployment may be under way: {error.message}"
+        except DeployError as error:
+            return [*checks, failed("watches", error)]
+    return [*checks, *(not_asked(role, host, why_not) for role, hosts in expected.up.items() for host in hosts)]
+
+
+def not_asked(role: str, host: str, why: str | None) -> Check:
+    return Check(f"watch {host} ({role})", None, f"not asked: {why}")
+
+
+def hosts_found(session: Session, expected: Expected, role: str) -> str:
+    refuse_deaf_role(session, expected, role)
+    up = expected.up[role]
+    down = [host for of, host in expected.down if of == role]
+    return f"{len(up)} up: {', '.join(up)}" + (f"; {len(down)} down: {', '.join(down)}" if down else "")
+
+
+def busy_hosts(session: Session, expected: Expected) -> Mapping[RoleHost, DeploymentId]:
+    """Hosts that may be at the deployment which is wanted of them, though nobody holds the lock (`--no-wait`, say).
+
+    Such a host gets what comes meanwhile in one list, and its stretcher takes any of that: no probe may be among it.
+    """
+    wait = session.settings.wait
+    patience = timedelta(seconds=wait.fetch_seconds + wait.activate_seconds)
+    found = {}
+    for role, host in expected.hosts:
+        wanted = expected.single.get((role, host)) or expected.whole.get(role)
+        word = expected.words.get((role, host))
+        if wanted is None or (word is not None and word.deployment == wanted):
+            continue
+        if session.now() - _moment(wanted) < patience:
+            found[role, host] = wanted
+    return found
+
+
+def _moment(deployment: DeploymentId) -> datetime:
+    """When the deployment began, to the second."""
+    return datetime.strptime(deployment[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list[Check]:
+    """Ask every host that is not busy. The caller holds the environment's lock. Raises DeployError if none can be."""
+    settings = session.settings
+    busy = busy_hosts(session, expected)
+    asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
+    answer = session.worker.ask(
+        "probe_hosts",
+        probe=probe,
+        place=probes_prefix(settings.environment),
+        roles=[probe_of(settings, role, hosts, probe) for role, hosts in asked.items() if hosts],
+        seconds=ANSWER_SECONDS,
+    )
+    checks = []
+    for role, hosts in expected.up.items():
+        failure = answer["failures"].get(role)
+        for host in hosts:
+            if (role, host) in busy:
+                checks.append(not_asked(role, host, f"{busy[role, host]} is still under way there"))
+            elif failure is not None:
+                checks.append(not_asked(role, host, error_of({"failure": failure}).message))
+            else:
+                said = read_answer(answer["answers"][role].get(host))
+                wanted = expected.single.get((role, host)) or expected.whole.get(role)
+                checks.append(tried(f"watch {host} ({role})", partial(judged, settings, role, said, wanted)))
+    return checks
+
+
+def probe_of(settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId) -> Mapping[str, object]:
+    """A role's probe, as the worker takes it."""
+    key = probe_key(settings.environment, probe, role)
+    return {
+        "role": role,
+        "event": event_name(settings.application, role, settings.environment),
+        "key": key,
+        "manifest": render_probe(settings, role, probe),
+        "url": manifest_url(settings.store.url, key),
+        "hosts": hosts,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class HostAnswer:
+    """What a host says of itself."""
+
+    #: the path of its stretcher; empty for a pretend host's receiver
+    program: str
+    #: as it tells it; empty if it was built without
+    version: str
+    #: whether it is newer than 1.1.0
+    newer: bool
+    user: str
+    #: the deployment that the host sees to be wanted of its role; empty if it sees none
+    wanted: str
+    #: what a deployment would lack there
+    problems: tuple[str, ...]
+
+    @property
+    def stretcher(self) -> str:
+        if not self.program:
+            return "the built-in receiver"
+        version = self.version or (
+            "newer than 1.1.0, built without its version" if self.newer else "1.1.0 or older, built without its version"
+        )
+        return f"stretcher {version} ({self.program})"
+
+
+def read_answer(value: str | None) -> HostAnswer | None:
+    """A host's answer as it stands in Consul, where any host may write anything; None if there is none."""
+    if value is None:
+        return None
+    try:
+        said = json.loads(value)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        said = {"problems": [f"its answer makes no sense: {value[:100]}"]}
+
+    def text(name: str) -> str:
+        found = said.get(name)
+        return printable(found) if isinstance(found, str) else ""
+
+    problems = said.get("problems")
+    return HostAnswer(
+        program=text("program"),
+        version=text("version"),
+        newer=text("newer") == "yes",
+        user=text("user"),
+        wanted=text("wanted"),
+        problems=tuple(printable(str(each)) for each in problems) if isinstance(problems, list) else (),
+    )
+
+
+def judged(settings: "Settings", role: str, said: HostAnswer | None, wanted: str | None) -> str:
+    """What the host said, in words; `wanted` is what is wanted of it.
+
+    Raises FleetError if it said nothing, or if a deployment could not go well there.
+    """
+    if said is None:
+        raise FleetError(
+            f"it did not answer within {ANSWER_SECONDS} s",
+            hint=f"on the host: does its watch run (`systemctl status deploy-{settings.application}-{role}-"
+            f"{settings.environment}`, its journal tells more)? May its token read the event and write its report, its "
+            "key read the store? `fab ENV app-server` prints all that it needs",
+        )
+    problems = list(said.problems)
+    if wanted is not None and not said.wanted:
+        problems.append(
+            f"it does not see what is wanted in Consul: its token needs key_prefix "
+            f'"deploytool/{settings.application}/{settings.environment}/wanted/{role}" read'
+        )
+    alive = f"hears, {said.stretcher}" + (f", as {said.user}" if said.user else "")
+    if problems:
+        raise FleetError(f"{alive}; but {'; '.join(problems)}")
+    return alive

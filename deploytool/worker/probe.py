@@ -1,0 +1,68 @@
+"""A live probe of the hosts: an event of each role's own name, whose manifest changes nothing and only answers.
+
+It takes the way that a deployment takes: event, `consul watch`, stretcher, store, report. What it needs in store and
+bus is removed again, whatever happens; its caller holds the environment's lock, so that no host finds it in one list of
+events with a deployment, of which stretcher would take either.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable, Dict, List
+
+from .bus import Bus
+from .failure import Failure
+
+LOOK_SECONDS = 0.1
+
+
+def probe_hosts(
+    bus: Bus,
+    store: Any,
+    prefix: str,
+    place: str,
+    probe: str,
+    roles: List[Dict[str, Any]],
+    *,
+    seconds: float,
+    go_on: Callable[[], None],
+) -> Dict[str, Any]:
+    """Ask every host of the roles, and wait for their answers until that many seconds have passed.
+
+    Each of `roles` has `role`, `event`, `key`, `manifest`, `url` and `hosts`. `place` is where manifests of probes are
+    in the store: what an earlier one left there goes as well. Returns `answers`, role → host → what it says, and
+    `failures`, role → why its event could not be fired. `go_on` raises to stop it.
+    """
+    below = "{}/deployments/{}/".format(prefix, probe)
+    failures: Dict[str, Any] = {}
+    try:
+        for left in store.list(place):
+            store.delete(left)
+        asked: List[Dict[str, Any]] = []
+        for role in roles:
+            store.put_new(role["key"], role["manifest"].encode())
+            try:
+                bus.fire(role["event"], role["url"], role["hosts"])
+                asked.append(role)
+            except Failure as failure:
+                failures[role["role"]] = failure.as_json()
+        awaited = {(role["role"], host) for role in asked for host in role["hosts"]}
+        answers: Dict[str, Dict[str, str]] = {role["role"]: {} for role in roles}
+        deadline = time.monotonic() + seconds
+        while awaited and time.monotonic() < deadline:
+            go_on()
+            for entry in bus.list(below)[0]:
+                # <role>/hosts/<host>/listens
+                role_name, _, rest = entry.key[len(below) :].partition("/hosts/")
+                host = rest.rpartition("/")[0]
+                if (role_name, host) in awaited:
+                    awaited.remove((role_name, host))
+                    answers[role_name][host] = entry.value
+            time.sleep(LOOK_SECONDS)
+        return {"answers": answers, "failures": failures}
+    finally:
+        try:
+            for role in roles:
+                store.delete(role["key"])
+        finally:
+            bus.delete_all(below)

@@ -1,0 +1,61 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# A probe of `fab ENV check`: this host says that it hears, with which stretcher, and what a deployment would lack here.
+# It changes nothing.
+
+# The operator does not wait longer.
+report_seconds=10
+host_problems=
+
+lacks() {
+  host_problems="$host_problems${host_problems:+, }\"$(printf '%s' "$1" | clean_lines | json_text)\""
+}
+
+tell_missing() {
+  need_file "$1" || lacks "$link_problem"
+}
+
+tell_program() {
+  command -v "$1" >/dev/null 2>&1 || lacks "the program $1 is missing: archives can't be unpacked"
+}
+
+# What deploy_to is, or the nearest directory above it that there is: it has to be made there.
+find_place() {
+  place=$deploy_to
+  while [ ! -e "$place" ]; do
+    place=${place%/*}
+    place=${place:-/}
+  done
+}
+
+cd /
+find_node || {
+  say "$node_problem"
+  exit 1
+}
+host_program=
+host_version=
+if [ -z "$bus_directory" ]; then
+  host_program=$(readlink "/proc/$PPID/exe") || host_program=
+  if [ -n "$host_program" ]; then
+    host_version=$("$host_program" -version </dev/null 2>/dev/null | sed -n 's/^version: *//p')
+  fi
+fi
+find_place
+for directory in "$place" "${TMPDIR:-/tmp}"; do
+  if ! { [ -d "$directory" ] && [ -w "$directory" ]; }; then
+    lacks "the user $(id -un) can't write to $directory"
+  fi
+done
+check_owner || lacks "$owner_problem"
+linked_files tell_missing
+unpacking_programs tell_program
+host_wanted=
+if kv_list "$consul_prefix/wanted/$role"; then
+  kv_pick "$consul_prefix/wanted/$role/$node" || kv_pick "$consul_prefix/wanted/$role" || :
+  host_wanted=${kv_value%% *}
+fi
+put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/listens" "$(
+  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "problems": [%s]}' \
+    "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
+    "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" "$host_problems"
+)"
