@@ -135,7 +135,11 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
         "endpoint_url": settings.store.endpoint_url if place else None,
         "bucket": place.netloc if place else None,
         "linked_files": settings.linked_files,
-        "programs": (*UNPACKING[settings.build.compression], "curl", "unzip"),
+        "programs": (
+            *UNPACKING[settings.build.compression],
+            "curl",
+            *(["unzip"] if stretcher.url.endswith(".zip") else []),
+        ),
         "stretcher": stretcher,
     }
     files = (

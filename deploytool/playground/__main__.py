@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploytool.errors import DeployError, UsageError
-from deploytool.playground.parts import CHECKOUT, find_or_install, versions
+from deploytool.playground.parts import CHECKERS, CHECKOUT, find_or_install, find_or_install_checker, versions
 from deploytool.playground.playground import (
     DEFAULT_ROLES,
     ENVIRONMENT,
@@ -270,6 +270,8 @@ def main(arguments: Sequence[str]) -> int:
             case "parts":
                 for name, version in versions(find_or_install(_say)).items():
                     print(f"{name:<10} {version}")
+                for name in CHECKERS:
+                    print(find_or_install_checker(name, _say))
             case "outlive":
                 outlive(state)
     except DeployError as error:

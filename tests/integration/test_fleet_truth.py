@@ -729,9 +729,7 @@ def test_operator_that_goes_at_the_barrier_leaves_everything_as_it_was(truth: Tr
 # --- late joiners and returning hosts
 
 
-def test_docs_hold_the_very_script_that_the_playground_runs() -> None:
-    text = catch_up_script().read_text()
-    assert f"```sh\n{text}```" in (ROOT / "docs/app-servers.md").read_text()
+def test_catch_up_is_read_by_plain_shells() -> None:
     for shell in ("sh", "dash", "bash"):
         if shutil.which(shell):
             assert subprocess.run([shell, "-n", str(catch_up_script())], capture_output=True).returncode == 0

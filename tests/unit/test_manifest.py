@@ -19,15 +19,18 @@ from deploytool.manifest import (
     BUS,
     LONGEST_COMMAND_BYTES,
     PARTS,
+    PROBE_PARTS,
     check_manifest,
     host_script,
     manifest_url,
     render,
     render_manifest,
+    render_probe,
     role_manifest,
     shell_quote,
     yaml_scalar,
 )
+from deploytool.receiver.go_template import expand
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
 
 HOST = Path(__file__).parents[2] / "templates/host"
@@ -399,9 +402,9 @@ def test_phase_is_read_by_plain_shells(phase: Any, shell: str, hooks: Any) -> No
     assert script.splitlines()[-1] == f"# deploytool {DEPLOYMENT} {phase} end"
 
 
-def test_every_host_script_belongs_to_a_phase() -> None:
+def test_every_host_script_belongs_to_a_phase_or_to_the_probe() -> None:
     buses = {"consul", "directory"}
-    used = {part for parts in PARTS.values() for part in parts} - {BUS}
+    used = {part for parts in (*PARTS.values(), PROBE_PARTS) for part in parts} - {BUS}
     assert {path.stem for path in HOST.glob("*.sh")} == used | buses
 
 
@@ -416,10 +419,15 @@ def test_shellcheck_finds_nothing() -> None:
 @pytest.mark.parametrize("phase", PARTS)
 def test_phase_calls_no_function_that_it_does_not_have(phase: Any, hooks: Any) -> None:
     """A missing part would only show on the path that needs it, on a host, in an undo."""
-    script = host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase)
+    assert_all_is_defined(
+        host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase)
+    )
+
+
+def assert_all_is_defined(script: str) -> None:
     known = set(re.findall(r"(?m)^(\w+)\(\) \{", "\n".join(path.read_text() for path in HOST.glob("*.sh"))))
     known |= {"linked_dirs", "linked_files", "restart_commands", "drain_commands", "undrain_commands"}
-    known |= {*(f"{each}_hooks" for each in PARTS)}
+    known |= {"unpacking_programs", *(f"{each}_hooks" for each in PARTS)}
     defined = set(re.findall(r"(?m)^(\w+)\(\) \{", script))
     bodies = dict(re.findall(r"(?ms)^(\w+)\(\) \{\n(.*?)^\}$", script))
     main = re.sub(r"(?ms)^\w+\(\) \{\n.*?^\}$", "", script)
@@ -435,6 +443,40 @@ def test_phase_calls_no_function_that_it_does_not_have(phase: Any, hooks: Any) -
             reached.add(name)
             todo |= words(bodies.get(name, ""))
     assert reached <= defined
+
+
+# the probe
+
+
+def probe_script(**changes: Any) -> str:
+    said = given_settings(build=SimpleNamespace(compression="zstd"), **changes)
+    (command,) = yaml.safe_load(render_probe(said, "web", DEPLOYMENT))["commands"]["pre"]
+    return str(command)
+
+
+@pytest.mark.parametrize("address", [None, "file:///var/bus"])
+def test_probe_is_read_by_plain_shells_and_has_all_that_it_calls(address: str | None) -> None:
+    script = probe_script(consul=SimpleNamespace(address=address), linked_files=("it's {{ here }}",))
+    for shell in ("dash", "bash"):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+    assert_all_is_defined(script)
+
+
+def test_probe_tells_a_stretcher_with_templates_from_one_without() -> None:
+    text = render_probe(given_settings(build=SimpleNamespace(compression="gzip")), "web", DEPLOYMENT)
+    newer = yaml.safe_load(expand(text, {}))["commands"]["pre"][0]
+    assert "newer='yes'" in newer.splitlines()
+    assert "newer='{{`yes`}}'" in yaml.safe_load(text)["commands"]["pre"][0].splitlines()
+
+
+def test_probe_downloads_switches_and_removes_nothing() -> None:
+    manifest = yaml.safe_load(
+        render_probe(given_settings(build=SimpleNamespace(compression="gzip")), "web", DEPLOYMENT)
+    )
+    assert set(manifest) == {"commands"}
+    assert set(manifest["commands"]) == {"pre"}
+    probe = (HOST / "probe.sh").read_text()
+    assert not re.search(r"\b(rm|mv|ln|mkdir|take_lock|write_state|make_room)\b", probe)
 
 
 def test_number_that_is_a_command_does_not_get_into_the_script() -> None:

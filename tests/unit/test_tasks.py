@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from deploytool import checking, command, command_line, tasks, unlocking
-from deploytool.checking import Check
+from deploytool.checks.finding import Check
 from deploytool.fleet import HostResult, State, Verdict
 from deploytool.outcome import Outcome
 from deploytool.settings.files import RESERVED
