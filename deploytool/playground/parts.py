@@ -210,7 +210,8 @@ def unpack_debian(
     """Unpack the packages, and what they depend on and this machine has not, under `.tools/debian/<name>/root`.
 
     `suite` is another release of Debian to take them from; then they are taken alone, as with `alone`. What is
-    `absent`, by its name, is unpacked even if this machine has it. The caller holds `installing`. Raise PartMissing if they can't be had.
+    `absent`, by its name, is unpacked even if this machine has it. The caller holds `installing`. Raise PartMissing if
+    they can't be had.
     """
     for needed in ("apt-get", "dpkg-deb"):
         if shutil.which(needed) is None:

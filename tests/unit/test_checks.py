@@ -1,5 +1,6 @@
 """What a host's answer means, and which hosts are not asked."""
 
+import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,15 @@ SETTINGS: Any = SimpleNamespace(
     application="shop", environment="production", wait=SimpleNamespace(fetch_seconds=60, activate_seconds=30)
 )
 WANTED = DeploymentId("20260101T120000Zaaaa")
-GOOD = (
-    '{"program": "/usr/local/bin/stretcher", "version": "v1.1.0", "newer": "", "user": "deploy", "wanted": "%s", '
-    '"problems": []}' % WANTED
+GOOD = json.dumps(
+    {
+        "program": "/usr/local/bin/stretcher",
+        "version": "v1.1.0",
+        "newer": "",
+        "user": "deploy",
+        "wanted": WANTED,
+        "problems": [],
+    }
 )
 
 

@@ -419,9 +419,7 @@ def test_shellcheck_finds_nothing() -> None:
 @pytest.mark.parametrize("phase", PARTS)
 def test_phase_calls_no_function_that_it_does_not_have(phase: Any, hooks: Any) -> None:
     """A missing part would only show on the path that needs it, on a host, in an undo."""
-    assert_all_is_defined(
-        host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase)
-    )
+    assert_all_is_defined(host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase))
 
 
 def assert_all_is_defined(script: str) -> None:
