@@ -51,6 +51,8 @@ class Deployment:
     #: with those that ran the release already, by a deployment that this one goes on with
     expected: frozenset[RoleHost] = frozenset()
     verified: frozenset[RoleHost] = frozenset()
+    #: those of the expected that ran the release already
+    spared: frozenset[RoleHost] = frozenset()
     #: those of the expected that left before they were switched
     untouched: frozenset[RoleHost] = frozenset()
     #: as text, in UTC, for instance 2026-11-23T06:22:33Z
@@ -142,10 +144,15 @@ def with_learned(history: History, learned: Iterable[Learned]) -> History:
     return replace(
         history,
         deployments=tuple(
-            replace(each, let_go=True, verified=each.verified | hosts[each.id]) if each.id in hosts else each
-            for each in history.deployments
+            _proved(each, each.verified | hosts[each.id]) if each.id in hosts else each for each in history.deployments
         ),
     )
+
+
+def _proved(deployment: Deployment, verified: frozenset[RoleHost]) -> Deployment:
+    """With these proofs. Where every host has proved it, all had gone, though nobody was there to write that down."""
+    partial = deployment.partial and not deployment.expected - deployment.spared <= verified
+    return replace(deployment, let_go=True, verified=verified, partial=partial)
 
 
 def read_learned(record: Mapping[str, Any]) -> Iterator[Learned]:
@@ -303,7 +310,11 @@ def _place(history: History, standing: Standing, is_current: bool) -> str | None
     """Where it stands among the releases. Deployments whose end nobody saw count for what runs, as they brought it."""
     mine = [each for each in history.deployments if each.release == standing.release and each.let_go is not False]
     if is_current:
-        unseen = [each.id for each in mine if each.let_go is None and each.whole and each.kind == "deploy"]
+        unseen = [
+            each.id
+            for each in mine
+            if (each.let_go is None or each.exit_code is None) and each.whole and each.kind == "deploy"
+        ]
         return max((standing.brought or "", *unseen)) or min((each.id for each in mine), default=None)
     return standing.brought or min((each.id for each in mine), default=None)
 
@@ -402,6 +413,7 @@ def read_deployment(name: DeploymentId, record: str | None, begun: str | None) -
         partial=bool(said.get("waves")) and said.get("settled") is not True,
         fell_back=said.get("fell_back") is True,
         expected=_role_hosts([*expected, *spared]),
+        spared=_role_hosts(spared),
         untouched=_role_hosts(each for each in hosts if each.get("verdict") in UNTOUCHED),
         verified=_role_hosts(each for each in hosts if each.get("verdict") == Verdict.VERIFIED.value),
         began_at=_text(said.get("began_at")),

@@ -604,6 +604,29 @@ def test_rollback_after_a_pause_leaves_what_was_verified_before_where_it_was() -
     assert target(known, B) == A
 
 
+def away(number: int, release: ReleaseId, **changes: Any) -> Deployment:
+    """A deployment in waves whose operator went away."""
+    return Deployment(name(number), release, expected=ALL, partial=True, **changes)
+
+
+def test_rollout_that_all_hosts_have_proved_had_reached_all_though_its_operator_went_away() -> None:
+    known = history(good(1, A), good(2, B), away(3, A))
+    told = with_learned(known, news(known, {host: word(name(3), A) for host in ALL}))
+    assert target(told, A) == B
+    assert target(told.then(good(4, C)), C) == A
+    # Those that it spared had proved it before.
+    promoted = with_learned(history(away(3, A, spared=ONE)), [Learned(name(3), *host) for host in TWO])
+    assert not promoted.deployments[0].partial
+    some = with_learned(known, [Learned(name(3), *host) for host in ONE])
+    assert some.deployments[2].partial
+    assert target(some.then(good(4, C)), C) == B
+
+
+def test_rollback_from_what_a_rollout_brought_whose_operator_went_away_goes_to_what_was_live_before_it() -> None:
+    some = with_learned(history(good(1, A), good(2, B), away(3, A)), [Learned(name(3), *host) for host in ONE])
+    assert target(some, A) == B
+
+
 def test_history_of_a_rollout_that_did_not_reach_all_is_read_to_where_the_one_before_goes_back() -> None:
     assert not reaches_target(history(good(2, B), paused(3, C)))
     assert reaches_target(history(good(1, A), good(2, B), paused(3, C)))
@@ -635,3 +658,4 @@ def test_hosts_that_ran_it_already_are_expected_and_those_that_left_are_untouche
     found = read_deployment(name(1), text, None)
     assert found.expected == {("web", each) for each in ("one", "two", "three", "four")}
     assert (found.verified, found.untouched) == (TWO, {("web", "three")})
+    assert found.spared == ONE
