@@ -16,6 +16,7 @@ from deploytool.console import counted
 from deploytool.errors import FleetError, UsageError
 from deploytool.fleet import LastWord
 from deploytool.freezing import ask_frozen, refuse_if_frozen
+from deploytool.history import RoleHost
 from deploytool.migrations import leave_out
 from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
@@ -109,7 +110,7 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
                 "promoted_from": wishes.promote_from,
                 "forced": wishes.force,
             },
-            **({} if wishes.nodes else in_steps(settings, here.expected)),
+            **in_steps(settings, wishes, here.expected),
         )
         bring(session, attempt, outcome)
         go_back_if_halted(session, attempt, here, outcome)
@@ -124,13 +125,14 @@ def go_back_if_halted(session: Session, attempt: Attempt, here: Here, outcome: O
         undo(session, here, outcome)
 
 
-def in_steps(settings: "Settings", expected: Expected) -> dict[str, Any]:
+def in_steps(settings: "Settings", wishes: Wishes, expected: Expected) -> dict[str, Any]:
     """How a rollout to these hosts goes, as fields of Attempt; nothing where all go at once and stay.
 
-    Raises ConsulError if none of the canaries that the settings name is there.
+    So it is where nobody waits, who could take hosts back. Raises ConsulError if none of the canaries that the settings
+    name is there.
     """
     rollout = settings.rollout
-    if not settings.in_waves and rollout.on_failure == "halt":
+    if wishes.nodes or not wishes.wait or (not settings.in_waves and rollout.on_failure == "halt"):
         return {}
     refuse_missing_canaries(settings, expected.up)
     return {
@@ -159,11 +161,7 @@ def promote(session: Session, outcome: Outcome) -> None:
             outcome.down = here.expected.down
             release = read_release(session, unfinished_release(session, here))
         outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
-        done = {
-            key
-            for key in here.expected.hosts
-            if (word := here.expected.words.get(key, LastWord())).release == release.id and word.verified
-        }
+        done = at_it(here, release.id)
         # Also a role that has none left is to be wanted to run it as a whole.
         left = replace(here.expected, up=dict.fromkeys(here.expected.up, ()) | by_role(here.expected.hosts - done))
         with outcome.phase("choice"):
@@ -190,6 +188,22 @@ def promote(session: Session, outcome: Outcome) -> None:
         )
         bring_back(session, attempt, outcome)
         go_back_if_halted(session, attempt, here, outcome)
+
+
+def at_it(here: Here, release: ReleaseId) -> frozenset[RoleHost]:
+    """The hosts that serve the release, proven, and are wanted to.
+
+    One that serves it because it could not be brought to another is still wanted to run that one.
+    """
+    expected = here.expected
+    of_release = {each.id for each in here.history.deployments if each.release == release}
+    return frozenset(
+        key
+        for key in expected.hosts
+        if (word := expected.words.get(key, LastWord())).release == release
+        and word.verified
+        and expected.single.get(key, expected.whole.get(key[0])) in of_release
+    )
 
 
 def unfinished_release(session: Session, here: Here) -> ReleaseId:

@@ -372,6 +372,8 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
     except KeyboardInterrupt:
         if attempt.waves:
             take_back(session, cancel=False)
+            if outcome.gone == attempt.expected.hosts and not outcome.halted:
+                settle_in_the_end(session, outcome)
         hear_last_words(session, listening, outcome)
     except DeployError:
         # Consul can't be asked, or a newer deployment has ended this one: those that went are on their way.
@@ -400,10 +402,10 @@ def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) ->
 
 
 def by_role(hosts: Iterable[RoleHost]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for role, host in sorted(hosts):
-        found[role] = (*found.get(role, ()), host)
-    return found
+        found.setdefault(role, []).append(host)
+    return {role: tuple(names) for role, names in found.items()}
 
 
 def pairs(hosts: Mapping[str, Sequence[str]]) -> tuple[RoleHost, ...]:
@@ -422,7 +424,7 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         if len(waves) > 1:
             console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may go")
         with console.fleet(fleet, "activate"):
-            listening.for_seconds(session.settings.wait.activate_seconds, outcome.gone)
+            listening.for_seconds(session.settings.wait.activate_seconds, wave.hosts)
         failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]
         too_many = len(failed) > attempt.max_failures
         if not too_many:
@@ -449,6 +451,15 @@ def objection_to_wave(session: Session, attempt: Attempt, fleet: Fleet, outcome:
         session.console.note(error.message)
         return error.message
     return None
+
+
+def settle_in_the_end(session: Session, outcome: Outcome) -> None:
+    """The operator interrupted once all had gone. Trouble is noted: the worker tries again as the session ends."""
+    try:
+        session.worker.ask("settle", limit_seconds=FAREWELL_SECONDS)
+        outcome.settled = True
+    except DeployError as trouble:
+        session.console.note(str(trouble))
 
 
 def stop(session: Session, listening: "Listening", gone: frozenset[RoleHost]) -> None:

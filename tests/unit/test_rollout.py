@@ -14,15 +14,16 @@ from deploytool.audience import Expected, Here, Live
 from deploytool.cleanup import clean_up
 from deploytool.command import outcome_error
 from deploytool.console import conclusion
-from deploytool.deployment import unfinished_release
+from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
+from deploytool.fleet import Fleet as Heard
 from deploytool.fleet import HostResult, LastWord, Verdict
 from deploytool.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.journal import RETENTION_LOCK
 from deploytool.outcome import Outcome
 from deploytool.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.rollback import undo
-from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, new_deployment_id
+from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
 from deploytool.stages import Place, Step
 from deploytool.waves import Wave
 from deploytool.worker_client import Asked
@@ -410,7 +411,56 @@ def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
     assert "no more are let go" in world.session.progress.getvalue()
 
 
+def test_interrupt_after_the_last_wave_went_leaves_it_wanted_of_all(world: World) -> None:
+    note = world.session.console.note
+
+    def noting(text: str) -> None:
+        note(text)
+        if text.startswith("wave 2 of 2"):
+            raise KeyboardInterrupt
+
+    world.session.console.note = noting
+    world.bring(waves=WAVES)
+    assert world.worker.done[-3:-1] == ["abort", "settle"]
+    assert (world.outcome.exit_code, world.record["settled"], world.told.partial) == (130, True, False)
+
+
+def test_interrupted_rollout_that_can_not_be_settled_is_none_that_all_have(world: World) -> None:
+    note = world.session.console.note
+
+    def noting(text: str) -> None:
+        note(text)
+        if text.startswith("wave 2 of 2"):
+            raise KeyboardInterrupt
+
+    world.session.console.note = noting
+    world.worker.refusals["settle"] = ConsulError("Consul is away")
+    world.bring(waves=WAVES)
+    assert (world.outcome.exit_code, world.record["settled"]) == (130, False)
+    assert "Consul is away" in world.session.progress.getvalue()
+
+
+def test_wave_does_not_wait_for_a_silent_host_of_the_one_before(world: World) -> None:
+    fleet = Heard({"web": HOSTS})
+    waited_for: list[frozenset[RoleHost] | None] = []
+
+    def for_seconds(seconds: float, among: frozenset[RoleHost] | None = None) -> None:
+        waited_for.append(among)
+
+    listening: Any = SimpleNamespace(fleet=fleet, for_seconds=for_seconds)
+    go_on(world.session, attempt(waves=WAVES, max_failures=2), listening, world.outcome)
+    assert waited_for == [wave.hosts for wave in WAVES]
+
+
 # --- going on, and going back
+
+
+def test_all_go_at_once_where_nobody_waits_though_failures_would_go_back() -> None:
+    settings: Any = SimpleNamespace(in_waves=False, rollout=SimpleNamespace(on_failure="rollback"))
+    expected = Expected({"web": HOSTS}, (), (), {}, {}, {})
+    assert in_steps(settings, Wishes("main", wait=False), expected) == {}
+    assert in_steps(settings, Wishes("main", nodes=("one",)), expected) == {}
+
 
 PAUSED, WHOLE, OTHER = deployment_id(3), deployment_id(5), deployment_id(2)
 OLD, NEW, THIRD = RELEASES[0], RELEASES[-1], RELEASES[1]
@@ -454,6 +504,15 @@ def test_there_is_nothing_to_go_on_with(
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
         unfinished_release(world.session, here(whole, single, {}))
+
+
+def test_host_that_serves_the_release_but_is_wanted_elsewhere_is_brought_to_it() -> None:
+    words = {("web", host): LastWord(release=NEW, deployment=PAUSED, verified=True) for host in HOSTS}
+    both = here({"web": WHOLE}, {("web", "one"): PAUSED, ("web", "two"): OTHER}, words)
+    assert at_it(both, NEW) == {("web", "one")}
+    # Nor one that is wanted to run it, and has said nothing of the kind, or has not proved it.
+    unproven = {("web", "one"): LastWord(release=NEW), ("web", "two"): LastWord()}
+    assert at_it(here({"web": PAUSED}, {}, unproven), NEW) == frozenset()
 
 
 class Halted(World):
