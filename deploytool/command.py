@@ -235,8 +235,8 @@ def outcome_error(outcome: "Outcome") -> DeployError:
 
     bad = ", ".join(
         f"{result.host} ({result.role}) {result.verdict}"
-        for result in outcome.hosts
-        if result.verdict is not Verdict.VERIFIED and not (outcome.stopped and result.verdict is Verdict.ABORTED)
+        for result in outcome.concerned
+        if result.verdict is not Verdict.VERIFIED
     )
     reason = "; ".join(filter(None, (f"not verified: {bad}" if bad else "", outcome.objection)))
     reason = reason or "a host does not serve, proven, what is wanted of it"
@@ -247,6 +247,9 @@ def outcome_error(outcome: "Outcome") -> DeployError:
         return FleetError(reason)
     if bad:
         return Interrupted(f"interrupted after `go`; not verified: {bad}", hint="silent hosts finish by themselves")
+    if outcome.stopped:
+        left = len(outcome.hosts) - len(outcome.gone)
+        return Interrupted(f"interrupted after `go`; all hosts that were let go are verified, {left} not touched")
     return Interrupted("interrupted after `go`, but every host is verified")
 
 

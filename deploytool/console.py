@@ -173,8 +173,13 @@ class Console:
             if role_hosts:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
             # Of a rollout that was stopped, those that waited for their turn are counted, not listed with reasons.
-            told = [each for each in role_hosts if not outcome.stopped or each.verdict is not Verdict.ABORTED]
-            for line in (*reasons(told), *others(outcome), *conclusion(outcome, environment), *still_due(outcome)):
+            told = (
+                *reasons(outcome.concerned),
+                *others(outcome),
+                *conclusion(outcome, environment),
+                *still_due(outcome),
+            )
+            for line in told:
                 rich.print(line, markup=False, soft_wrap=True)
 
     def print(self, text: str) -> None:
@@ -269,17 +274,18 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
     verified = [result for result in gone if result.verdict is Verdict.VERIFIED]
     total = f"{counted(len(outcome.hosts), 'host')} of {environment}"
     go_on = f"go on: fab {environment} promote      go back: fab {environment} rollback"
+    left = len(outcome.hosts) - len(gone)
     if outcome.paused:
+        rest = "the other host keeps what it has" if left == 1 else f"the other {left} keep what they have"
         bad = f", not on {len(gone) - len(verified)}" if len(verified) < len(gone) else ""
         return [
             f"{outcome.release} is verified on {len(verified)} of {total}{bad}, and PAUSED ({outcome.deployment})",
-            f"the other {len(outcome.hosts) - len(gone)} keep what they have, for as long as you like",
+            f"{rest}, for as long as you like",
             go_on,
         ]
     lines = [
-        f"{outcome.release} was {'HALTED' if outcome.halted else 'STOPPED'} ({outcome.deployment}): of {total}, "
-        f"{len(gone)} were let go, {len(gone) - len(verified)} of them are not verified; "
-        f"{len(outcome.hosts) - len(gone)} were not touched"
+        f"{outcome.release} was {'HALTED' if outcome.halted else 'STOPPED'} ({outcome.deployment}): "
+        f"{len(gone)} of {total} let go; not verified: {len(gone) - len(verified)}; not touched: {left}"
     ]
     if outcome.objection is not None:
         lines.append(outcome.objection)
@@ -296,10 +302,14 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
         ]
         lines += [f"  {host} ({role}) is silent: told to go back as well, not waited for" for role, host in undone.told]
     lines += [f"NOT taken back: {reason}" for reason in outcome.not_undone]
+    if outcome.spared:
+        lines.append(f"on {outcome.release} as before: {counted(len(outcome.spared), 'host')}")
     if outcome.not_undone or any(undone.exit_code for undone in outcome.undone):
         lines.append(f"what is where: fab {environment} status      go back: fab {environment} rollback")
     elif not outcome.undone and verified:
         lines += [f"{counted(len(verified), 'host')} now on {outcome.release}", go_on]
+    elif outcome.spared:
+        lines.append(go_on)
     return lines
 
 

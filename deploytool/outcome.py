@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from deploytool.fleet import HostResult
+from deploytool.fleet import HostResult, Verdict
 from deploytool.history import AfterMigration
 
 
@@ -60,6 +60,17 @@ class Outcome:
     def stopped(self) -> bool:
         """Whether a rollout ended before all its hosts had gone, or was halted."""
         return self.halted or self.paused or 0 < len(self.gone) < len(self.hosts)
+
+    @property
+    def concerned(self) -> tuple[HostResult, ...]:
+        """The hosts without those that only waited for their turn in a rollout that was stopped."""
+        return tuple(
+            result
+            for result in self.hosts
+            if not self.stopped
+            or (result.role, result.host) in self.gone
+            or result.verdict not in (Verdict.ABORTED, Verdict.SILENT)
+        )
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

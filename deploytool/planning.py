@@ -7,7 +7,7 @@ place. What would end a deploy is told beside the rest, each with the exit code 
 import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 from deploytool import stages
@@ -100,6 +100,8 @@ class Plan:
     pause_after: int | None = None
     #: the operator's own hooks that it would come to, if all goes well
     hooks: tuple[Moment, ...] = ()
+    #: release → hosts that a rollout has brought it to which did not come to its end
+    unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -138,6 +140,7 @@ class Plan:
             "waves": [role_hosts(sorted(wave.hosts)) for wave in self.waves],
             "pause_after": self.pause_after,
             "hooks": list(self.hooks),
+            "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
@@ -220,6 +223,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         waves=plan_waves(settings, audience.up),
         pause_after=settings.rollout.pause_after,
         hooks=hooks_to_come(settings, builds=found is not None and reused is None),
+        unfinished=status.unfinished,
     )
 
 
@@ -400,6 +404,11 @@ def _host_lines(plan: Plan) -> Iterator[str]:
                 yield f"then it is paused, and `fab {plan.environment} promote` goes on"
     if plan.hooks:
         yield f"hooks on this machine: {', '.join(plan.hooks)}"
+    for release, hosts in plan.unfinished.items():
+        yield (
+            f"{release} is wanted of {named(hosts)}, and not of all: a deploy begins with all hosts; "
+            f"`fab {plan.environment} promote` would go on with that release"
+        )
     for host in plan.behind:
         yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}"
     for name in plan.under_way:

@@ -118,7 +118,7 @@ def ending(row: Deployment) -> str:
     if row.record.get("paused") is True:
         return f"paused, verified on {len(row.verified)} of {len(row.expected)}"
     if row.record.get("halted") is True:
-        return "halted before all had gone"
+        return f"halted, verified on {len(row.verified)} of {len(row.expected)}"
     if row.exit_code == 0:
         return "verified" if row.record.get("verified") else "announced, unverified"
     error = row.record.get("error")

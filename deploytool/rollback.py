@@ -167,7 +167,7 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
             session.console.note(f"{chosen} is {known.words}")
     elif astray and live is not None and choice.standing is not None and choice.standing.may_return:
         names = ", ".join(f"{host} ({role}) at {release}" for (role, host), release in sorted(astray.items()))
-        session.console.note(f"{names}, by --nodes: going back to what all others run")
+        session.console.note(f"{names}: going back to what is wanted of all")
         choice = replace(choice, target=live)
     else:
         choice = _still_there(session, history, choice)

@@ -479,7 +479,7 @@ def test_rollback_ends_a_canary_and_a_silent_host_stops_one(project: Project) ->
     assert project.served() == {**dict.fromkeys(ALL, live), "app1/web": canary}
     assert "wanted/web/app1" in project.wanted()
     result = rolled_back(project)
-    assert f"app1 (web) at {canary}, by --nodes: going back to what all others run" in result.err
+    assert f"app1 (web) at {canary}: going back to what is wanted of all" in result.err
     assert project.served() == dict.fromkeys(ALL, live)
     # An exception that stayed would bring the canary back to app1.
     assert project.wanted().keys() == {"wanted/web"}

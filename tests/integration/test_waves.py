@@ -149,7 +149,7 @@ def test_halted_rollout_leaves_what_has_switched_and_says_what_comes_next(waves:
     result = waves.fab("playground", "deploy")
     assert result.code == 8, result.err
     assert "HALTED" in result.out
-    assert "of 3 hosts of playground, 2 were let go, 1 of them are not verified; 1 were not touched" in result.out
+    assert "2 of 3 hosts of playground let go; not verified: 1; not touched: 1" in result.out
     assert "go on: fab playground promote      go back: fab playground rollback" in result.out
     new = waves.served_by("app1") or ""
     assert new != waves.old

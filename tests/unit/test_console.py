@@ -101,7 +101,7 @@ def stopped(*hosts: HostResult, **changes: Any) -> Outcome:
 def test_paused_rollout_says_how_far_it_is_and_both_ways_on() -> None:
     assert conclusion(stopped(GOOD, paused=True, exit_code=0), "production") == [
         "R1 is verified on 1 of 2 hosts of production, and PAUSED (D1)",
-        "the other 1 keep what they have, for as long as you like",
+        "the other host keeps what it has, for as long as you like",
         "go on: fab production promote      go back: fab production rollback",
     ]
     assert "of production, not on 1, and PAUSED" in conclusion(stopped(GOOD, BAD, paused=True), "production")[0]
@@ -110,7 +110,7 @@ def test_paused_rollout_says_how_far_it_is_and_both_ways_on() -> None:
 def test_halted_rollout_counts_those_that_were_not_touched_and_does_not_list_them() -> None:
     made = stopped(GOOD, BAD, halted=True)
     assert conclusion(made, "production") == [
-        "R1 was HALTED (D1): of 3 hosts of production, 2 were let go, 1 of them are not verified; 1 were not touched",
+        "R1 was HALTED (D1): 2 of 3 hosts of production let go; not verified: 1; not touched: 1",
         "1 host now on R1",
         "go on: fab production promote      go back: fab production rollback",
     ]
@@ -135,5 +135,15 @@ def test_halted_rollout_that_went_back_tells_both_stories() -> None:
     ]
 
 
+def test_promotion_that_went_back_says_who_has_the_release_still_and_both_ways_on() -> None:
+    back = Outcome(release="R0", deployment="D2", hosts=(GOOD,))
+    made = stopped(GOOD, BAD, halted=True, undone=(back,), spared=(("web", "app9"),))
+    assert conclusion(made, "production")[1:] == [
+        "went back to R0: verified on 1 of 1 host (D2)",
+        "on R1 as before: 1 host",
+        "go on: fab production promote      go back: fab production rollback",
+    ]
+
+
 def test_interrupted_rollout_is_stopped_and_not_halted() -> None:
-    assert conclusion(stopped(GOOD, exit_code=130), "production")[0].startswith("R1 was STOPPED (D1): of 2 hosts")
+    assert conclusion(stopped(GOOD, exit_code=130), "production")[0].startswith("R1 was STOPPED (D1): 1 of 2 hosts")

@@ -296,3 +296,9 @@ def test_plan_shows_who_would_go_when_and_where_it_would_pause() -> None:
     ]
     # All at once is not worth a line.
     assert "wave" not in text(waves=waves[:1], pause_after=1)
+
+
+def test_plan_shows_a_rollout_that_did_not_come_to_its_end() -> None:
+    assert "R7 is wanted of app1 (web), and not of all: a deploy begins with all hosts" in text(
+        unfinished={"R7": ("app1 (web)",)}
+    )

@@ -9,7 +9,7 @@ from deploytool.errors import ConsulError
 from deploytool.fleet import printable
 from deploytool.history import read_deployment
 from deploytool.release import DeploymentId, deployment_record_key, record_key
-from deploytool.releases import Deployments, list_deployments, list_releases
+from deploytool.releases import Deployments, ending, list_deployments, list_releases
 from tests.unit.test_cleanup import Session, Store, store_of
 from tests.unit.test_retention import RELEASES, deployment_id, good, one_after_the_other
 
@@ -157,3 +157,16 @@ def test_what_hosts_say_they_serve_may_be_anything() -> None:
 
 def test_store_without_a_release_says_so() -> None:
     assert listed(Store({}))[0] == ["the store has no release yet"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"halted": True, "exit_code": 8}, "halted, verified on 1 of 2"),
+        ({"paused": True, "exit_code": 0}, "paused, verified on 1 of 2"),
+    ],
+)
+def test_rollout_that_was_stopped_says_how_far_it_came(said: dict[str, Any], words: str) -> None:
+    hosts = [{"role": "web", "host": "one", "verdict": "verified"}, {"role": "web", "host": "two", "verdict": "failed"}]
+    found = read_deployment(DeploymentId("20260201T000001Zabcd"), json.dumps({**said, "hosts": hosts}), None)
+    assert ending(found) == words

@@ -92,6 +92,20 @@ def test_interruption_after_all_hosts_are_verified_does_not_say_that_they_are_no
     assert (error.kind, error.message) == ("interrupted", "interrupted after `go`, but every host is verified")
 
 
+def test_interruption_between_two_waves_does_not_call_all_hosts_verified() -> None:
+    hosts = (result("app1", Verdict.VERIFIED), result("app2", Verdict.ABORTED), result("app3", Verdict.SILENT))
+    outcome = Outcome(exit_code=130, hosts=hosts, gone=frozenset({("web", "app1")}))
+    error = command.outcome_error(outcome)
+    assert error.message == "interrupted after `go`; all hosts that were let go are verified, 2 not touched"
+
+
+def test_host_that_left_the_barrier_before_it_was_let_go_is_named_where_that_halts_a_rollout() -> None:
+    hosts = (result("app1", Verdict.ABORTED), result("app2", Verdict.ABORTED))
+    outcome = Outcome(exit_code=8, hosts=hosts, gone=frozenset({("web", "app1")}), halted=True)
+    error = command.outcome_error(outcome)
+    assert error.message == "halted after 1 of 2 hosts; not verified: app1 (web) aborted"
+
+
 def test_interruption_before_all_hosts_are_verified_names_the_others() -> None:
     outcome = Outcome(exit_code=130, hosts=(result("app1", Verdict.VERIFIED), result("app2", Verdict.SILENT)))
     error = command.outcome_error(outcome)
