@@ -20,7 +20,7 @@ case $verdict in
       say "$node_problem"
     fi
     set_aside_any=no
-    if [ "$verdict" = failed ]; then
+    if [ "$verdict" = failed ] && [ -z "$owner_problem" ]; then
       remove_unproven
     fi
     # Of a report that was lost, catch-up.sh sees to it that all is said again.
@@ -30,7 +30,7 @@ case $verdict in
     esac
     sweep
     hook_directory=$deploy_to
-    [ -d "$deploy_to" ] || hook_directory=/
+    [ -d "$deploy_to" ] && [ -z "$owner_problem" ] || hook_directory=/
     failure_hooks run_hook || say "$hook_problem"
     ;;
 esac

@@ -75,7 +75,8 @@ mend_word() (
 
 name_run
 mine=no
-if take_lock 0; then
+# A directory that is another's stays as it is, even if it looks as if there were something to clean up.
+if check_owner && take_lock 0; then
   mine=yes
 fi
 

@@ -2,8 +2,10 @@
 # Runs the commands of the user's: with a time limit, no input, and their output in a file. stretcher waits for the end of
 # its pipe, so a daemon that a hook leaves behind must not have it.
 
-# open_log NAME: sets hook_log. A hook must run even if the disk is full.
+# open_log NAME: sets hook_log. A hook must run even if the disk is full, or deploy_to is another's.
 open_log() {
+  hook_log=/dev/null
+  [ -z "${owner_problem-}" ] || return 0
   hook_log=$room/log/$1.log
   rm -f -- "$hook_log" 2>/dev/null || :
   if ! (printf '\n' >"$hook_log") 2>/dev/null; then

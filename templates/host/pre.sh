@@ -30,6 +30,7 @@ check_space() {
 }
 
 cd /
+check_owner || leave failed "$owner_problem"
 make_room || leave failed "the directories below $deploy_to can't be made"
 if ! take_lock "$lock_seconds"; then
   case $holder in

@@ -880,6 +880,26 @@ def test_directory_of_another_role_is_refused(host: Host) -> None:
     assert host.current == f"releases/{OLD}"
 
 
+def test_directory_of_another_application_is_left_as_it_is_even_where_it_wants_cleaning(host: Host) -> None:
+    host.deploy(FIRST, OLD)
+    # As a power cut leaves it: an unproven release, a tree half-way in, and a switch that nobody has finished.
+    for directory in (f"releases/{NEW}", f"releases/.discarded-{NEW}", f"incoming/{SECOND}"):
+        (host.deploy_to / directory).mkdir(parents=True)
+    (host.deploy_to / ".deploytool/switch").write_text(f"{SECOND} {NEW} releases/{OLD}\n")
+
+    def everything() -> dict[str, tuple[int, int]]:
+        return {str(path): (path.lstat().st_ino, path.lstat().st_ctime_ns) for path in host.deploy_to.rglob("*")}
+
+    before = everything()
+    host.changes = {"application": "blog", "hooks": hooks(failure=f"pwd >{host.home}/told")}
+    host.mark("deploytool%blog%production%wanted%web").write_text(f"{THIRD} file:///somewhere")
+    host.mark(f"deploytool%blog%production%deployments%{THIRD}%web%go").write_text("go all")
+    run = host.run(THIRD, NEW)
+    assert "belongs to 'shop production web'" in run.log
+    assert everything() == before
+    assert (host.home / "told").read_text() == "/\n"
+
+
 def test_directory_in_the_place_of_current_is_refused_before_anything_changes(host: Host) -> None:
     (host.deploy_to / "current").mkdir(parents=True)
     run = host.deploy(FIRST, OLD)
