@@ -224,7 +224,7 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
         return _Swept(tuple(listed), newest)
     texts = _read(session, [record_key(release) for release in going])
     records = {release: _record(texts.get(record_key(release)), release) for release in going}
-    # A store that several applications share by mistake: what is not ours is not ours to remove.
+    # Several applications may have shared the store before it had an owner: what is not ours is not ours to remove.
     ours = [
         release
         for release in (*going, *left)

@@ -22,9 +22,9 @@ import threading
 import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from . import archive, compressors, freezing, locks, retention, steps, unfinished
+from . import archive, compressors, freezing, locks, ownership, retention, steps, unfinished
 from .announcement import Announcement, watch_reports
 from .bus import Bus
 from .consul import Consul
@@ -107,6 +107,8 @@ class Worker:
         self._to_compile = to_compile
         self._bus_client: Optional[Bus] = None
         self._store_client: Any = None
+        #: whether the store is this application's, or nobody's yet; None until it was looked at
+        self._store_owned: Optional[bool] = None
         #: what is made at its first use is made once, though several requests may need it at the same time
         self._store_guard, self._bus_guard, self._log_guard = threading.Lock(), threading.Lock(), threading.Lock()
         self._announcement: Optional[Announcement] = None
@@ -364,10 +366,27 @@ class Worker:
 
     @property
     def _store(self) -> Any:
+        """The store, for reading: this application's, or nobody's yet. Raises Failure if it is another's."""
         with self._store_guard:
             if self._store_client is None:
                 self._store_client = self._open_store(read_only=self._read_only)
+            if self._store_owned is None:
+                self._store_owned = ownership.is_owned(self._store_client, *self._store_and_application)
             return self._store_client
+
+    @property
+    def _own_store(self) -> Any:
+        """The store, for writing and deleting: from now on this application's."""
+        store = self._store
+        with self._store_guard:
+            if not self._store_owned:
+                ownership.claim(store, *self._store_and_application)
+                self._store_owned = True
+        return store
+
+    @property
+    def _store_and_application(self) -> Tuple[str, str]:
+        return self._hello["store"]["url"], self._hello["application"]
 
     def _open_store(self, *, read_only: bool) -> Any:
         return open_store(self._hello["store"], self._python_directory, self._groups, read_only=read_only)
@@ -474,7 +493,7 @@ class Worker:
     def publish_archive(self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str) -> Dict[str, Any]:
         """Pack the tree and upload it under a new key, in one pass, by the compressor that `hello` told of."""
         begin = time.monotonic()
-        store = self._store
+        store = self._own_store
         if not os.path.isdir(directory):
             raise Failure("step", "the tree to pack, {}, is not there".format(directory))
         settings = self._hello["store"]
@@ -562,7 +581,8 @@ class Worker:
 
     def store_put(self, tell: Tell, entries: List[List[str]]) -> Dict[str, Any]:
         """Write each [key, content] in this order; names that exist already are given back, untouched."""
-        return {"existed": [key for key, content in entries if not self._store.put_new(key, content.encode())]}
+        store = self._own_store
+        return {"existed": [key for key, content in entries if not store.put_new(key, content.encode())]}
 
     def store_list(self, tell: Tell, prefix: str) -> Dict[str, Any]:
         return {"keys": self._store.list(prefix)}
@@ -579,9 +599,10 @@ class Worker:
                     "{!r} is no key of the store that could be deleted".format(key),
                     hint="this is a bug in deploytool; please report it with the command that you gave",
                 )
+        store = self._own_store
         for key in keys:
             self._groups.refuse_if_cancelled("deleting {} from the store".format(key))
-            self._store.delete(key)
+            store.delete(key)
         return {"deleted": len(keys)}
 
     def prune_uploads(self, tell: Tell) -> Dict[str, Any]:
@@ -591,7 +612,7 @@ class Worker:
         """
         try:
             before = time.time() - retention.UPLOAD_SECONDS
-            return {"removed": self._store.remove_unfinished("releases/", before), "trouble": None}
+            return {"removed": self._own_store.remove_unfinished("releases/", before), "trouble": None}
         except Failure as failure:
             return {"removed": [], "trouble": self._masking.value(failure.as_json())["message"]}
 
