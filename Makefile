@@ -56,6 +56,8 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows examples/ci/github-actions.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci examples/ci/gitlab-ci.yml
 	@set -e; for script in templates/host/*.sh templates/app-server/*.sh; do \
 	  test -e "$$script" || continue; \
 	  echo "shellcheck $$script"; $(BIN)/shellcheck --shell=sh "$$script"; \

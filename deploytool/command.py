@@ -99,12 +99,13 @@ def run(
     server.
     """
     from deploytool.build_server import Connecting
+    from deploytool.ci import github_actions
     from deploytool.console import Console, error_text
     from deploytool.outcome import Outcome
     from deploytool.remembered import remember
     from deploytool.settings import load_every_environment
 
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, actions=github_actions(os.environ))
     outcome = Outcome()
     document: dict[str, Any] = {}
     error: DeployError | None = None
@@ -142,12 +143,12 @@ def run(
                 "; the release may be announced, and hosts that are not waited for finish by themselves"
                 if outcome.unverified
                 else "; the hosts' last words are shown; those that were let go finish by themselves"
-                if outcome.hosts
+                if outcome.hosts and outcome.let_go is not False
                 else "; no host was switched"
             ),
         )
     except Exception as bug:
-        print(masked(traceback.format_exc(), secrets), end="", file=sys.stderr)
+        print(console.shown(masked(traceback.format_exc(), secrets)), end="", file=sys.stderr)
         error = DeployError(
             f"{type(bug).__name__}: {bug}",
             hint="this is a bug in deploytool; please report it with the traceback above",
@@ -167,16 +168,37 @@ def run(
         console.document(document)
     elif outcome.hosts or outcome.spared or outcome.unverified:
         console.summary(outcome, environment, outcome.hosts)
+    tell_ci(console, f"fab {environment or 'ENV'} {name}", document, outcome, environment)
     if command is not None and after is not None and exit_code not in REFUSALS:
         why = error if error is not None or exit_code == 0 else outcome_error(outcome)
         run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
         tell_the_end(command, exit_code, why)
     if exit_code != 0:
-        raise Exit(masked(error_text(error), secrets) if error is not None else None, code=exit_code)
+        raise Exit(console.shown(masked(error_text(error), secrets)) if error is not None else None, code=exit_code)
     context.config[RESULT] = json.dumps(document)
     if program().tasks[-1].name != name or program().collection[name].post:
         # Another task follows.
         interruption.leave_at_once()
+
+
+def tell_ci(
+    console: "Console", title: str, document: Mapping[str, Any], outcome: "Outcome", environment: str | None
+) -> None:
+    """Tell the CI system that runs the command how it ended, beside its log. `document` is the command's, masked."""
+    from deploytool.ci import annotations
+    from deploytool.console import ending, printable_lines
+
+    lines = ending(outcome, environment) if environment is not None and outcome.deployment is not None else []
+    if outcome.release is not None and outcome.deployment is None:
+        lines = [f"release {outcome.release}, revision {outcome.revision}"]
+    if (error := document.get("error")) is not None:
+        title = f"{title}: exit code {document['exit_code']}"
+        hint = [f"hint: {error['hint']}"] if error["hint"] else []
+        why = printable_lines("\n".join((error["message"], *error["tail"], *hint)))
+        console.annotate(annotations(title, why, outcome.hosts))
+        lines = [*why.split("\n"), "", *lines]
+    if lines:
+        console.summarise(title, outcome.hosts, lines)
 
 
 def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: DeployError | None) -> None:

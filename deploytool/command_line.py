@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -135,9 +134,14 @@ def unknown_word(word: str, known: Sequence[str], commands: Sequence[str], proje
 
 def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
     """End the command before it begins, with the JSON document if that was asked for."""
-    if "--json" in argv:
-        print(json.dumps({"exit_code": error.exit_code, "error": error.as_dict()}, indent=2), flush=True)
-    raise Exit(str(error), code=error.exit_code)
+    from deploytool.ci import annotations, github_actions
+    from deploytool.console import Console
+
+    console = Console(as_json="--json" in argv, actions=github_actions(os.environ))
+    if console.as_json:
+        console.document({"exit_code": error.exit_code, "error": error.as_dict()})
+    console.annotate(annotations(f"fab: exit code {error.exit_code}", str(error), ()))
+    raise Exit(console.shown(str(error)), code=error.exit_code)
 
 
 def speak_clearly(groups: Mapping[str, Sequence[str]]) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.errors import DeployError, FleetError, Interrupted
-from deploytool.fleet import Fleet, HostResult, Report, Verdict, printable
+from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -43,8 +44,11 @@ class Console:
         progress: TextIO | None = None,
         results: TextIO | None = None,
         answers: TextIO | None = None,
+        actions: GitHubActions | None = None,
     ) -> None:
+        """`actions`: the step of GitHub Actions that runs it, and reads along."""
         self.as_json = as_json
+        self._actions = actions
         self._progress = progress or sys.stderr
         self._results = results or sys.stdout
         # There is none if it was closed.
@@ -68,7 +72,7 @@ class Console:
         """One line of progress."""
         elapsed = int(time.monotonic() - self._begin)
         with self._guard:
-            line = f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {printable(text)}"
+            line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {printable(text)}")
             if self._live:
                 self._rich.print(line, markup=False, soft_wrap=True)
             else:
@@ -169,29 +173,42 @@ class Console:
 
         # Where no screen has an edge, no name is broken at one.
         rich = RichConsole(file=self._results, highlight=False, width=None if self._results.isatty() else 1000)
-        with surviving_a_closed_pipe(self._results):
+        with rich.capture() as written:
             if role_hosts:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
-            # Of a rollout that was stopped, those that waited for their turn are counted, not listed with reasons.
-            told = (
-                *reasons(outcome.concerned),
-                *others(outcome),
-                *conclusion(outcome, environment),
-                *still_due(outcome),
-            )
-            for line in told:
+            for line in (*reasons(outcome.concerned), *ending(outcome, environment)):
                 rich.print(line, markup=False, soft_wrap=True)
+        tell(self._results, self.shown(written.get()), end="")
 
     def print(self, text: str) -> None:
         """A result, for people."""
-        tell(self._results, printable_lines(text))
+        tell(self._results, self.shown(printable_lines(text)))
 
     def document(self, content: Mapping[str, Any]) -> None:
         """The result as the one JSON document."""
-        tell(self._results, json.dumps(content, indent=2))
+        text = json.dumps(content, indent=2)
+        tell(self._results, harmless_json(text) if self._actions else text)
+
+    def shown(self, text: str) -> str:
+        """The text as it may be written here: nothing in it is a command to what reads along."""
+        return harmless(text) if self._actions else text
+
+    def annotate(self, told: Sequence[Annotation]) -> None:
+        """Say beside the run what went wrong. On stderr, which is read as well: stdout may be one document."""
+        if self._actions:
+            for each in told:
+                tell(self._progress, each.command())
+
+    def summarise(self, title: str, hosts: Sequence[HostResult], lines: Sequence[str]) -> None:
+        """Add how the command ended to the step's summary. Trouble with that is noted."""
+        if self._actions and self._actions.summary:
+            try:
+                add_to_summary(self._actions.summary, title, hosts, lines)
+            except OSError as error:
+                self.note(f"the step's summary could not be written: {error}")
 
 
-def tell(stream: TextIO, text: str, end: str = "\n") -> None:
+def tell(stream: TextIO, text: str, *, end: str = "\n") -> None:
     """Write a line, whoever reads it."""
     with surviving_a_closed_pipe(stream):
         print(text, file=stream, end=end, flush=True)
@@ -212,17 +229,17 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.split("\n"))
 
 
+def ending(outcome: "Outcome", environment: str) -> list[str]:
+    """What is told of a deployment after its hosts."""
+    return [*others(outcome), *conclusion(outcome, environment), *still_due(outcome)]
+
+
 def reasons(results: Sequence[HostResult]) -> list[str]:
     """Why each bad host is bad, worst first, with the end of its log; hosts with one reason and no log in one line."""
-    order = list(Verdict)
-    hosts: dict[tuple[Verdict, str, tuple[str, ...]], list[str]] = {}
-    for result in sorted(results, key=lambda result: order.index(result.verdict)):
-        if result.verdict is not Verdict.VERIFIED:
-            hosts.setdefault((result.verdict, result.reason, result.log), []).append(f"{result.host} ({result.role})")
     lines = []
-    for (verdict, reason, log), names in hosts.items():
-        lines += ["", f"{', '.join(names)} {verdict.value}" + (f": {reason}" if reason else "")]
-        lines += [f"  | {line}" for line in log]
+    for bad in grouped(results):
+        lines += ["", f"{', '.join(bad.hosts)} {bad.verdict.value}" + (f": {bad.reason}" if bad.reason else "")]
+        lines += [f"  | {line}" for line in bad.log]
     return [*lines, ""] if lines else []
 
 

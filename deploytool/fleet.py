@@ -87,6 +87,27 @@ class HostResult:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Hosts that are bad for one reason, with one and the same log."""
+
+    verdict: Verdict
+    reason: str
+    log: tuple[str, ...]
+    #: `host (role)` each
+    hosts: tuple[str, ...]
+
+
+def grouped(results: Iterable[HostResult]) -> tuple[Bad, ...]:
+    """Those that are not verified, worst first, by what is wrong with them."""
+    order = list(Verdict)
+    hosts: dict[tuple[Verdict, str, tuple[str, ...]], list[str]] = {}
+    for result in sorted(results, key=lambda result: order.index(result.verdict)):
+        if result.verdict is not Verdict.VERIFIED:
+            hosts.setdefault((result.verdict, result.reason, result.log), []).append(f"{result.host} ({result.role})")
+    return tuple(Bad(verdict, reason, log, tuple(names)) for (verdict, reason, log), names in hosts.items())
+
+
 def read_report(role: str, host: str, state: str, value: str) -> Report | None:
     """A report as it stands in Consul; None for a state that we do not know.
 

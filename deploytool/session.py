@@ -159,6 +159,9 @@ def operator_of(environ: Mapping[str, str]) -> Operator:
         job = "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(
             {"GITHUB_SERVER_URL": "", "GITHUB_REPOSITORY": "", **environ}
         )
+        if environ.get("GITHUB_RUN_ATTEMPT"):
+            # A run that is started again keeps its id.
+            job += f"/attempts/{environ['GITHUB_RUN_ATTEMPT']}"
     else:
         job = next((environ[name] for name in CI_JOB_VARIABLES if environ.get(name)), "")
     return Operator(who, printable(job) or None)
