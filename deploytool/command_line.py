@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -158,6 +159,8 @@ def speak_clearly(groups: Mapping[str, Sequence[str]]) -> None:
 
 
 def _list(groups: Mapping[str, Sequence[str]], as_invoke_does: Callable[[], None]) -> None:
+    from deploytool.console import tell
+
     running = program()
     if running.scoped_collection is not running.collection:
         # Of one of the user's own collections.
@@ -168,4 +171,4 @@ def _list(groups: Mapping[str, Sequence[str]], as_invoke_does: Callable[[], None
     ours = {heading: {name: help_of[name] for name in group} for heading, group in groups.items()}
     shown = files.keys() | {name for group in groups.values() for name in group}
     others = {name: text for name, text in sorted(help_of.items()) if name not in shown}
-    print("\n".join(listing(files, ours, others)))
+    tell(sys.stdout, "\n".join(listing(files, ours, others)))

@@ -420,6 +420,7 @@ def settings(context: Context, json: bool = False) -> None:
 
 
 @command(
+    name="app-server",
     help={
         "role": "the role (default: the only one)",
         "format": "what stdout gets: script or cloud-init",
@@ -428,7 +429,7 @@ def settings(context: Context, json: bool = False) -> None:
         "stretcher": "URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
         "stretcher_sha256": "the sha256 of what is at that URL",
         "json": _JSON,
-    }
+    },
 )
 def app_server(
     context: Context,

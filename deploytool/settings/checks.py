@@ -27,6 +27,7 @@ def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterat
         yield ("roles",), "names no role. At least one is needed, or nobody is deployed to."
     for name, role in roles.items():
         yield from _check_role(name, as_map(role), shown)
+    yield from _check_pretend_hosts(settings)
     yield from _check_roles_apart(settings, shown)
     yield from _check_linked(settings, shown)
     wait = as_map(settings.get("wait"))
@@ -116,6 +117,25 @@ def _check_role(name: str, role: Mapping[str, object], shown: Callable[[str], st
     verify = as_map(role.get("verify"))
     if verify.get("expect") is not None and verify.get("url") is None:
         yield ("roles", name, "verify", "expect"), "needs verify.url: it is looked for in that URL's answer."
+
+
+def _check_pretend_hosts(settings: Mapping[str, object]) -> Iterator[Finding]:
+    """Several pretend hosts have one file system: in a directory that is really there each waits for the other."""
+    from deploytool.worker.directory_bus import PRETEND_HOST
+
+    address = as_map(settings.get("consul")).get("address")
+    if not isinstance(address, str) or not address.startswith("file://"):
+        return
+    for name, role in as_map(settings.get("roles")).items():
+        own = as_map(role).get("deploy_to")
+        deploy_to = own or settings.get("deploy_to")
+        nodes = list(texts(as_map(as_map(role).get("hosts")).get("nodes")))
+        if isinstance(deploy_to, str) and len(nodes) > 1 and not f"{deploy_to}/".startswith(f"{PRETEND_HOST}/"):
+            yield (
+                ("roles", name, "deploy_to") if own else ("deploy_to",),
+                f"must begin with {PRETEND_HOST}/ here: that stands for each pretend host's own directory, and "
+                f"{len(nodes)} of them can't share one.",
+            )
 
 
 def _check_roles_apart(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterator[Finding]:

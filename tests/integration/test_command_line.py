@@ -72,7 +72,7 @@ def test_usage_error_has_its_json_document(project: Project, typed: str, words: 
 def test_environment_alone_is_told_what_is_missing(project: Project) -> None:
     result = project.fab("playground")
     assert (result.code, result.out) == (2, "")
-    assert "playground is an environment: what is to be done there? Commands: build, check, cleanup, " in result.err
+    assert "playground is an environment: what is to be done there? Commands: app-server, build, check, " in result.err
 
 
 def test_list_and_help_and_completion_need_no_whole_command(project: Project) -> None:
@@ -239,3 +239,12 @@ def test_unlock_leaves_another_environments_build_alone(project: Project, tmp_pa
         (tmp_path / "end").touch()
         _, err = building.communicate(timeout=120)
     assert building.returncode == 0, err
+
+
+def test_list_is_cut_short_by_head_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "fabfile.py").write_text("from deploytool.tasks import namespace\n")
+    fab = Path(sys.executable).parent / "fab"
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" --list | head -c 1', fab], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "A", "")

@@ -627,6 +627,10 @@ WRONG = [
     ("roles: {b: {hosts: {nodes: [a/b]}}}", "roles.b.hosts.nodes[0]: must not hold spaces or `/`"),
     ("roles: {b: {hosts: {node_meta: {role: web}}}}", "roles.b: has the same hosts and the same deploy_to"),
     ("roles: {b: {hosts: {nodes: [x, y]}}, c: {hosts: {nodes: [y]}}}", "roles.c: has the same hosts"),
+    (
+        "{consul: {address: 'file:///b'}, roles: {w: {deploy_to: /srv/w, hosts: {nodes: [x, y]}}}}",
+        "roles.w.deploy_to: must begin with /pretend/host/ here",
+    ),
     ("roles: {web: {verify: {expect: x}}}", "roles.web.verify.expect: needs verify.url"),
     ("roles: {web: {verify: {url: 'ftp://x'}}}", "roles.web.verify.url: must begin with http://"),
     ("roles: {web: {verify: {pid_file: ../x}}}", "roles.web.verify.pid_file: must not hold `..`"),
