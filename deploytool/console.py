@@ -69,7 +69,8 @@ class Console:
         return self._rich_console
 
     def note(self, text: str) -> None:
-        """One line of progress."""
+        """One line of progress, also of what has several."""
+        text = "; ".join(text.splitlines())
         elapsed = int(time.monotonic() - self._begin)
         with self._guard:
             line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {printable(text)}")

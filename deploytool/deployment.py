@@ -83,6 +83,8 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
         session.begins(f"deploy {wishes.what}", outcome)
         with outcome.phase("hosts"):
             here = standing()
+            # Also later on, if a build comes between; but no build is worth while without it.
+            in_steps(settings, wishes, here.expected)
         with outcome.phase("build"):
             chosen = choose_release(session, wishes, here, fetching)
         release, outcome.reused = chosen.release, chosen.reused

@@ -331,3 +331,12 @@ def go_on(waves: Waves, then: str, new: str) -> None:
         assert waves.serve(*[waves.old] * 3)
     assert waves.wanted_deployments()["web"] == result.json["deployment"]
     assert "promote" not in waves.status()
+
+
+def test_nothing_is_built_for_a_canary_that_is_not_there(waves: Waves) -> None:
+    waves.rollout(canary={"nodes": ["app9"]})
+    wanted = waves.wanted()
+    refused = waves.fab("playground", "deploy")
+    assert (refused.code, "no canary is there: app9 (any role)" in refused.err) == (7, True), refused.err
+    assert waves.wanted() == wanted
+    assert [each["release"] for each in waves.fab_json("releases").json["releases"]] == [waves.old]

@@ -84,6 +84,12 @@ def test_interrupted_deployment_names_the_hosts_without_a_verdict() -> None:
     ]
 
 
+def test_note_of_several_lines_is_one_line_of_progress() -> None:
+    progress = io.StringIO()
+    Console(as_json=False, progress=progress, results=io.StringIO()).note("Consul is away\nhint: wait")
+    assert progress.getvalue().endswith("] Consul is away; hint: wait\n")
+
+
 # --- rollouts that were stopped
 
 WAITED = HostResult("web", "app3", Verdict.ABORTED, State.FETCHED, 4.0, "the rollout was stopped before its turn", ())
