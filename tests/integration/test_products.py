@@ -1,6 +1,6 @@
 """Products that were not made for this tool: what Rails', Django's and npm's own generators make, with a page, a schema
-change and an asset added, deployed by their recipe to the playground. Restarts are the real ones of puma, gunicorn and
-node; `shared/service` stands where a host has systemd.
+change and an asset added. `deploytool init` writes their settings, a person edits some values, and they are deployed to
+the playground. Restarts are the real ones of puma, gunicorn and node; `shared/service` stands where a host has systemd.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.parts import PartMissing
@@ -42,21 +43,37 @@ def generate(directory: Path, *command: str, env: Mapping[str, str] | None = Non
 
 
 class Product:
-    """A product's repository and its project, whose `config/deploy.yml` a person wrote."""
+    """A product's repository, in which its settings are as well."""
 
-    def __init__(self, playground: Playground, directory: Path, name: str, deploy_yml: str, service: str) -> None:
+    def __init__(self, playground: Playground, directory: Path, name: str, service: str) -> None:
         application = Application(name, (PlaygroundRole("web", HOSTS),))
         playground.add_application(application)
         self.playground = playground
         self.project = Project(playground, directory, application)
         self.repository = self.project.repository
-        (self.project.directory / "config/deploy.yml").write_text(deploy_yml)
         del self.project.settings["linked_files"]
         self.project.settings["wait"] = WAIT
-        self.project.write()
         for host in HOSTS:
             self.put_on_host(host, "service", service)
             self.project.file(host, "shared/service").chmod(0o755)
+
+    def init(self, recipe: str, directory: str, pid_file: str, **build: object) -> None:
+        """`deploytool init`, which finds the recipe; then edit values: how the app is restarted, its proof, and `build`.
+
+        `directory` is where it is to write the settings; what the playground knows comes as an environment of its own.
+        """
+        here = self.project.directory = self.repository.directory
+        init = [str(Path(sys.executable).parent / "deploytool"), "init"]
+        done = subprocess.run(init, cwd=here, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert re.search(rf"^build.recipe +{recipe} ", done.stdout, re.MULTILINE), done.stdout
+        deploy_yml = here / directory / "deploy.yml"
+        written = yaml.safe_load(deploy_yml.read_text())
+        written["build"].update(build)
+        written["roles"]["web"] = {"restart": '"{{ shared_path }}/service"', "verify": {"pid_file": pid_file}}
+        deploy_yml.write_text(yaml.safe_dump(written))
+        (here / directory / "playground.yml").write_text(yaml.safe_dump(self.project.settings))
+        self.repository.commit({}, "deploytool init")
 
     def put_on_host(self, host: str, path: str, content: str) -> None:
         place = self.project.file(host, f"shared/{path}")
@@ -92,18 +109,6 @@ class Product:
 
 # Rails
 
-RAILS_DEPLOY = """\
-build:
-  recipe: rails
-  # Debian's gems, not ones of the release's own.
-  dependencies: [bundle config set --local path.system true, bundle install --local]
-  dependencies_inputs: [Gemfile, Gemfile.lock]
-roles:
-  web:
-    restart: '"{{ shared_path }}/service"'
-    verify: {pid_file: tmp/pids/server.pid}
-"""
-
 RAILS_SERVICE = """\
 #!/bin/sh
 set -eu
@@ -135,7 +140,7 @@ def test_rails_application(playground: Playground, tmp_path: Path) -> None:
     programs = part(product_parts.ruby_programs)
     for program in programs.iterdir():
         (playground.directory / "bin" / program.name).symlink_to(program)
-    product = Product(playground, tmp_path, "board-rails", RAILS_DEPLOY, RAILS_SERVICE)
+    product = Product(playground, tmp_path, "board-rails", RAILS_SERVICE)
     here = product.repository.directory
     ruby = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     generate(here, "rails", "new", ".", "--name=board", "--minimal", "--skip-bundle", "--force", "--quiet", env=ruby)
@@ -143,6 +148,10 @@ def test_rails_application(playground: Playground, tmp_path: Path) -> None:
     gemfile.write_text(re.sub("(?m)^gem 'sass-rails'.*\n", "", gemfile.read_text()))
     generate(here, "bundle", "lock", "--local", env=ruby)
     product.repository.commit({**RAILS_FILES, **rails_controller("first")})
+    # Debian's gems, not ones of the release's own.
+    gems = ["bundle config set --local path.system true", "bundle install --local"]
+    inputs = ["Gemfile", "Gemfile.lock"]
+    product.init("rails", "config/deploy", "tmp/pids/server.pid", dependencies=gems, dependencies_inputs=inputs)
     # What is not in the repository, or is not meant for production there, is where the recipe looks for it.
     master_key = (here / "config/master.key").read_text()
     database = f"production: {{adapter: sqlite3, timeout: 5000, database: {tmp_path}/board.sqlite3}}\n"
@@ -170,15 +179,6 @@ def test_rails_application(playground: Playground, tmp_path: Path) -> None:
 
 
 # Django
-
-DJANGO_DEPLOY = """\
-build:
-  recipe: django
-roles:
-  web:
-    restart: '"{{ shared_path }}/service"'
-    verify: {pid_file: tmp/pids/gunicorn.pid}
-"""
 
 DJANGO_SERVICE = """\
 #!/bin/sh
@@ -219,7 +219,7 @@ def django_view(greeting: str) -> dict[str, str]:
 
 def test_django_application(playground: Playground, tmp_path: Path) -> None:
     installed, wheels = part(product_parts.django), part(product_parts.wheels)
-    product = Product(playground, tmp_path, "board-django", DJANGO_DEPLOY, DJANGO_SERVICE)
+    product = Product(playground, tmp_path, "board-django", DJANGO_SERVICE)
     database = str(playground.directory / "board-django.sqlite3")
     # From what was downloaded before, and not from PyPI.
     product.project.settings["build"]["env"] = {
@@ -227,7 +227,6 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
     }
-    product.project.write()
     here = product.repository.directory
     python = {"PYTHONPATH": str(installed), "DATABASE": database}
     generate(here, sys.executable, "-m", "django", "startproject", "board", ".", env=python)
@@ -236,7 +235,7 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
         settings.write(DJANGO_SETTINGS)
     product.repository.commit({**DJANGO_FILES, **django_view("first")})
     generate(here, sys.executable, "manage.py", "makemigrations", "notes", env=python)
-    product.repository.commit({})
+    product.init("django", "config", "tmp/pids/gunicorn.pid")
 
     first = product.deploy().json["release"]
     assert product.answers() == {"first: 0 notes"}
@@ -253,15 +252,6 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
 
 
 # Express
-
-NODE_DEPLOY = """\
-build:
-  recipe: node
-roles:
-  web:
-    restart: '"{{ shared_path }}/service"'
-    verify: {pid_file: tmp/pids/server.pid}
-"""
 
 NODE_SERVICE = """\
 #!/bin/sh
@@ -290,19 +280,18 @@ NODE_FILES = {
 
 def test_express_application_with_a_bundler(playground: Playground, tmp_path: Path) -> None:
     generated = part(product_parts.node_application)
-    product = Product(playground, tmp_path, "board-node", NODE_DEPLOY, NODE_SERVICE.replace("/bin/sh", "/bin/bash"))
+    product = Product(playground, tmp_path, "board-node", NODE_SERVICE.replace("/bin/sh", "/bin/bash"))
     # From what was downloaded before, and not from the npm registry.
     product.project.settings["build"]["env"] = {
         "npm_config_cache": str(generated / "cache"),
         "npm_config_offline": "true",
     }
-    product.project.write()
     here = product.repository.directory
     files = {name: (generated / name).read_text() for name in ("package.json", "package-lock.json")}
     product.repository.commit({**files, **NODE_FILES, "client/greeting.js": 'export const greeting = "first";\n'})
     build = "esbuild client/main.js --bundle --minify --outfile=public/main.js"
     generate(here, "npm", "pkg", "set", f"scripts.build={build}")
-    product.repository.commit({})
+    product.init("node", "config", "tmp/pids/server.pid")
 
     first = product.deploy().json["release"]
     assert product.answers() == {"<script src=main.js></script>\n"}

@@ -243,7 +243,7 @@ def test_part_that_never_gets_through_leaves_neither_an_object_nor_an_upload(
         worker = start(endpoint_url=proxy.url)
         with pytest.raises(StoreError, match=r"uploading releases/r/a\.tar in .* failed"):
             publish(worker, tree)
-    assert start().ask("store_list", prefix="")["keys"] == []
+    assert start().ask("store_list", prefix="")["keys"] == ["application.json"]
     assert unfinished(playground, prefix) == []
 
 
@@ -251,7 +251,11 @@ def test_small_archive_is_one_request(start: Start, playground: Playground, tmp_
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/file").write_text("small")
     with proxy_before(playground.endpoint_url, lambda line: "pass") as proxy:
-        publish(start(endpoint_url=proxy.url), tmp_path / "tree")
+        worker = start(endpoint_url=proxy.url)
+        # Whose the store is has been seen to by then.
+        worker.ask("store_put", entries=[["any", "thing"]])
+        proxy.seen.clear()
+        publish(worker, tmp_path / "tree")
         assert [line.split(" ")[0] for line in proxy.seen] == ["HEAD", "PUT"]
 
 
@@ -367,7 +371,6 @@ def test_missing_right_to_remove_unfinished_uploads_is_told_and_no_failure(
     credentials = {"access_key": keys.access_key, "secret_key": keys.secret_key}
     answer = start(credentials=credentials).ask("prune_uploads")
     assert answer["removed"] == []
-    assert "removing unfinished uploads" in answer["trouble"]
     assert "was refused" in answer["trouble"]
 
 
