@@ -58,7 +58,7 @@ class Product:
             self.project.file(host, "shared/service").chmod(0o755)
 
     def init(self, recipe: str, directory: str, pid_file: str, **build: object) -> None:
-        """`deploytool init`, which finds the recipe; then edit values: how the app is restarted, its proof, and `build`.
+        """`deploytool init`, which finds the recipe; then edit values: the restart, its proof, and those of `build`.
 
         `directory` is where it is to write the settings; what the playground knows comes as an environment of its own.
         """
