@@ -338,14 +338,21 @@ def _release_lines(plan: Plan) -> Iterator[str]:
 
 def _migration_lines(plan: Plan) -> Iterator[str]:
     changes = plan.changes
-    if changes is None or not changes.migrations_told:
+    if not plan.migrate and (changes is None or not changes.migrations_told):
+        found = "none would run, as build.migrate is empty"
+    elif changes is None or not changes.migrations_told:
         reason = f"the recipe {plan.recipe} does not know them" if changes is not None else "nothing to compare with"
         found = f"which are pending can't be told: {reason}"
     elif changes.migrations_added:
         found = f"{len(changes.migrations_added)} since the live release: {named(changes.migrations_added)}"
     else:
         found = "none since the live release"
-    yield f"migrations: {found}" + ("" if plan.migrate else "; build.migrate is empty, nothing would run")
+    idle = (
+        "; build.migrate is empty, nothing would run"
+        if changes and changes.migrations_added and not plan.migrate
+        else ""
+    )
+    yield f"migrations: {found}{idle}"
     unless = ", unless nothing is pending" if plan.asks_pending else ""
     yield from (f"before any host switches{unless}: {_first_line(command)}" for command in plan.migrate)
     yield from (f"when every host is verified: {_first_line(command)}" for command in plan.migrate_after)

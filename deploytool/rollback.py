@@ -179,7 +179,7 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
             + (" and is neither bad nor gone" if choice.before else ""),
             hint=f"`fab {environment} releases` lists them; `fab {environment} rollback --release ID` chooses one"
             if choice.before
-            else None,
+            else f"mend what failed, and: fab {environment} deploy",
         )
     return choice.target
 

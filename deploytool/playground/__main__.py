@@ -146,8 +146,11 @@ def config(state: Path, application: Application, repository: Path, write: Path 
     if write is None:
         print(text, end="")
         return
+    done = "Replaced" if write.exists() else "Written"
     write.write_text(text, encoding="utf-8")
-    print(f"Written: {write}. Next:")
+    print(
+        f"{done}: {write}. Each host's port is in its shared/.env, as PORT and BIND: name .env in linked_files. Next:"
+    )
     print()
     print(f"    {fab_command()} {application.environment} deploy")
     for line in _curl_lines(playground, application):

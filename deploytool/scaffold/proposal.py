@@ -189,7 +189,7 @@ def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Chosen
         "deploy_to",
         (given.deploy_to, "--deploy-to"),
         said("deploy_to"),
-        (f"/var/www/{application.value}", "a custom"),
+        (f"/var/www/{application.value}", "the usual place"),
     )
     server = _first("build.server", (given.server, "--server"), (FILL_IN, "user@host of the build server"))
     store = _first(

@@ -101,8 +101,9 @@ def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"changes": CHANGES}, "can't be told: the recipe none does not know them; build.migrate is empty"),
-        ({"changes": None}, "can't be told: nothing to compare with"),
+        ({"changes": CHANGES, "migrate": ("rake db",)}, "can't be told: the recipe none does not know them"),
+        ({"changes": CHANGES}, "migrations: none would run, as build.migrate is empty"),
+        ({"changes": None, "migrate": ("rake db",)}, "can't be told: nothing to compare with"),
         ({"changes": replace(CHANGES, migrations_told=True)}, "migrations: none since the live release"),
         (
             {
