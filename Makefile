@@ -49,7 +49,7 @@ parts: venv
 
 # More processes than the two cores that CI has: the tests mostly wait, for hosts and for limits.
 test: venv
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -19,5 +19,13 @@ class Findings:
             self.all.append({"name": name, "found": act()})
             return None
         except Failure as failure:
-            self.all.append({"name": name, "failure": failure.as_json()})
+            self.failed(name, failure)
             return failure
+
+    def failed(self, name: str, failure: Failure) -> None:
+        """It was tried, and this is what became of it."""
+        self.all.append({"name": name, "failure": failure.as_json()})
+
+    @property
+    def any_failed(self) -> bool:
+        return any("failure" in each for each in self.all)

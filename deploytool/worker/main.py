@@ -621,7 +621,17 @@ class Worker:
     def check_store(self, tell: Tell) -> Dict[str, Any]:
         """Try every right on the store; `findings` as `Findings` has them."""
         findings = Findings()
-        self._store.check(findings)
+        trouble: Optional[Failure] = None
+        try:
+            store = self._store
+        except Failure as failure:
+            store, trouble = self._store_client, failure
+        # Nothing is tried in a store that is another application's.
+        if store is not None and (trouble is None or trouble.kind != "usage"):
+            store.check(findings)
+        # A right that is missing, or a bucket, is named by then.
+        if trouble is not None and not findings.any_failed:
+            findings.failed("store", trouble)
         return {"findings": self._masking.value(findings.all)}
 
     def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> Dict[str, Any]:

@@ -311,7 +311,9 @@ def _execute(
         )
         if case.sigterm_when is not None:
             deadline = time.monotonic() + 20
-            while not (world / "disk" / case.sigterm_when).exists() and time.monotonic() < deadline:
+            sign = world / "disk" / case.sigterm_when
+            # Not as soon as it exists: a shell opens a file before it writes.
+            while not (sign.exists() and sign.stat().st_size) and time.monotonic() < deadline:
                 time.sleep(0.01)
             child.send_signal(signal.SIGTERM)
         try:
