@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,10 @@ class Project:
             raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{out}\n{err}") from None
         assert "Traceback" not in err, err
         return Result(process.returncode, out, err)
+
+    def retire(self) -> None:
+        """No host listens for it any more: each that does wakes up for every event of all others."""
+        self.playground.add_application(replace(self.application, roles=()))
 
     def deploy(self, *arguments: str) -> Result:
         """A deploy that must go well."""

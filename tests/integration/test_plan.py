@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def project(playground: Playground, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+def project(playground: Playground, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Project]:
     """A project of an application that nobody has deployed yet, on a build server where nothing is yet."""
     number = hashlib.sha256(request.node.name.encode()).hexdigest()[:6]
     application = Application(
@@ -39,7 +39,8 @@ def project(playground: Playground, tmp_path: Path, request: pytest.FixtureReque
     (tmp_path / "temporary").mkdir()
     made.settings["build"] |= {"root": str(tmp_path / "root"), "env": {"TMPDIR": str(tmp_path / "temporary")}}
     made.write()
-    return made
+    yield made
+    made.retire()
 
 
 def plan(project: Project, *arguments: str, code: int = 0) -> dict[str, Any]:

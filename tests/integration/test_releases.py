@@ -33,11 +33,13 @@ ALL = {f"{host}/web" for host in HOSTS}
 
 
 @pytest.fixture
-def project(playground: Playground, tmp_path: Path) -> Project:
+def project(playground: Playground, tmp_path: Path) -> Iterator[Project]:
     """A project whose store, Consul keys and hosts know nothing yet: its application's name is its own."""
     application = Application(f"r{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]}", RELEASES.roles)
     playground.add_application(application)
-    return Project(playground, tmp_path, application)
+    made = Project(playground, tmp_path, application)
+    yield made
+    made.retire()
 
 
 def deployed(project: Project, version: str, *arguments: str) -> dict[str, Any]:
