@@ -674,6 +674,7 @@ def test_a_virtual_environment_works_where_it_is_moved_to(tmp_path: Path, server
     release = tmp_path / "var" / f"rel {ODD}"
     release.parent.mkdir()
     server.tree.rename(release)
+    assert list((release / "venv").rglob("*.pyc")) == []
     current = tmp_path / "var" / "current"
     current.symlink_to(release)
     for pip in (release / "venv" / "bin" / "pip", current / "venv" / "bin" / "pip"):
@@ -684,7 +685,6 @@ def test_a_virtual_environment_works_where_it_is_moved_to(tmp_path: Path, server
     assert found.splitlines()[0] == f"{release}/venv/bin/pip"
     holding = subprocess.run(["grep", "-rlF", str(server.root), str(release / "venv")], capture_output=True, text=True)
     assert holding.stdout == ""
-    assert list((release / "venv").rglob("*.pyc")) == []
 
 
 def test_a_virtual_environment_is_the_same_wherever_it_is_built(tmp_path: Path, repository: Repository) -> None:
