@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool.fleet import HostResult, Verdict, grouped
+from deploytool.fleet import HostResult, Verdict, grouped, named
 
 #: GitHub shows so many error annotations of a step, and drops the others.
 MOST_ANNOTATIONS = 10
@@ -76,13 +76,9 @@ def annotations(title: str, error: str, hosts: Sequence[HostResult]) -> list[Ann
     """
     told = [Annotation(title, error)]
     for bad in grouped(host for host in hosts if host.verdict is not Verdict.ABORTED):
-        names, verdict = _names(bad.hosts), bad.verdict.value
+        names, verdict = named(bad.hosts, room=5), bad.verdict.value
         told.append(Annotation(f"{names} {verdict}", "\n".join((bad.reason or verdict, *bad.log))))
     return told[:MOST_ANNOTATIONS]
-
-
-def _names(hosts: Sequence[str]) -> str:
-    return ", ".join(hosts[:5]) + (f" and {len(hosts) - 5} more" if len(hosts) > 5 else "")
 
 
 # --- the summary

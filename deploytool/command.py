@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,6 @@ def run(
     from deploytool.ci import github_actions
     from deploytool.console import Console, error_text
     from deploytool.outcome import Outcome
-    from deploytool.remembered import remember
     from deploytool.settings import load_every_environment
 
     console = Console(as_json=as_json, actions=github_actions(os.environ))
@@ -156,6 +156,8 @@ def run(
     if outcome.release is not None or outcome.deployment is not None:
         document = {**outcome.as_dict(), **document}
     if outcome.release is not None:
+        from deploytool.remembered import remember
+
         remember(project(), environment, os.environ, outcome.release)
     exit_code = error.exit_code if error is not None else outcome.exit_code
     document["exit_code"] = exit_code
@@ -168,7 +170,8 @@ def run(
         console.document(document)
     elif outcome.hosts or outcome.spared or outcome.unverified:
         console.summary(outcome, environment, outcome.hosts)
-    tell_ci(console, f"fab {environment or 'ENV'} {name}", document, outcome, environment)
+    if console.in_ci:
+        tell_ci(console, f"fab {environment or 'ENV'} {name}", document, outcome, environment)
     if command is not None and after is not None and exit_code not in REFUSALS:
         why = error if error is not None or exit_code == 0 else outcome_error(outcome)
         run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
@@ -201,22 +204,30 @@ def tell_ci(
         console.summarise(title, outcome.hosts, lines)
 
 
+@contextmanager
+def after_all(command: Command, interrupted: str) -> Iterator[None]:
+    """What comes once all is done and told: it may be interrupted, which ends nothing else."""
+    interruption.interrupt()
+    try:
+        yield
+    except KeyboardInterrupt:
+        command.console.note(f"interrupted: {interrupted}")
+    finally:
+        interruption.ignore()
+
+
 def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: DeployError | None) -> None:
     """Run the operator's hook for the end of a command. All is told by now, and the hook changes none of it."""
     from deploytool.operator_hooks import run_hooks
     from deploytool.session import operator_of
 
     settings, console = command.settings, command.console
-    interruption.interrupt()
-    try:
-        operator = operator_of(os.environ)
-        run_hooks(settings, console, operator, moment, command.outcome, exit_code=exit_code, error=error)
-    except HookError as trouble:
-        console.note(f"{trouble.message}; how {command.name} ended stays as it is")
-    except KeyboardInterrupt:
-        console.note(f"interrupted: hooks.{moment} was ended; how {command.name} ended stays as it is")
-    finally:
-        interruption.ignore()
+    with after_all(command, f"hooks.{moment} was ended; how {command.name} ended stays as it is"):
+        try:
+            operator = operator_of(os.environ)
+            run_hooks(settings, console, operator, moment, command.outcome, exit_code=exit_code, error=error)
+        except HookError as trouble:
+            console.note(f"{trouble.message}; how {command.name} ended stays as it is")
 
 
 def notifications_of(settings: "Settings", console: "Console") -> "Notifications | None":
@@ -231,15 +242,9 @@ def notifications_of(settings: "Settings", console: "Console") -> "Notifications
 
 def tell_the_end(command: Command, exit_code: int, error: DeployError | None) -> None:
     """Tell whoever is to be told how a command ended. All is done by now, and this changes none of it."""
-    if command.notifications is None:
-        return
-    interruption.interrupt()
-    try:
-        command.notifications.end(command.name, command.outcome, exit_code, error)
-    except KeyboardInterrupt:
-        command.console.note(f"interrupted: perhaps nobody was told how {command.name} ended")
-    finally:
-        interruption.ignore()
+    if command.notifications is not None:
+        with after_all(command, f"perhaps nobody was told how {command.name} ended"):
+            command.notifications.end(command.name, command.outcome, exit_code, error)
 
 
 def _no_environment(name: str) -> UsageError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.errors import DeployError, FleetError, Interrupted
-from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, printable
+from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named, printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -101,11 +101,13 @@ class Console:
             self.note(f"{name}: done in {time.monotonic() - begin:.1f} s")
 
     @contextmanager
-    def fleet(self, fleet: Fleet, phase: str) -> Iterator[None]:
-        """Show the hosts while they are waited for."""
+    def fleet(self, fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None = None) -> Iterator[None]:
+        """Show the hosts while they are waited for; those only whose turn it is, if they are given."""
         self.doing = f"waiting for the hosts ({phase})"
         begin = time.monotonic()
-        with self._status(lambda: _still(_waiting(fleet, phase), begin, ""), lambda: self._table(fleet.results())):
+        with self._status(
+            lambda: _still(_waiting(fleet, phase, among), begin, ""), lambda: self._table(fleet.results())
+        ):
             yield
 
     @contextmanager
@@ -193,6 +195,11 @@ class Console:
     def shown(self, text: str) -> str:
         """The text as it may be written here: nothing in it is a command to what reads along."""
         return harmless(text) if self._actions else text
+
+    @property
+    def in_ci(self) -> bool:
+        """Whether there is somebody to annotate and to summarise for."""
+        return self._actions is not None
 
     def annotate(self, told: Sequence[Annotation]) -> None:
         """Say beside the run what went wrong. On stderr, which is read as well: stdout may be one document."""
@@ -338,12 +345,6 @@ def still_due(outcome: "Outcome") -> list[str]:
     return [f"migrate_after of {outcome.release} is due: it runs once a deploy or promote has verified every host"]
 
 
-def named(names: Sequence[str], room: int = 10) -> str:
-    """The first of them by name, and how many more there are."""
-    more = f" and {len(names) - room} more" if len(names) > room else ""
-    return ", ".join(names[:room]) + more
-
-
 def counted(number: int, one: str, many: str | None = None) -> str:
     """`1 host`, `2 hosts`"""
     return f"{number} {one if number == 1 else many or one + 's'}"
@@ -353,14 +354,11 @@ def _still(name: str, begin: float, last: str) -> str:
     return f"{name} ({time.monotonic() - begin:.0f} s)" + (f": {last}" if last else "")
 
 
-def _waiting(fleet: Fleet, phase: str) -> str:
-    waiting = fleet.waiting_for(fetched=phase == "fetch")
-    concerned = len(fleet.expected)
-    if phase == "activate" and fleet.gone:
-        # The others are not late: it is not their turn.
-        waiting, concerned = tuple(key for key in waiting if key in fleet.gone), len(fleet.gone)
-    names = ", ".join(host for _, host in waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
-    return f"{phase}: {concerned - len(waiting)} of {concerned} hosts; waiting for {names or 'nobody'}"
+def _waiting(fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None) -> str:
+    waiting = [key for key in fleet.waiting_for(fetched=phase == "fetch") if among is None or key in among]
+    concerned = len(fleet.expected if among is None else among)
+    names = named([host for _, host in waiting], room=5) or "nobody"
+    return f"{phase}: {concerned - len(waiting)} of {concerned} hosts; waiting for {names}"
 
 
 def error_text(error: DeployError) -> str:

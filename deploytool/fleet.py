@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,6 +45,12 @@ _PROGRESS = (State.FETCHED, State.ACTIVATED)
 def printable(text: str) -> str:
     """The text without what moves a cursor or forges a line; for whatever comes from a host or a repository."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(4))
+
+
+def named(names: Sequence[str], room: int = 10) -> str:
+    """The first of them by name, and how many more there are."""
+    more = f" and {len(names) - room} more" if len(names) > room else ""
+    return ", ".join(names[:room]) + more
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +178,6 @@ class Fleet:
         self.expected: tuple[tuple[str, str], ...] = tuple(
             (role, host) for role, hosts in expected.items() for host in hosts
         )
-        #: those that were let go
-        self.gone: frozenset[tuple[str, str]] = frozenset()
         self._reports: dict[tuple[str, str], list[tuple[Report, float]]] = {}
         # Kept up to date with each report: whoever waits for thousands of hosts asks after every one of them.
         #: expected hosts without a final report, in their order

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from deploytool import stages
 from deploytool.audience import ask_audience, find_live, read_audience, stand
 from deploytool.building import read_release
-from deploytool.console import counted, named
+from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, UsageError
-from deploytool.fleet import LastWord
+from deploytool.fleet import LastWord, named
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Due, History, after_runs, due_of
 from deploytool.journal import ask_history, read_history, write_migrated_after

@@ -4,9 +4,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from deploytool.fleet import HostResult, Verdict
-from deploytool.history import AfterMigration
+
+if TYPE_CHECKING:
+    from deploytool.history import AfterMigration
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class Outcome:
     let_go: bool | None = False
     migrated: bool = False
     #: what became of `build.migrate_after`; None if there is nothing to run, or nobody was let go
-    migrate_after: AfterMigration | None = None
+    migrate_after: "AfterMigration | None" = None
     #: the hosts that were let go
     gone: frozenset[tuple[str, str]] = frozenset()
     #: hosts that ran the release already, by the deployment that this one goes on with: (role, host)

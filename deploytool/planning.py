@@ -14,9 +14,9 @@ from deploytool import stages
 from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
 from deploytool.changes import change_lines, changes_record
-from deploytool.console import counted, named
+from deploytool.console import counted
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
-from deploytool.fleet import printable
+from deploytool.fleet import named, printable
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Due, due_of, reaches_target, target_after
 from deploytool.journal import read_history, read_texts

@@ -420,10 +420,9 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         last = number == len(waves) - 1
         if number > 0:
             let_go(session, attempt, number, outcome)
-        fleet.gone = outcome.gone
         if len(waves) > 1:
             console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may go")
-        with console.fleet(fleet, "activate"):
+        with console.fleet(fleet, "activate", outcome.gone):
             listening.for_seconds(session.settings.wait.activate_seconds, wave.hosts)
         failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]
         too_many = len(failed) > attempt.max_failures

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deploytool.audience import selectors
-from deploytool.console import named
 from deploytool.errors import ConsulError
-from deploytool.fleet import printable, read_last_word
+from deploytool.fleet import named, printable, read_last_word
 from deploytool.freezing import ask_frozen, frozen_words
 from deploytool.history import Due
 from deploytool.journal import deployment_named, release_of

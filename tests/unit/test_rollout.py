@@ -395,15 +395,20 @@ def test_wave_that_can_not_be_let_go_ends_the_rollout_and_says_why(world: World)
     assert world.outcome.stopped
 
 
-def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
+def interrupt_at(world: World, words: str) -> None:
+    """Ctrl-C once a note begins with these words."""
     note = world.session.console.note
 
     def noting(text: str) -> None:
         note(text)
-        if text.startswith("wave 1 of 2"):
+        if text.startswith(words):
             raise KeyboardInterrupt
 
     world.session.console.note = noting
+
+
+def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
+    interrupt_at(world, "wave 1 of 2")
     world.bring(waves=WAVES)
     assert world.worker.gone == {"one"}
     assert "abort" in world.worker.done
@@ -412,14 +417,7 @@ def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
 
 
 def test_interrupt_after_the_last_wave_went_leaves_it_wanted_of_all(world: World) -> None:
-    note = world.session.console.note
-
-    def noting(text: str) -> None:
-        note(text)
-        if text.startswith("wave 2 of 2"):
-            raise KeyboardInterrupt
-
-    world.session.console.note = noting
+    interrupt_at(world, "wave 2 of 2")
     world.bring(waves=WAVES)
     assert world.worker.done[-3:-1] == ["abort", "settle"]
     assert (world.outcome.exit_code, world.record["settled"], world.told.partial) == (130, True, False)
@@ -692,7 +690,7 @@ def test_crash_after_go_does_not_call_it_verified_and_knows_that_hosts_were_let_
     session: Any = world.session
     quiet = session.console.fleet
 
-    def fleet(hosts: Any, phase: str) -> Any:
+    def fleet(hosts: Any, phase: str, among: Any = None) -> Any:
         if phase == "activate":
             raise RuntimeError("the screen")
         return quiet(hosts, phase)
