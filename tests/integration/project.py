@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 import yaml
 
 from deploytool.playground import Application, Playground, PlaygroundRole
+
+CHECKOUT = Path(__file__).parents[2]
 
 TINY = Application("tiny", (PlaygroundRole("web", ("app1", "app2", "app3")), PlaygroundRole("batch", ("app3",))))
 
@@ -65,6 +69,31 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", message)
         return self.git("rev-parse", "HEAD")
+
+
+def copy_checkout(directory: Path) -> None:
+    """The files of this checkout that git would give, without those that it ignores."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (CHECKOUT / name).is_file():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, directory / name)
+
+
+def forget(playground: Playground, application: Application) -> None:
+    """On its hosts and in Consul nothing is left of an application, which goes on: the next test finds it new."""
+    for host in {host for role in application.roles for host in role.hosts}:
+        home = playground.host_home / application.name
+        playground.run_on_host(host, ["sh", "-c", f'rm -rf -- "{home}"/*/* "{home}"/*/.deploytool'])
+    url = f"{playground.consul_address()}/v1/kv/deploytool/{application.name}/?recurse"
+    urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
+    playground.add_application(application)
 
 
 class Project:

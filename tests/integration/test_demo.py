@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.project import copy_checkout
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-CHECKOUT = Path(__file__).parents[2]
 #: Debian's nobody and nogroup
 NOBODY = 65534
 
@@ -26,17 +27,7 @@ class Clone:
         self.directory = directory / "deploy tool"
         self.home = directory / "home"
         self.home.mkdir(parents=True)
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=CHECKOUT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        for name in filter(None, listed.stdout.split("\0")):
-            if (CHECKOUT / name).is_file():
-                (self.directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(CHECKOUT / name, self.directory / name)
+        copy_checkout(self.directory)
         self.command: list[str] = []
         if os.geteuid() == 0:
             subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(directory)], check=True)

@@ -5,14 +5,13 @@ What the scripts do in each single case is in `test_host_scripts.py`.
 
 import os
 import signal
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploytool.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Result
+from tests.integration.project import Project, Result, forget
 from tests.integration.test_waves import until
 
 pytestmark = pytest.mark.integration
@@ -94,11 +93,7 @@ def drained(playground: Playground, tmp_path: Path) -> Iterator[Drained]:
     finally:
         for host in HOSTS:
             playground.run_on_host(host, ["consul", "services", "deregister", "-id=shop"])
-            home = playground.host_home / DRAINED.name
-            playground.run_on_host(host, ["sh", "-c", f'rm -rf -- "{home}"/*/* "{home}"/*/.deploytool'])
-        url = f"{playground.consul_address()}/v1/kv/deploytool/{DRAINED.name}/?recurse"
-        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
-        playground.add_application(DRAINED)
+        forget(playground, DRAINED)
 
 
 def test_service_is_out_for_the_switch_and_in_again_after_the_proof(drained: Drained) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.project import CHECKOUT, copy_checkout
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-CHECKOUT = Path(__file__).parents[2]
 PAGE = CHECKOUT / "docs" / "getting-started.md"
 
 #: stands before the output of each block
@@ -59,17 +59,7 @@ def lacking(block: Block, output: str) -> list[str]:
 def home(tmp_path: Path) -> Iterator[Path]:
     """A newcomer's home, with the checkout in `~/deploytool`: its programs and its virtual environment are there."""
     checkout = tmp_path / "deploytool"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=CHECKOUT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (CHECKOUT / name).is_file():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CHECKOUT / name, checkout / name)
+    copy_checkout(checkout)
     (checkout / ".venv").symlink_to(sys.prefix)
     (checkout / ".tools").symlink_to(CHECKOUT / ".tools")
     # Older than the environment: make has nothing to install there.

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from deploytool.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Result
+from tests.integration.project import Project, Result, forget
 
 pytestmark = pytest.mark.integration
 
@@ -103,11 +102,7 @@ def left_as_found(playground: Playground) -> Iterator[None]:
         for host in HOSTS:
             # Whoever still waits at a barrier leaves, and nothing is left for the next test.
             playground.run_on_host(host, ["pkill", "-9", "-x", "stretcher"])
-            home = playground.host_home / WAVES.name
-            playground.run_on_host(host, ["sh", "-c", f'rm -rf -- "{home}"/*/* "{home}"/*/.deploytool'])
-        url = f"{playground.consul_address()}/v1/kv/deploytool/{WAVES.name}/?recurse"
-        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
-        playground.add_application(WAVES)
+        forget(playground, WAVES)
 
 
 @pytest.fixture
