@@ -8,31 +8,20 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
 from deploytool.playground import Application, Playground, PlaygroundRole
-from deploytool.playground.parts import PartMissing
 from tests.integration import product_parts
-from tests.integration.project import Project, Result
+from tests.integration.project import Project, Result, part
 
 pytestmark = pytest.mark.integration
 
 HOSTS = ("app1", "app2", "app3")
 WAIT = {"fetch_seconds": 60, "activate_seconds": 150, "hook_seconds": 60, "stable_seconds": 0}
-
-
-def part(find: Callable[[], Path]) -> Path:
-    """What `find` finds. A machine that can't have it leaves the product out; not so CI."""
-    try:
-        return find()
-    except PartMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
 
 
 def generate(directory: Path, *command: str, env: Mapping[str, str] | None = None) -> None:
