@@ -803,10 +803,10 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
 
     project.repository.commit({"VERSION": "3"})
     killed("deploy", kill_operator, says("publish …"))
-    killed("deploy", kill_worker, comes(project.objects, "/release.json"))
     # The hosts wait for a word that nobody will say, until the next deployment comes: one of them hears nothing, so
     # that the operator can't say it before the worker is killed.
     with deaf(project, "app2"):
+        killed("deploy", kill_worker, comes(project.objects, "/release.json"))
         killed("deploy", kill_worker, comes(lambda: project.wanted().values(), "/web.yml"))
     assert project.served() == dict.fromkeys(ALL, good)
     # Not the word with which the one before it is taken back.
@@ -815,9 +815,9 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
     until(lambda: good not in project.served().values(), "the hosts finish by themselves")
     third = project.current("app1")
     assert project.served() == dict.fromkeys(ALL, third)
-    killed("rollback", kill_worker, comes(project.objects, "/begun.json"))
-    # One host that hears nothing keeps the others at the barrier.
+    # One host that hears nothing keeps the others at the barrier, so that no rollback ends before it is killed.
     with deaf(project, "app2"):
+        killed("rollback", kill_worker, comes(project.objects, "/begun.json"))
         killed("rollback", kill_operator, says("fetched after"))
     assert project.served() == dict.fromkeys(ALL, third)
     old = [antedated(project, good, number) for number in range(5)]
