@@ -1,5 +1,6 @@
 # make demo        the main job on this machine, without servers or root; make demo-down stops what it started
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
+# make faults      every fault at every point of a deployment (tests/faults), of which make test runs a few
 # make check       all that CI does
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
@@ -15,7 +16,7 @@ STATE ?= var/playground
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test lint check docs bench playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test faults lint check docs bench playground playground-down playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -48,8 +49,13 @@ parts: venv
 	$(BIN)/python -m deploytool.playground parts
 
 # More processes than the two cores that CI has: the tests mostly wait, for hosts and for limits.
+# Byte code is written, as wherever people install the tool: the tests start it thousands of times.
 test: venv
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+
+# Each process has a playground of its own.
+faults: venv
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 5 --dist worksteal --faults tests/faults $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -12,8 +12,10 @@ import pytest
 from deploytool.errors import DeployError
 from deploytool.playground import parts
 from deploytool.playground.playground import check_namespaces
+from tests.faults import table
 
-INTEGRATION = Path(__file__).parent / "integration"
+TESTS = Path(__file__).parent
+REAL_PARTS = (TESTS / "integration", TESTS / "faults")
 LEFT_OUT = pytest.StashKey[str]()
 
 
@@ -30,8 +32,12 @@ def _why_not(config: pytest.Config) -> str | None:
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="every fault at every point, not a few (tests/faults)")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    needing = [item for item in items if INTEGRATION in item.path.parents]
+    needing = [item for item in items if any(directory in item.path.parents for directory in REAL_PARTS)]
     for item in needing:
         item.add_marker("integration")
     if not needing or config.option.collectonly:
@@ -61,6 +67,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--faults"):
+        terminalreporter.section("faults")
+        terminalreporter.line(table.counts())
     if message := config.stash.get(LEFT_OUT, None):
         terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
         terminalreporter.line(message, red=True)

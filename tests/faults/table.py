@@ -1,0 +1,154 @@
+"""Which faults strike at which points: the product of both, less what is left out for a reason.
+
+A point is a boundary between two effects: the one that names it has happened, the next has not begun. A fault lasts
+from there until the command has ended, and is mended before the same command is given again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+#: in the order of a deployment
+POINTS: Mapping[str, str] = {
+    "fetched": "the mirror is fetched",
+    "checked_out": "the revision is checked out",
+    "dependencies": "dependencies are installed",
+    "assets": "assets are built",
+    "packed": "tar has ended",
+    "first_part": "the upload's first part is stored",
+    "last_part": "the upload's last part is stored",
+    "archived": "the upload is complete",
+    "release_written": "the release's record is written",
+    "reuse_written": "the record for reuse is written",
+    "begun": "the deployment's beginning is written",
+    "manifest": "the deployment's manifest is written",
+    "claimed": "`go` says `wait 0`",
+    "wanted": "`wanted` is written",
+    "event": "the event is fired",
+    "fetched_first": "the first host has reported `fetched`",
+    "fetched_last": "the last host has reported `fetched`",
+    "migrated": "the migrations have run",
+    "go": "`go all` is written",
+    "switched": "a host has switched `current`",
+    "restarted": "a host's application is restarted",
+    "verifying": "a host's application is being verified",
+    "verified_first": "the first host has reported `verified`",
+    "verified_last": "the last host has reported `verified`",
+    "recorded": "the deployment's record is written",
+}
+
+OPERATOR = ("sigkill", "sigterm", "ctrl_c")
+LINE = ("ssh_cut", "sshd_restarted")
+S3 = ("s3_refuses", "s3_hangs", "s3_500", "s3_503", "s3_403")
+CONSUL = ("consul_leader_lost", "consul_agent_down", "consul_403")
+DISK = ("build_server_full", "host_full")
+FAULTS = (*OPERATOR, *LINE, *S3, *CONSUL, *DISK)
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Cases that are left out."""
+
+    faults: Sequence[str]
+    points: Sequence[str]
+    reason: str
+
+
+def _between(first: str, last: str) -> tuple[str, ...]:
+    names = list(POINTS)
+    return tuple(names[names.index(first) : names.index(last) + 1])
+
+
+EXCLUSIONS = (
+    Exclusion(
+        S3,
+        _between("fetched", "dependencies"),
+        "nothing but git and the user's commands runs until `assets`: S3 is met where it is met from `assets` on",
+    ),
+    Exclusion(
+        S3,
+        _between("claimed", "wanted"),
+        "S3 is next asked by the hosts, once they have the event: met where it is met from `event` on",
+    ),
+    Exclusion(
+        S3,
+        _between("fetched_last", "verified_first"),
+        "every host holds the archive, and records are written last: met where it is met from `verified_last` on",
+    ),
+    Exclusion(
+        CONSUL,
+        _between("fetched", "release_written"),
+        "Consul is not asked before the release is published: met where it is met from `reuse_written` on",
+    ),
+    Exclusion(
+        ("build_server_full",),
+        _between("archived", "fetched_last"),
+        "nothing is written to the build server's disk but the end of the log until the migrations",
+    ),
+    Exclusion(
+        ("build_server_full",),
+        _between("go", "verified_last"),
+        "nothing is written to the build server's disk but the end of the log once hosts are let go",
+    ),
+    Exclusion(
+        ("host_full",),
+        _between("fetched", "wanted"),
+        "hosts do nothing before they have the event: met where it is met from `event` on",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault at one point."""
+
+    point: str
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.fault}-at-{self.point}"
+
+
+def product() -> Iterator[Case]:
+    """Every fault at every point."""
+    for point in POINTS:
+        for fault in FAULTS:
+            yield Case(point, fault)
+
+
+def excluded(case: Case) -> Exclusion | None:
+    """Why the case is left out; None if it is not."""
+    return next((each for each in EXCLUSIONS if case.fault in each.faults and case.point in each.points), None)
+
+
+#: those of `make test`: quick ones, each kind of fault at a point where it is likely to hurt
+SELECTION = (
+    Case("wanted", "sigkill"),
+    Case("first_part", "sigterm"),
+    Case("fetched_last", "ctrl_c"),
+    Case("switched", "ssh_cut"),
+    Case("assets", "sshd_restarted"),
+    Case("verified_last", "s3_refuses"),
+    Case("release_written", "s3_403"),
+    Case("manifest", "consul_403"),
+    Case("fetched_first", "host_full"),
+)
+
+
+def cases(*, whole: bool) -> tuple[Case, ...]:
+    return tuple(case for case in product() if excluded(case) is None) if whole else SELECTION
+
+
+def counts() -> str:
+    """How many cases there are, and why others are not."""
+    every = list(product())
+    left_out: dict[str, int] = {}
+    for case in every:
+        if (exclusion := excluded(case)) is not None:
+            left_out[exclusion.reason] = left_out.get(exclusion.reason, 0) + 1
+    without = sum(left_out.values())
+    product_of = f"{len(POINTS)} points × {len(FAULTS)} faults = {len(every)}"
+    lines = [
+        f"{product_of}, less {without} left out = {len(every) - without} cases",
+        *(f"  {count:3} left out: {reason}" for reason, count in left_out.items()),
+    ]
+    return "\n".join(lines)
