@@ -2,6 +2,7 @@
 # make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
 # make faults      every fault at every point of a deployment (tests/faults), of which make test runs a few
 # make check       all that CI does
+# make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
@@ -16,7 +17,7 @@ STATE ?= var/playground
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test faults lint check docs bench playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test faults lint audit check docs bench playground playground-down playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -25,7 +26,7 @@ help:
 $(VENV)/.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
@@ -69,7 +70,11 @@ lint: venv
 	  if command -v dash >/dev/null; then dash -n "$$script"; fi; \
 	done
 
-check: lint parts test
+# Fails on what is found. Where no vulnerability service can be reached, a line says so, and that is no failure.
+audit: venv
+	@$(BIN)/python tools/audit.py
+
+check: lint audit parts test
 
 docs: venv
 	$(BIN)/python -m deploytool.settings.reference >docs/settings.md

@@ -201,8 +201,12 @@ def _rendered(name: str, values: Mapping[str, object]) -> str:
     import jinja2
 
     loader = jinja2.FileSystemLoader(own_templates() / "app-server")
+    # Shell, units and policies come out of it, and never HTML.
     jinja = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, loader=loader
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701
+        loader=loader,
     )
     jinja.filters |= {
         "sh": shlex.quote,

@@ -234,7 +234,12 @@ def _render_setting(label: str, template: str, names: dict[str, str], problems: 
     import jinja2
     import jinja2.meta
 
-    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Shell and YAML come out of it, and never HTML.
+    jinja = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701
+    )
     try:
         unknown = jinja2.meta.find_undeclared_variables(jinja.parse(template)) - set(names) - set(jinja.globals)
         for name in sorted(unknown):
@@ -272,7 +277,12 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
 
     own = template_directory / TEMPLATE_NAME if template_directory else None
     path = own if own and own.is_file() else own_templates() / TEMPLATE_NAME
-    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Shell and YAML come out of it, and never HTML.
+    jinja = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701
+    )
     jinja.filters["yaml"] = yaml_scalar
 
     def script(phase: str) -> str:

@@ -95,7 +95,8 @@ class Receiver:
             return
         if manifest.sync_strategy not in ("", "rsync", "mv"):
             raise ReceiverError(f"sync_strategy is {manifest.sync_strategy}, which is neither rsync nor mv.")
-        temporary = self.environment.get("TMPDIR") or "/tmp"
+        # As stretcher and all of Unix; what is made there has a name that nobody can guess.
+        temporary = self.environment.get("TMPDIR") or "/tmp"  # noqa: S108
         with _temporary_file(temporary) as (file, packed), _temporary_directory(temporary) as unpacked:
             with self.cancellation.interruptible():
                 self._fetch(manifest, file)

@@ -359,7 +359,8 @@ class Build(Model):
     ssh_config: Line | None = Field(
         default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
     )
-    root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")
+    # The worker makes it for its user alone, and refuses one that is another user's (`NOT_OURS`).
+    root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")  # noqa: S108
     recipe: Annotated[
         Literal["none", "rails", "django", "node", "static"], _choice("none", "rails", "django", "node", "static")
     ] = Field(default="none", description="defaults for the commands below: rails, django, node, static or none")

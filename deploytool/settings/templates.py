@@ -55,7 +55,12 @@ def _check_role(environment: str, role: str, said: Mapping[str, object]) -> Iter
 
 def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
     """What keeps the Jinja template `text` from being rendered with the names in `values`; nothing if all is well."""
-    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Shell and YAML come out of it, and never HTML.
+    jinja = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701
+    )
     try:
         names = jinja2.meta.find_undeclared_variables(jinja.parse(text))
     except Exception as error:  # besides TemplateError: RecursionError, ValueError for endless numbers

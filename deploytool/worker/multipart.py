@@ -22,8 +22,8 @@ THREADS = 4
 #: How long a failed upload waits for its parts under way before S3 is told to forget it.
 PARTS_END_SECONDS = 2.0
 
-#: In the object's metadata: whose it is, if the answer to the last request gets lost.
-TOKEN = "deploytool-upload"
+#: In the object's metadata: whose it is, if the answer to the last request gets lost. A name, and no secret.
+TOKEN = "deploytool-upload"  # noqa: S105
 
 #: S3's words for a name that exists, or just now comes to exist
 TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict")
