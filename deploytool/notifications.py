@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deploytool.console import conclusion
 from deploytool.errors import DeployError
 from deploytool.fleet import printable
-from deploytool.operator_hooks import Record, problem_of, record_of, run_command
+from deploytool.operator_hooks import Record, masking_of_output, problem_of, record_of, run_command
 from deploytool.worker.masking import Masking
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Notifications:
                     record,
                     directory=self._settings.directory,
                     timeout_seconds=self._settings.notify.timeout_seconds,
-                    masking=self._masking,
+                    masking=masking_of_output(self._settings),
                     tell=self._teller(label),
                 )
             except OSError as trouble:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from deploytool import interruption
 from deploytool.errors import DeployError, HookError
-from deploytool.worker.masking import Masking
+from deploytool.worker.masking import Masking, secrets_in
 
 if TYPE_CHECKING:
     from deploytool.console import Console
@@ -87,9 +87,9 @@ def run_hooks(
     commands: tuple[str, ...] = getattr(settings.hooks, moment)
     if not commands:
         return
-    masking = Masking(settings.secrets)
+    masking = masking_of_output(settings)
     said = record_of(settings, operator, outcome, exit_code=exit_code, error=error)
-    record = masking.value({"hook": moment, **said})
+    record = Masking(settings.secrets).value({"hook": moment, **said})
     for number, command in enumerate(commands):
         label = f"hooks.{moment}[{number}]"
 
@@ -111,6 +111,11 @@ def run_hooks(
             if problem := problem_of(ended, settings.build.timeout_seconds, "build.timeout_seconds"):
                 hint = "no host was switched" if moment in BEFORE_GO else None
                 raise HookError(f"{label} {problem}, on this machine", tail=ended.tail, hint=hint)
+
+
+def masking_of_output(settings: "Settings") -> Masking:
+    """For what commands of the user's print: they have the operator's environment, and all the secrets in it."""
+    return Masking([*settings.secrets, *secrets_in(os.environ)])
 
 
 def record_of(

@@ -40,6 +40,7 @@ from deploytool.settings.files import (
     shared_file,
 )
 from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
+from deploytool.worker.masking import Masking, secrets_in_urls
 
 Loc = tuple[str | int, ...]
 
@@ -59,6 +60,11 @@ _PUBLISHED = (
     *((name,) for name in ("linked_dirs", "linked_files", "roles")),
     ("store", "url"),
 )
+#: Whoever knows this URL may write into the channel.
+_WEBHOOK = ("notify", "webhook")
+#: A shorter path is no secret of a webhook's.
+_SHORTEST_ADDRESS = 16
+
 #: A shorter text stands in so much of what is shown that masking it would hide the rest, and itself not at all.
 _SHORTEST_SECRET = 6
 #: Text for a shell, in which `${NAME:-x}` means what it means there.
@@ -161,8 +167,9 @@ def effective_settings(directory: Path, environment: str, environ: Mapping[str, 
     """Every setting of one environment, secrets masked, with where it came from. Raises as `load_settings` does."""
     loaded = _load(directory, environment, environ)
     settings = _settings_of(loaded)
+    masking = Masking(settings.secrets)
     return [
-        EffectiveSetting(dotted(path), _shown(value, find(loaded.tree, path)), _source(loaded, path))
+        EffectiveSetting(dotted(path), masking.text(_shown(value, find(loaded.tree, path))), _source(loaded, path))
         for path, value in _leaves(settings, ())
     ]
 
@@ -403,7 +410,19 @@ class _Reading:
                     )
             return value
 
-        return _VARIABLE.sub(put_in, node.text)
+        whole = _VARIABLE.sub(put_in, node.text)
+        if not self.checking_only:
+            # Who writes a secret into the file has it shown no more than that.
+            written = [*secrets_in_urls(whole), *(_addresses(whole) if path == _WEBHOOK else ())]
+            self.secrets += [secret for secret in written if self._unfit(secret) is None]
+        return whole
+
+
+def _addresses(webhook: str) -> tuple[str, ...]:
+    """The secrets of a webhook's URL: all of it, and what comes after the host, which servers quote."""
+    _, _, after_scheme = webhook.partition("://")
+    _, _, rest = after_scheme.partition("/")
+    return (webhook, f"/{rest}") if len(rest) >= _SHORTEST_ADDRESS else (webhook,)
 
 
 def _open_names(tree: Map, environment: str) -> tuple[str, ...]:

@@ -549,7 +549,7 @@ class Settings(Model):
     environment: str
     #: The project: what holds `config/`.
     directory: Path
-    #: Every non-empty value that came from a `${NAME}`, for masking.
+    #: Every non-empty value that came from a `${NAME}`, passwords in URLs and the webhook's URL, for masking.
     secrets: tuple[str, ...] = ()
 
     application: Annotated[str, _form(_name)] = Field(description="the application's name")

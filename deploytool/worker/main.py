@@ -31,7 +31,7 @@ from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
 from .findings import Findings
-from .masking import Masking
+from .masking import Masking, secrets_in
 from .packages import packages_below
 from .probe import probe_hosts
 from .processes import Groups, started_at
@@ -190,17 +190,13 @@ class Worker:
             )
             self.send({"id": number, "error": self._masking.value(trouble.as_json())})
         except Exception as error:
-            self.send(
-                {
-                    "id": number,
-                    "error": {
-                        "kind": "bug",
-                        "message": "the worker failed in `{}`: {}: {}".format(do, type(error).__name__, error),
-                        "tail": traceback.format_exc().splitlines()[-12:],
-                        "hint": "this is a bug in deploytool; please report it with the lines above",
-                    },
-                }
+            bug = Failure(
+                "bug",
+                "the worker failed in `{}`: {}: {}".format(do, type(error).__name__, error),
+                tail=traceback.format_exc().splitlines()[-12:],
+                hint="this is a bug in deploytool; please report it with the lines above",
             )
+            self.send({"id": number, "error": self._masking.value(bug.as_json())})
         finally:
             self._went_well[number].set_result(went_well)
             self._owed.discard(number)
@@ -317,7 +313,11 @@ class Worker:
         """
         self._hello = given
         self._read_only = self._read_only or bool(given.get("read_only", False))
-        self._masking = Masking(given["secrets"])
+        # What the build server has for itself, steps can print as well.
+        self._masking.learn([*given["secrets"], *secrets_in(os.environ)])
+        # Before a step could print its token; what is wrong with it is told to the first who needs it.
+        with contextlib.suppress(Failure, ValueError):
+            self._open_bus()
         root = os.path.abspath(os.path.expanduser(given["root"]))
         self._root = os.path.join(root, given["application"])
         try:
@@ -347,6 +347,9 @@ class Worker:
 
     @property
     def _bus(self) -> Bus:
+        return self._open_bus()
+
+    def _open_bus(self) -> Bus:
         with self._bus_guard:
             if self._bus_client is None:
                 settings = self._hello["consul"]
@@ -355,7 +358,7 @@ class Worker:
                     self._bus_client = DirectoryBus(address, settings["receiver"])
                 else:
                     consul = Consul(address, settings.get("token_file"))
-                    self._masking = Masking([*self._hello["secrets"], consul.token or ""])
+                    self._masking.learn([consul.token or ""])
                     self._bus_client = consul
             return self._bus_client
 

@@ -8,7 +8,8 @@ open_log() {
   [ -z "${owner_problem-}" ] || return 0
   hook_log=$room/log/$1.log
   rm -f -- "$hook_log" 2>/dev/null || :
-  if ! (printf '\n' >"$hook_log") 2>/dev/null; then
+  # What a hook prints may hold a secret of this host's.
+  if ! (umask 077 && printf '\n' >"$hook_log") 2>/dev/null; then
     hook_log=/dev/null
   fi
 }

@@ -32,11 +32,34 @@ valid_utf8() {
   fi
 }
 
-# Filter: lines of at most 300 bytes without colours, control characters and broken letters.
+# Filter: lines without the secrets that stretcher has from this host, and hands to every hook. By the shell itself, as
+# they must stand on no command line.
+without_secrets() {
+  while IFS= read -r said_line || [ -n "$said_line" ]; do
+    for secret in "${AWS_SECRET_ACCESS_KEY-}" "${AWS_SESSION_TOKEN-}" "${CONSUL_HTTP_TOKEN-}" "${CONSUL_HTTP_AUTH-}"; do
+      # A shorter one is a slip of the hand, and would be found everywhere.
+      case $secret in ????????*) ;; *) continue ;; esac
+      said_rest=$said_line
+      said_line=
+      while :; do
+        case $said_rest in *"$secret"*) ;; *) break ;; esac
+        said_line=$said_line${said_rest%%"$secret"*}'***'
+        said_rest=${said_rest#*"$secret"}
+      done
+      said_line=$said_line$said_rest
+    done
+    printf '%s\n' "$said_line"
+  done
+}
+
+# Filter: lines of at most 300 bytes without colours, control characters, broken letters and our secrets. A shell reads
+# long lines slowly, so that they are cut before as well.
 clean_lines() {
   LC_ALL=C tr '\t' ' ' |
     LC_ALL=C sed "s/$escape\\[[0-9;?]*[a-zA-Z]//g" |
     LC_ALL=C tr -d '\000-\010\013-\037\177' |
+    LC_ALL=C cut -b 1-4096 |
+    without_secrets |
     LC_ALL=C cut -b 1-300 |
     valid_utf8
 }

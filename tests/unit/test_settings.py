@@ -365,6 +365,27 @@ def test_a_variable_is_put_in_anywhere_in_a_value_and_is_a_secret(project: Proje
     assert loaded.secrets == ("s3cret",)
 
 
+def test_passwords_in_urls_and_the_webhook_are_secrets_wherever_they_are_written(project: Project) -> None:
+    over = (
+        "repository: https://ci:p%40ssw0rd@git.example.com/shop\nbuild: {env: {DATABASE_URL: 'mysql://a:hunter22@db/x'}}"
+        "\nnotify: {webhook: 'https://hooks.example.com/services/T0/B0/let-me-in'}"
+    )
+    directory = project(production=over)
+    path = "/services/T0/B0/let-me-in"
+    secrets = ("p%40ssw0rd", "hunter22", f"https://hooks.example.com{path}", path)
+    assert set(load_settings(directory, "production", {}).secrets) == set(secrets)
+
+    shown = {row.path: row.value for row in effective_settings(directory, "production", {})}
+    assert shown["repository"] == "https://ci:***@git.example.com/shop"
+    assert shown["build.env.DATABASE_URL"] == "mysql://a:***@db/x"
+    assert shown["notify.webhook"] == "***"
+
+
+def test_a_password_that_is_a_name_shown_everywhere_is_not_masked(project: Project) -> None:
+    over = "application: storefront\nbuild: {env: {URL: 'postgres://storefront:storefront@localhost/x'}}"
+    assert load_settings(project(production=over), "production", {}).secrets == ()
+
+
 def test_two_dollars_make_a_literal_and_other_dollars_are_left_alone(project: Project) -> None:
     over = (
         "build: {env: {A: '$${NAME} $NAME $(id)'}, migrate: 'echo ${X:-1}'}\nroles: {web: {restart: 'echo $${HOME}'}}"
