@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from deploytool.errors import UsageError
 from deploytool.manifest import UNPACKING, own_templates, yaml_scalar
 from deploytool.release import consul_prefix, event_name
+from deploytool.worker.masking import Masking
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -106,7 +107,8 @@ def choose_role(settings: "Settings", role: str | None) -> str:
 
 
 def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretcher) -> AppServer:
-    """What app servers of the role need; `user` runs stretcher. Raises UsageError for pretend hosts and odd users."""
+    """What app servers of the role need; `user` runs stretcher. Raises UsageError for pretend hosts and odd users, and
+    where it would hold a secret."""
     if (settings.consul.address or "").startswith("file:"):
         raise UsageError(
             f"the hosts of {settings.environment} are directories on this machine, and need nothing",
@@ -114,6 +116,13 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
         )
     if not _USER.fullmatch(user):
         raise UsageError(f"--user: {user!r} can't be the name of a user")
+    masking = Masking(settings.secrets)
+    for setting, text in (("region", settings.store.region), ("endpoint_url", settings.store.endpoint_url)):
+        if text is not None and masking.text(text) != text:
+            raise UsageError(
+                f"store.{setting} holds a secret, and what this prints is installed on every app server",
+                hint="write the value itself into the settings, in place of ${NAME}, if it is none",
+            )
     application, environment = settings.application, settings.environment
     name = f"{application}-{role}-{environment}"
     deploy_to = settings.deploy_to_of(role)

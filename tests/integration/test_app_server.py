@@ -77,6 +77,18 @@ def checker(name: str) -> Path:
 # What is printed
 
 
+def test_a_secret_is_refused_where_app_servers_would_get_it(printer: Printer, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "https://me:let-me-in@s3.example.com"
+    monkeypatch.setenv("ENDPOINT", secret)
+    for value in ("${ENDPOINT}", secret):
+        config = SETTINGS.replace("region: ap-northeast-1", f'endpoint_url: "{value}"')
+        (printer.directory / "config/deploy.yml").write_text(config)
+        result = printer.run("--role", "web", "--json")
+        assert result.code == 2
+        assert "store.endpoint_url holds a secret" in result.err
+        assert "let-me-in" not in result.out + result.err
+
+
 def test_mistakes_are_told_with_what_exists(printer: Printer) -> None:
     for arguments, words in (
         ((), "--role is missing; roles of production: web, batch"),
