@@ -148,6 +148,10 @@ def run(
             ),
         )
     except Exception as bug:
+        from deploytool.worker.masking import secrets_in
+
+        # Nobody knows what stands in it.
+        secrets = (*secrets, *secrets_in(os.environ))
         print(console.shown(masked(traceback.format_exc(), secrets)), end="", file=sys.stderr)
         error = DeployError(
             f"{type(bug).__name__}: {bug}",

@@ -3,6 +3,8 @@ missing is named, also where Consul denies silently.
 """
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +86,55 @@ def test_build_server_keeps_to_its_prefix(project: Project, guarded: Guarded) ->
     with pytest.raises(ClientError, match="AccessDenied"):
         client.put_object(Bucket=guarded.bucket, Key="other/x", Body=b"x")
     client.close()
+
+
+def asked(guarded: Guarded, token: str, method: str, path: str) -> int:
+    """The status of a call to Consul with that token."""
+    request = urllib.request.Request(
+        guarded.consul_address() + path,
+        data=b"x" if method == "PUT" else None,
+        method=method,
+        headers={"X-Consul-Token": guarded.token(token)},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_app_server_changes_nothing_that_other_hosts_obey_but_the_barrier(project: Project, guarded: Guarded) -> None:
+    deployment = project.deploy().json["deployment"]
+    ours, kv = "deploytool/tiny/playground", "/v1/kv"
+    before = project_keys(guarded)
+    for path in (
+        f"{kv}/{ours}/wanted/web",
+        f"{kv}/{ours}/frozen",
+        f"{kv}/{ours}/serving/other/app1",
+        f"{kv}/deploytool/other/playground/deployments/x",
+        "/v1/event/fire/deploy_tiny_web_playground",
+    ):
+        assert asked(guarded, "host", "PUT", path) == 403, path
+    assert project_keys(guarded) == before
+    # What SECURITY.md says that it can: the reports of others, and the barrier of a deployment.
+    assert asked(guarded, "host", "PUT", f"{kv}/{ours}/deployments/{deployment}/web/hosts/other/failed") == 200
+    assert asked(guarded, "host", "PUT", f"{kv}/{ours}/deployments/{deployment}/web/go") == 200
+
+
+def project_keys(guarded: Guarded) -> list[str]:
+    return guarded.keys_below("deploytool/")
+
+
+def test_build_server_keeps_to_its_events_and_keys_in_consul(project: Project, guarded: Guarded) -> None:
+    for path in (
+        "/v1/kv/deploytool/other/playground/wanted/web",
+        "/v1/kv/deploytool/tiny/production/wanted/web",
+        "/v1/event/fire/deploy_other_web_playground",
+        "/v1/event/fire/deploy_tiny_web_playground2",
+    ):
+        assert asked(guarded, "build_server", "PUT", path) == 403, path
+    assert asked(guarded, "build_server", "GET", "/v1/acl/tokens") == 403
 
 
 def test_plan_needs_no_right_to_write(project: Project, guarded: Guarded, tmp_path: Path) -> None:

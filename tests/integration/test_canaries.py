@@ -634,6 +634,7 @@ def test_files_that_may_hold_what_a_program_printed_are_their_users_alone(eviden
     private = [
         *(world.build_root / "tiny/logs").iterdir(),
         *hosts.glob("*/tiny/*/.deploytool/log/*"),
+        *world.root.glob("cache/deploytool/*/*"),
         world.directory / "s3.json",
         world.directory / "playground.json",
         world.directory / "ssh/sshd_config",
