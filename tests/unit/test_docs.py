@@ -16,6 +16,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_security_names_tests_that_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "SECURITY.md").read_text()))
+    sources = "\n".join(path.read_text() for path in (TOP / "tests").rglob("test_*.py"))
+    assert len(named) > 20
+    assert named - set(re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE)) == set()
+
+
 def test_troubleshooting_quotes_what_the_tool_says() -> None:
     sources = [*(TOP / "deploytool").rglob("*.py"), *(TOP / "templates" / "host").glob("*.sh")]
     said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(source.read_text() for source in sources))
