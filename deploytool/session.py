@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from deploytool.build_server import Connecting, start_worker
 from deploytool.console import Console
 from deploytool.errors import StoreError
-from deploytool.fleet import printable
 from deploytool.operator_hooks import Moment, run_hooks
 from deploytool.outcome import Outcome
 from deploytool.stages import Place, Step, explain
+from deploytool.worker.foreign import printable
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:

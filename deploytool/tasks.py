@@ -17,6 +17,7 @@ from deploytool.command import ENVIRONMENT, Command, masked, project, run
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
+from deploytool.worker.foreign import printable
 
 if interruption.in_a_running_fab():
     interruption.leave_at_once()
@@ -464,7 +465,7 @@ def app_server(
                 for path in written:
                     this.console.print(str(Path(output) / path))
         elif not json:
-            this.console.print((server.script if format == "script" else server.cloud_init).rstrip("\n"))
+            this.console.print_file(server.script if format == "script" else server.cloud_init)
         return {"role": name, "files": server.listing()}
 
     run(context, "app-server", json, body, connects=False)
@@ -538,7 +539,7 @@ def _reason(this: Command, text: str | None, flag: str) -> str:
     """What a person gives as a reason, on one line and without secrets: it is kept for everybody."""
     if text is None or not text.strip():
         raise UsageError(f"{flag} is to say why", hint=f'{flag} "a reason that helps whoever reads it"')
-    return str(masked(" ".join(text.split()), this.settings.secrets))
+    return str(masked(printable(" ".join(text.split())), this.settings.secrets))
 
 
 # --- the namespace

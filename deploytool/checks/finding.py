@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploytool.errors import DeployError
-from deploytool.fleet import printable
+from deploytool.worker.foreign import printable
 from deploytool.worker_client import ERRORS
 
 #: The exit code of `check` is the first of these that applies.

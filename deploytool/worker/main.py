@@ -31,6 +31,7 @@ from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
 from .findings import Findings
+from .foreign import read_json
 from .masking import Masking
 from .packages import packages_below
 from .probe import probe_hosts
@@ -83,8 +84,8 @@ def newest(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> List[str]:
 def named_release(text: Optional[str]) -> Optional[str]:
     """The release that a record for reuse names; None for what is no such record."""
     try:
-        name = json.loads(text or "")["release"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        name = read_json(text or "")["release"]
+    except (ValueError, LookupError, TypeError):
         return None
     # It becomes part of keys; whether it is an id, the operator's side knows.
     return name if isinstance(name, str) and re.fullmatch("[0-9A-Za-z-]+", name) else None
