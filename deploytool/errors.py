@@ -105,3 +105,19 @@ class Interrupted(DeployError):
 
     exit_code = 130
     kind = "interrupted"
+
+
+#: as failures travel from the worker
+BY_KIND: Mapping[str, type[DeployError]] = {
+    error.kind: error
+    for error in (
+        DeployError,
+        UsageError,
+        LockedError,
+        StepError,
+        ConnectionFailed,
+        StoreError,
+        ConsulError,
+        Interrupted,
+    )
+}
