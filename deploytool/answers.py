@@ -1,7 +1,7 @@
 """What the worker answers to each request: the shapes of it, and whether an answer has its shape. Pure.
 
-The line comes from another machine. What has its shape is taken as it is; what has not is no answer of our worker's, and
-ends the line (`worker_client.py`), so that nothing above has to look twice.
+The line comes from another machine. What has its shape is taken as it is; what has not is no answer of our worker's,
+and ends the line (`worker_client.py`), so that nothing above has to look twice.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any
 
 from deploytool.errors import BY_KIND
 
-#: A type; a tuple: any of these; a frozenset: one of these texts; a list with one shape: a list of such; a dict: an object that has these at least, or,
-#: with `...` for its key, one of any names with such values.
+#: A type; a tuple: any of these; a frozenset: one of these texts; a list with one shape: a list of such; a dict: an
+#: object that has these at least, or, with `...` for its key, one of any names with such values.
 Shape = Any
 
 _MAYBE_TEXT = (str, None)

@@ -31,7 +31,7 @@ def consul(playground: Playground) -> Consul:
 def prefix(consul: Consul) -> Iterator[str]:
     made = f"deploytool/test-{uuid.uuid4().hex[:8]}/env"
     yield made
-    consul.call("DELETE", f"/v1/kv/{made}", {"recurse": ""}, right="key_prefix write")
+    consul.delete_all(f"{made}/")
 
 
 def announce(consul: Consul, prefix: str, deployment: str, *, only_hosts: bool = False, **changes: Any) -> Announcement:
