@@ -25,6 +25,8 @@ UNITS = "/etc/systemd/system"
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: as it becomes part of keys and of Consul's rules
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,13 @@ def choose_role(settings: "Settings", role: str | None) -> str:
     return role
 
 
-def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretcher) -> AppServer:
-    """What app servers of the role need; `user` runs stretcher. Raises UsageError for pretend hosts and odd users."""
+def app_server(
+    settings: "Settings", role: str, *, user: str, stretcher: Stretcher, node: str | None = None
+) -> AppServer:
+    """What app servers of the role need; `user` runs stretcher. `node` is the one whose policy it is; see `policies`.
+
+    Raises UsageError for pretend hosts, and for odd users and nodes.
+    """
     if (settings.consul.address or "").startswith("file:"):
         raise UsageError(
             f"the hosts of {settings.environment} are directories on this machine, and need nothing",
@@ -114,6 +121,8 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
         )
     if not _USER.fullmatch(user):
         raise UsageError(f"--user: {user!r} can't be the name of a user")
+    if node is not None and not _NODE.fullmatch(node):
+        raise UsageError(f"--node: {node!r} can't be the name of a Consul node")
     application, environment = settings.application, settings.environment
     name = f"{application}-{role}-{environment}"
     deploy_to = settings.deploy_to_of(role)
@@ -153,16 +162,20 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
     )
     script = _rendered("setup.sh.j2", {**values, "files": files})
     cloud_init = {**values, "setup": script.rstrip("\n"), "setup_path": f"/usr/local/sbin/app-server-{name}"}
-    return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role))
+    return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role, node))
 
 
-def policies(settings: "Settings", role: str) -> Mapping[str, str]:
-    """The least rights of an app server of the role and of the build server, by file name. None of S3 without S3."""
+def policies(settings: "Settings", role: str, node: str | None = None) -> Mapping[str, str]:
+    """The least rights of an app server of the role and of the build server, by file name. None of S3 without S3.
+
+    Those in Consul are the host `node`'s, who can speak for no other; without one they are for any host of the role.
+    """
     application, environment = settings.application, settings.environment
     values: dict[str, object] = {
         "application": application,
         "environment": environment,
         "role": role,
+        "node": node,
         "event": event_name(application, role, environment),
         "events": [event_name(application, each, environment) for each in settings.roles],
         "services": sorted({each.hosts.service for each in settings.roles.values() if each.hosts.service}),

@@ -426,6 +426,7 @@ def settings(context: Context, json: bool = False) -> None:
         "role": "the role (default: the only one)",
         "format": "what stdout gets: script or cloud-init",
         "output": "write all of it as files into this directory, with the policies for Consul and S3",
+        "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
         "user": "who runs stretcher and the hooks there; made if missing",
         "stretcher": "URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
         "stretcher_sha256": "the sha256 of what is at that URL",
@@ -437,6 +438,7 @@ def app_server(
     role: str | None = None,
     format: str = "script",
     output: str | None = None,
+    node: str | None = None,
     user: str = "deploy",
     stretcher: str | None = None,
     stretcher_sha256: str | None = None,
@@ -457,7 +459,7 @@ def app_server(
             raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
         name = made.choose_role(this.settings, role)
         server = made.app_server(
-            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256)
+            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256), node=node
         )
         if output is not None:
             written = made.write(server, Path(output))

@@ -26,6 +26,9 @@ CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 10.0
 
 
+#: of one transaction
+MOST_OPERATIONS = 64
+
 T = TypeVar("T")
 
 
@@ -235,6 +238,21 @@ class Consul:
             raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
         right = 'key_prefix "deploytool/" write'
         self.call("DELETE", "/v1/kv/" + prefix, {"recurse": ""}, right=right, read=_truth)
+
+    def delete_places(self, prefixes: List[str]) -> None:
+        """The same for each of these, as many at once as Consul takes."""
+        for prefix in prefixes:
+            if not is_below_something(prefix):
+                raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
+        right = 'key_prefix "deploytool/" write'
+        for start in range(0, len(prefixes), MOST_OPERATIONS):
+            operations = [
+                {"KV": {"Verb": "delete-tree", "Key": prefix}} for prefix in prefixes[start : start + MOST_OPERATIONS]
+            ]
+            body = json.dumps(operations).encode()
+            errors, _ = self.call("PUT", "/v1/txn", body=body, right=right, read=_errors, conflict=True)
+            if errors:
+                raise Failure("consul", "Consul could not delete keys: {}".format(errors[0]))
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str:
         """Fire the event; returns its id. Never repeated by itself: the reports say who heard.

@@ -670,9 +670,10 @@ class Worker:
         }
 
     def _below(self, place: str) -> Dict[str, str]:
-        """host → value of the keys there"""
-        entries, _ = self._bus.list("{}/{}".format(self._prefix, place))
-        return {entry.key.rpartition("/")[2]: entry.value for entry in entries}
+        """host → value of the keys there; a key further below is no host's"""
+        top = "{}/{}".format(self._prefix, place)
+        found = {entry.key[len(top) :]: entry.value for entry in self._bus.list(top)[0]}
+        return {host: value for host, value in found.items() if "/" not in host}
 
     def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
         """For each role: its hosts, those that are down, what is wanted of all and of single hosts (`exceptions`), each

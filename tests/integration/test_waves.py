@@ -83,8 +83,8 @@ class Waves(Project):
 
     def reports(self, deployment: str, state: str) -> set[str]:
         """The hosts that have reported this state."""
-        keys = self.consul_keys(f"deployments/{deployment}/web/hosts/")
-        return {key.split("/")[-2] for key in keys if key.endswith(f"/{state}")}
+        keys = self.consul_keys("reports/web/")
+        return {key.split("/")[-3] for key in keys if key.endswith(f"/{deployment}/{state}")}
 
     def status(self, code: int = 0) -> str:
         result = self.fab("playground", "status")
