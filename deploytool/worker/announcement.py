@@ -28,7 +28,7 @@ LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
 
 #: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
-DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
+DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z[a-z0-9]{4}) ")
 
 
 class Announcement:
@@ -348,8 +348,13 @@ def closed(go: str) -> str:
 
 
 def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
-    """The deployment that a value of `wanted` names; None for none, and for what is no deployment's id."""
-    match = DEPLOYMENT.match(wanted.value) if wanted is not None else None
+    """The deployment that an entry of `wanted` names; None for none."""
+    return deployment_named(wanted.value) if wanted is not None else None
+
+
+def deployment_named(value: str) -> Optional[str]:
+    """The deployment that a value of `wanted` names; None for what is no deployment's id: it may be no part of a key."""
+    match = DEPLOYMENT.match(value)
     return match.group(1) if match else None
 
 

@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from . import archive, compressors, freezing, locks, ownership, retention, steps, unfinished
-from .announcement import Announcement, watch_reports
+from .announcement import Announcement, deployment_named, watch_reports
 from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
@@ -684,9 +684,9 @@ class Worker:
             found = self._role(role, selector)
             found["serving"] = self._below("serving/{}/".format(role))
             found["go"] = {}
-            for value in {found["wanted"] or "", *found["exceptions"].values()}:
-                name = value.split(" ")[0]
-                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role)) if name else None
+            names = {deployment_named(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
+            for name in names - {None}:
+                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
                 if go is not None:
                     found["go"][name] = go.value
             answer[role] = found
