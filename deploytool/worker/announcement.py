@@ -353,7 +353,7 @@ def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
 
 
 def deployment_named(value: str) -> Optional[str]:
-    """The deployment that a value of `wanted` names; None for what is no deployment's id: it may be no part of a key."""
+    """The deployment that a value of `wanted` names; None for what is no id of one, and may be no part of a key."""
     match = DEPLOYMENT.match(value)
     return match.group(1) if match else None
 
