@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +23,11 @@ from deploytool.console import Console
 from deploytool.errors import ConsulError, DeployError
 from deploytool.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
 from deploytool.history import read_deployment, read_mark
+from deploytool.notifications import end_text, escaped
 from deploytool.outcome import Outcome
 from deploytool.release import DeploymentId, ReleaseId
 from deploytool.releases import Deployments
+from deploytool.session import Operator
 from deploytool.status import HostStatus, Status
 from deploytool.status import lines as status_lines
 from deploytool.worker.foreign import DEEPEST, one_line, printable, read_json
@@ -287,3 +290,20 @@ def test_message_of_an_annotation_keeps_its_lines() -> None:
 
 def test_bug_is_told_in_one_line_as_well() -> None:
     assert str(DeployError("KeyError: 'a\n\x1b[2J'")) == "KeyError: 'a; \ufffd[2J'"
+
+
+# --- messages
+
+
+@few
+@given(TEXTS, TEXTS, TEXTS)
+def test_message_has_its_lines_and_no_links(host: str, reason: str, message: str) -> None:
+    told: Any = SimpleNamespace(application="shop", environment="staging")
+    bad = HostResult("web", host, Verdict.FAILED, State.FETCHED, 1.0, reason, ())
+    outcome = Outcome(release="R1", deployment="D1", exit_code=8, hosts=(bad,), objection=reason)
+    for error in (None, ConsulError(message, hint=reason or "x")):
+        for exit_code in (8, 7):
+            text = escaped(end_text(told, Operator("me@here"), "deploy", outcome, exit_code, error))
+            assert is_sound(text)
+            assert text.count("\n") == 2
+            assert not set("<>") & set(text)
