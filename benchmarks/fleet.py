@@ -104,7 +104,7 @@ def write_reports(port: int, hosts: list[str]) -> None:
         for number, host in share:
             due = begin + SECONDS * number / len(hosts)
             time.sleep(max(0.0, due - time.monotonic()))
-            put(connection, f"{PREFIX}/deployments/{DEPLOYMENT}/web/hosts/{host}/fetched", REPORT)
+            put(connection, f"{PREFIX}/reports/web/{host}/{DEPLOYMENT}/fetched", REPORT)
         connection.close()
 
     numbered = list(enumerate(hosts))

@@ -37,7 +37,7 @@ def measure(playground: Playground, directory: Path, found: Measurements, runs: 
         if number < 0:
             continue
         deployment = json.loads(deploy.out)["deployment"]
-        proofs = [f"{deployment}/web/hosts/{host}/verified" for host in HOSTS]
+        proofs = [f"web/{host}/{deployment}/verified" for host in HOSTS]
         last = max(reports.first(proof, deploy.event_at) for proof in proofs)
         note_deploy(found, "verified/fab gzip", deploy, stored_mb)
         found.add(LAST_HOST, last - deploy.event_at)

@@ -97,8 +97,8 @@ def event_clock(playground: Playground) -> Clock:
 
 
 def report_clock(playground: Playground, application: str) -> Clock:
-    """Notes when a host's report was there, by the end of its key: `<deployment>/<role>/hosts/<host>/<state>`."""
-    prefix = f"deploytool/{application}/playground/deployments/"
+    """Notes when a host's report was there, by the end of its key: `<role>/<host>/<deployment>/<state>`."""
+    prefix = f"deploytool/{application}/playground/reports/"
     return Clock(
         playground.consul_address(),
         f"/v1/kv/{prefix}?keys&",

@@ -26,6 +26,8 @@ UNITS = "/etc/systemd/system"
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+#: as it becomes part of keys and of Consul's rules
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,13 @@ def choose_role(settings: "Settings", role: str | None) -> str:
     return role
 
 
-def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretcher) -> AppServer:
-    """What app servers of the role need; `user` runs stretcher. Raises UsageError for pretend hosts and odd users, and
-    where it would hold a secret."""
+def app_server(
+    settings: "Settings", role: str, *, user: str, stretcher: Stretcher, node: str | None = None
+) -> AppServer:
+    """What app servers of the role need; `user` runs stretcher. `node` is the one whose policy it is; see `policies`.
+
+    Raises UsageError for pretend hosts, for odd users and nodes, and where it would hold a secret.
+    """
     if (settings.consul.address or "").startswith("file:"):
         raise UsageError(
             f"the hosts of {settings.environment} are directories on this machine, and need nothing",
@@ -116,6 +122,8 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
         )
     if not _USER.fullmatch(user):
         raise UsageError(f"--user: {user!r} can't be the name of a user")
+    if node is not None and not _NODE.fullmatch(node):
+        raise UsageError(f"--node: {node!r} can't be the name of a Consul node")
     masking = Masking(settings.secrets)
     for setting, text in (("region", settings.store.region), ("endpoint_url", settings.store.endpoint_url)):
         if text is not None and masking.text(text) != text:
@@ -162,16 +170,20 @@ def app_server(settings: "Settings", role: str, *, user: str, stretcher: Stretch
     )
     script = _rendered("setup.sh.j2", {**values, "files": files})
     cloud_init = {**values, "setup": script.rstrip("\n"), "setup_path": f"/usr/local/sbin/app-server-{name}"}
-    return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role))
+    return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role, node))
 
 
-def policies(settings: "Settings", role: str) -> Mapping[str, str]:
-    """The least rights of an app server of the role and of the build server, by file name. None of S3 without S3."""
+def policies(settings: "Settings", role: str, node: str | None = None) -> Mapping[str, str]:
+    """The least rights of an app server of the role and of the build server, by file name. None of S3 without S3.
+
+    Those in Consul are the host `node`'s, who can speak for no other; without one they are for any host of the role.
+    """
     application, environment = settings.application, settings.environment
     values: dict[str, object] = {
         "application": application,
         "environment": environment,
         "role": role,
+        "node": node,
         "event": event_name(application, role, environment),
         "events": [event_name(application, each, environment) for each in settings.roles],
         "services": sorted({each.hosts.service for each in settings.roles.values() if each.hosts.service}),

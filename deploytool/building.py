@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import deploytool
 from deploytool import stages
 from deploytool.errors import StepError, StoreError, UsageError
-from deploytool.fleet import printable
 from deploytool.manifest import render_manifest
 from deploytool.outcome import Outcome
 from deploytool.release import (
@@ -33,6 +32,7 @@ from deploytool.release import (
 )
 from deploytool.session import Begun, Session
 from deploytool.stages import Fetched
+from deploytool.worker.foreign import printable
 from deploytool.worker_client import Asked
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.fleet import HostResult, Verdict, grouped, named
+from deploytool.worker.foreign import one_line, printable
 
 #: GitHub shows so many error annotations of a step, and drops the others.
 MOST_ANNOTATIONS = 10
@@ -61,20 +62,21 @@ class Annotation:
 
     def command(self) -> str:
         """The line by which the runner learns of it."""
-        title = _escaped(self.title).replace(":", "%3A").replace(",", "%2C")
-        return f"::error title={title}::{_escaped(self.message)}"
+        title = _escaped(printable(self.title)).replace(":", "%3A").replace(",", "%2C")
+        message = "\n".join(map(printable, self.message.split("\n")))
+        return f"::error title={title}::{_escaped(message)}"
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace("%", "%25").replace("\n", "%0A")
 
 
-def annotations(title: str, error: str, hosts: Sequence[HostResult]) -> list[Annotation]:
-    """Why a command failed, and why each bad host is bad; hosts that are bad for one reason share one.
+def annotations(title: str, error: Sequence[str], hosts: Sequence[HostResult]) -> list[Annotation]:
+    """Why a command failed, in lines, and why each bad host is bad; hosts that are bad for one reason share one.
 
     A host that did as it was told, and went away from an aborted deployment, needs none.
     """
-    told = [Annotation(title, error)]
+    told = [Annotation(title, "\n".join(error))]
     for bad in grouped(host for host in hosts if host.verdict is not Verdict.ABORTED):
         names, verdict = named(bad.hosts, room=5), bad.verdict.value
         told.append(Annotation(f"{names} {verdict}", "\n".join((bad.reason or verdict, *bad.log))))
@@ -126,12 +128,12 @@ def _table(hosts: Sequence[HostResult]) -> str:
 
 def _block(lines: Sequence[str]) -> str:
     # In `pre` nothing is Markdown, up to its end; and no `<` is left that could begin that.
-    return "<pre>\n" + "".join(f"{html.escape(line, quote=False)}\n" for line in lines) + "</pre>\n"
+    return "<pre>\n" + "".join(f"{html.escape(one_line(line), quote=False)}\n" for line in lines) + "</pre>\n"
 
 
 def _literal(text: str) -> str:
     """Text on one line of Markdown: whatever could mean something is written by its number, which never does."""
-    return re.sub(r"[^0-9A-Za-z ]", lambda found: f"&#{ord(found[0])};", text)
+    return re.sub(r"[^0-9A-Za-z ]", lambda found: f"&#{ord(found[0])};", one_line(text))
 
 
 def add_to_summary(path: Path, title: str, hosts: Sequence[HostResult], lines: Sequence[str]) -> None:

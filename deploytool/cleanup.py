@@ -5,7 +5,6 @@ what the next cleanup takes up again.
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from deploytool.release import (
 from deploytool.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
 from deploytool.session import Session
 from deploytool.status import running_releases
+from deploytool.worker.foreign import read_json
 from deploytool.worker_client import Asked
 
 #: How many deployments' keys stay in Consul, for reading.
@@ -305,8 +305,8 @@ def _build_records(
 
 def _named(text: str) -> ReleaseId | None:
     try:
-        return ReleaseId(str(json.loads(text)["release"]))
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return ReleaseId(str(read_json(text)["release"]))
+    except (ValueError, LookupError, TypeError):
         return None
 
 

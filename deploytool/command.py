@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +100,7 @@ def run(
     """
     from deploytool.build_server import Connecting
     from deploytool.ci import github_actions
-    from deploytool.console import Console, error_text
+    from deploytool.console import Console
     from deploytool.outcome import Outcome
     from deploytool.settings import load_every_environment
 
@@ -152,7 +151,7 @@ def run(
 
         # Nobody knows what stands in it.
         secrets = (*secrets, *secrets_in(os.environ))
-        print(console.shown(masked(traceback.format_exc(), secrets)), end="", file=sys.stderr)
+        console.trace(masked(traceback.format_exc(), secrets))
         error = DeployError(
             f"{type(bug).__name__}: {bug}",
             hint="this is a bug in deploytool; please report it with the traceback above",
@@ -181,7 +180,7 @@ def run(
         run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
         tell_the_end(command, exit_code, why)
     if exit_code != 0:
-        raise Exit(console.shown(masked(error_text(error), secrets)) if error is not None else None, code=exit_code)
+        raise Exit(console.shown(masked(str(error), secrets)) if error is not None else None, code=exit_code)
     context.config[RESULT] = json.dumps(document)
     if program().tasks[-1].name != name or program().collection[name].post:
         # Another task follows.
@@ -193,7 +192,8 @@ def tell_ci(
 ) -> None:
     """Tell the CI system that runs the command how it ended, beside its log. `document` is the command's, masked."""
     from deploytool.ci import annotations
-    from deploytool.console import ending, printable_lines
+    from deploytool.console import ending
+    from deploytool.worker.foreign import one_line
 
     lines = ending(outcome, environment) if environment is not None and outcome.deployment is not None else []
     if outcome.release is not None and outcome.deployment is None:
@@ -201,9 +201,9 @@ def tell_ci(
     if (error := document.get("error")) is not None:
         title = f"{title}: exit code {document['exit_code']}"
         hint = [f"hint: {error['hint']}"] if error["hint"] else []
-        why = printable_lines("\n".join((error["message"], *error["tail"], *hint)))
+        why = [one_line(line) for line in (error["message"], *error["tail"], *hint)]
         console.annotate(annotations(title, why, outcome.hosts))
-        lines = [*why.split("\n"), "", *lines]
+        lines = [*why, "", *lines]
     if lines:
         console.summarise(title, outcome.hosts, lines)
 

@@ -141,7 +141,7 @@ def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
     console = Console(as_json="--json" in argv, actions=github_actions(os.environ))
     if console.as_json:
         console.document({"exit_code": error.exit_code, "error": error.as_dict()})
-    console.annotate(annotations(f"fab: exit code {error.exit_code}", str(error), ()))
+    console.annotate(annotations(f"fab: exit code {error.exit_code}", str(error).split("\n"), ()))
     raise Exit(console.shown(str(error)), code=error.exit_code)
 
 

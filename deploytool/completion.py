@@ -4,12 +4,13 @@
 """
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploytool.remembered import recall
+from deploytool.worker.foreign import printable
 
 #: the flag and the environment that stands before its command → what the flag's value may be
 Values = Callable[[str, str | None], Sequence[str]]
@@ -75,16 +76,21 @@ def values_in(project: Path, environments: Sequence[str], environ: Mapping[str, 
     def values(flag: str, environment: str | None) -> Sequence[str]:
         match flag:
             case "--release":
-                return recall(project, environ).releases
+                return _lines(recall(project, environ).releases)
             case "--branch":
                 seen = recall(project, environ).branches
-                return list(dict.fromkeys((*_git_names(project), *seen)))
+                return _lines(dict.fromkeys((*_git_names(project), *seen)))
             case "--from":
                 return [name for name in environments if name != environment]
             case _:
                 return ()
 
     return values
+
+
+def _lines(names: Iterable[str]) -> list[str]:
+    """Those of the names that a shell can be told: a line holds each, as it is."""
+    return [name for name in names if printable(name) == name]
 
 
 def _git_names(project: Path) -> list[str]:
@@ -104,7 +110,7 @@ def _git_names(project: Path) -> list[str]:
     except OSError:
         return []
     names = []
-    for line in done.stdout.splitlines():
+    for line in done.stdout.split("\n")[:-1]:
         _, kind, name = line.split("/", 2)
         # Of another's branch the build server knows the name without the remote's.
         short = name.partition("/")[2] if kind == "remotes" else name
@@ -120,11 +126,17 @@ SCRIPTS: Mapping[str, str] = {
     "bash": """\
 # Completion of fab for bash: in ~/.bashrc, eval "$(deploytool completion bash)"
 _deploytool_fab() {
-    local IFS=$'\\n'
-    local found
-    found=$("${1/#\\~/$HOME}" --complete -- "${COMP_WORDS[@]:0:COMP_CWORD+1}" 2>/dev/null)
+    local each
     # In `--release=x` bash takes = for a word.
-    COMPREPLY=($(compgen -W "$found" -- "${COMP_WORDS[COMP_CWORD]#=}"))
+    local typed=${COMP_WORDS[COMP_CWORD]#=}
+    COMPREPLY=()
+    # Not by `compgen -W`, which runs what stands in the name of a branch; and quoted, as bash puts it in as it is.
+    while IFS= read -r each; do
+        if [[ $each == "$typed"* ]]; then
+            printf -v each %q "$each"
+            COMPREPLY+=("$each")
+        fi
+    done < <("${1/#\\~/$HOME}" --complete -- "${COMP_WORDS[@]:0:COMP_CWORD+1}" 2>/dev/null)
 }
 # The newest release comes first, where bash is new enough (4.4) to leave the order alone.
 complete -o nosort -o default -F _deploytool_fab fab 2>/dev/null || complete -o default -F _deploytool_fab fab

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
-from deploytool.errors import DeployError, FleetError, Interrupted
-from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named, printable
+from deploytool.errors import FleetError, Interrupted
+from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named
+from deploytool.worker.foreign import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -70,10 +71,9 @@ class Console:
 
     def note(self, text: str) -> None:
         """One line of progress, also of what has several."""
-        text = "; ".join(text.splitlines())
         elapsed = int(time.monotonic() - self._begin)
         with self._guard:
-            line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {printable(text)}")
+            line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {one_line(text)}")
             if self._live:
                 self._rich.print(line, markup=False, soft_wrap=True)
             else:
@@ -84,7 +84,7 @@ class Console:
         if not self._live or self._answers is None or not self._answers.isatty():
             return None
         self.doing = "waiting for an answer"
-        tell(self._progress, f"{printable(question)} [y/N] ", end="")
+        tell(self._progress, f"{one_line(question)} [y/N] ", end="")
         return self._answers.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
@@ -122,7 +122,7 @@ class Console:
             spinner = Spinner("dots")
 
             def picture() -> Group:
-                spinner.update(text=Text(text(), overflow="ellipsis", no_wrap=True))
+                spinner.update(text=Text(one_line(text()), overflow="ellipsis", no_wrap=True))
                 return Group(*([table()] if table else []), spinner)
 
             with Live(get_renderable=picture, console=self._rich, refresh_per_second=8, transient=True):
@@ -160,8 +160,8 @@ class Console:
         for result in shown[:room]:
             verdict = result.verdict.value if result.verdict is not Verdict.SILENT or rows is not None else "…"
             table.add_row(
-                Text(result.role),
-                Text(result.host),
+                Text(printable(result.role)),
+                Text(printable(result.host)),
                 Text(verdict, style=_COLOURS[result.verdict]),
                 Text(result.state.value if result.state else "-"),
                 Text(f"{result.seconds:.1f}" if result.seconds is not None else "-"),
@@ -180,12 +180,16 @@ class Console:
             if role_hosts:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
             for line in (*reasons(outcome.concerned), *ending(outcome, environment)):
-                rich.print(line, markup=False, soft_wrap=True)
+                rich.print(one_line(line), markup=False, soft_wrap=True)
         tell(self._results, self.shown(written.get()), end="")
 
-    def print(self, text: str) -> None:
-        """A result, for people."""
-        tell(self._results, self.shown(printable_lines(text)))
+    def print(self, line: str) -> None:
+        """One line of a result, for people, also of what has several."""
+        tell(self._results, self.shown(one_line(line)))
+
+    def print_file(self, text: str) -> None:
+        """A result that is a file of ours, for a machine, as it is but for what no line of it can hold."""
+        tell(self._results, self.shown("\n".join(map(printable, text.rstrip("\n").split("\n")))))
 
     def document(self, content: Mapping[str, Any]) -> None:
         """The result as the one JSON document."""
@@ -195,6 +199,10 @@ class Console:
     def shown(self, text: str) -> str:
         """The text as it may be written here: nothing in it is a command to what reads along."""
         return harmless(text) if self._actions else text
+
+    def trace(self, traceback: str) -> None:
+        """A bug's traceback, beside the progress; its last lines quote whatever could not be borne."""
+        tell(self._progress, self.shown("\n".join(map(printable, traceback.rstrip("\n").split("\n")))))
 
     @property
     def in_ci(self) -> bool:
@@ -217,7 +225,9 @@ class Console:
 
 
 def tell(stream: TextIO, text: str, *, end: str = "\n") -> None:
-    """Write a line, whoever reads it."""
+    """Write a line, whoever reads it; what its encoding has no character for is written by number."""
+    encoding = stream.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     with surviving_a_closed_pipe(stream):
         print(text, file=stream, end=end, flush=True)
 
@@ -231,10 +241,6 @@ def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, stream.fileno())
         os.close(silence)
-
-
-def printable_lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def ending(outcome: "Outcome", environment: str) -> list[str]:
@@ -359,8 +365,3 @@ def _waiting(fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None)
     concerned = len(fleet.expected if among is None else among)
     names = named([host for _, host in waiting], room=5) or "nobody"
     return f"{phase}: {concerned - len(waiting)} of {concerned} hosts; waiting for {names}"
-
-
-def error_text(error: DeployError) -> str:
-    """The error for the screen."""
-    return printable_lines(str(error))

@@ -7,6 +7,8 @@ An error says three things: what failed and where (`message`), the last lines of
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from deploytool.worker.foreign import one_line
+
 
 class DeployError(Exception):
     """A failure with a sentence. `exit_code` is part of the contract of the command line."""
@@ -21,9 +23,10 @@ class DeployError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  | {line}" for line in self.tail)]
+        """The error for the screen: each of its parts on a line of its own, whatever it quotes."""
+        lines = [one_line(self.message), *(f"  | {one_line(line)}" for line in self.tail)]
         if self.hint:
-            lines.append(f"hint: {self.hint}")
+            lines.append(f"hint: {one_line(self.hint)}")
         return "\n".join(lines)
 
     def as_dict(self) -> Mapping[str, object]:
@@ -102,3 +105,19 @@ class Interrupted(DeployError):
 
     exit_code = 130
     kind = "interrupted"
+
+
+#: as failures travel from the worker
+BY_KIND: Mapping[str, type[DeployError]] = {
+    error.kind: error
+    for error in (
+        DeployError,
+        UsageError,
+        LockedError,
+        StepError,
+        ConnectionFailed,
+        StoreError,
+        ConsulError,
+        Interrupted,
+    )
+}

@@ -1,13 +1,15 @@
 """What the hosts have said, and the verdict on each. Pure: reports in, verdicts out; no clock, no Consul."""
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: Everything that could move the cursor or forge a line on the operator's screen, and what no file can hold.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from deploytool.worker.foreign import printable, read_json
+
+#: Longer lines of hosts are cut: with half a megabyte in one value, nothing else would be seen.
+LONGEST_LINE = 2000
+#: The same for what stands in a column.
+LONGEST_WORD = 100
 
 
 class State(StrEnum):
@@ -40,11 +42,6 @@ _FINAL: Mapping[State, tuple[int, Verdict]] = {
 }
 
 _PROGRESS = (State.FETCHED, State.ACTIVATED)
-
-
-def printable(text: str) -> str:
-    """The text without what moves a cursor or forges a line; for whatever comes from a host or a repository."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(4))
 
 
 def named(names: Sequence[str], room: int = 10) -> str:
@@ -118,20 +115,20 @@ def read_report(role: str, host: str, state: str, value: str) -> Report | None:
     """A report as it stands in Consul; None for a state that we do not know.
 
     The value is JSON with `reason` and `log`; what can't be read as such is kept as the log, since any host may write
-    anything there.
+    anything there. The host is the one in the key, whatever the value says: that is where its token may write.
     """
     try:
         known = State(state)
     except ValueError:
         return None
     try:
-        content = json.loads(value)
+        content = read_json(value)
         reason, log = str(content.get("reason") or ""), str(content.get("log") or "")
         incomplete = content.get("incomplete") is True
     except (ValueError, AttributeError):
         reason, log, incomplete = "", value, False
-    lines = tuple(printable(line) for line in log.splitlines()[-20:])
-    return Report(role, printable(host), known, printable(" ".join(reason.split())), lines, incomplete)
+    lines = tuple(printable(line[:LONGEST_LINE]) for line in log.splitlines()[-20:])
+    return Report(role, host, known, printable(" ".join(reason.split())[:LONGEST_LINE]), lines, incomplete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +148,15 @@ class LastWord:
 def read_last_word(value: str | None) -> LastWord:
     """A host's last word as it stands in Consul, where any host may write anything; what makes no sense is left out."""
     try:
-        said = json.loads(value or "{}")
-    except (ValueError, RecursionError):
+        said = read_json(value or "{}")
+    except ValueError:
         said = None
     if not isinstance(said, dict):
         return LastWord()
 
     def text(name: str) -> str | None:
         found = said.get(name)
-        return printable(found) if isinstance(found, str) else None
+        return printable(found[:LONGEST_WORD]) if isinstance(found, str) else None
 
     kept = said.get("releases")
     return LastWord(
@@ -167,7 +164,9 @@ def read_last_word(value: str | None) -> LastWord:
         deployment=text("deployment"),
         time=text("time"),
         verified=said.get("verified") is True,
-        kept=tuple(printable(each) for each in kept if isinstance(each, str)) if isinstance(kept, list) else (),
+        kept=tuple(printable(each[:LONGEST_WORD]) for each in kept if isinstance(each, str))
+        if isinstance(kept, list)
+        else (),
     )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from deploytool.errors import LockedError
-from deploytool.fleet import printable
 from deploytool.session import Session
+from deploytool.worker.foreign import printable
 from deploytool.worker.freezing import words
 from deploytool.worker_client import Asked
 

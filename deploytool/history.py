@@ -4,15 +4,15 @@ Records come from the store, where anybody may have written them: what can't be 
 nothing is known but its id, and never stops anything.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from deploytool.errors import FleetError
-from deploytool.fleet import LastWord, Verdict, printable
+from deploytool.fleet import LastWord, Verdict
 from deploytool.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
+from deploytool.worker.foreign import printable, read_json
 
 Kind = Literal["deploy", "rollback"]
 
@@ -455,8 +455,8 @@ def _object(text: str | None, name: str, problems: list[str]) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = read_json(text)
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         problems.append(f"{name} is damaged")

@@ -250,7 +250,7 @@ def _render_setting(label: str, template: str, names: dict[str, str], problems: 
             return ""
         text = jinja.from_string(template).render(names)
         text.encode()
-    except (jinja2.TemplateError, RecursionError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except Exception as error:  # a template may raise whatever Python can
         problems.append(
             f"{label}: can't be rendered: {error or type(error).__name__}. "
             f"A literal {OPENING_BRACES} is written {OPENING_BRACES} '{OPENING_BRACES}' }}}}."
@@ -295,9 +295,10 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
     names |= {"beside": manifest.beside, "dest": manifest.dest}
     try:
         text = jinja.from_string(path.read_text(encoding="utf-8")).render(names)
-    except (OSError, UnicodeDecodeError, jinja2.TemplateError, TypeError, ValueError) as error:
+        text.encode()
+    except Exception as error:  # a template may raise whatever Python can
         line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
-        raise SettingsError([f"{path}{line}: can't be rendered: {error}."]) from error
+        raise SettingsError([f"{path}{line}: can't be rendered: {error or type(error).__name__}."]) from error
     return text
 
 

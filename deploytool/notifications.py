@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deploytool.console import conclusion
 from deploytool.errors import DeployError
-from deploytool.fleet import printable
 from deploytool.operator_hooks import Record, masking_of_output, problem_of, record_of, run_command
+from deploytool.worker.foreign import one_line, printable
 from deploytool.worker.masking import Masking
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def end_text(
     if error is not None and (not lines or exit_code not in (0, 8)):
         lines = [error.message, *([f"hint: {error.hint}"] if error.hint else [])]
     first = f"{name} {'is done' if exit_code == 0 else f'FAILED with exit code {exit_code}'}"
-    return "\n".join([*_told(settings, first, operator), *map(printable, lines)])[:LONGEST_TEXT]
+    return "\n".join([*_told(settings, first, operator), *map(one_line, lines)])[:LONGEST_TEXT]
 
 
 def _told(settings: "Settings", what: str, operator: "Operator") -> Sequence[str]:

@@ -16,7 +16,7 @@ from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_ma
 from deploytool.changes import change_lines, changes_record
 from deploytool.console import counted
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
-from deploytool.fleet import named, printable
+from deploytool.fleet import named
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Due, due_of, reaches_target, target_after
 from deploytool.journal import read_history, read_texts
@@ -28,6 +28,7 @@ from deploytool.session import Session
 from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status
 from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
+from deploytool.worker.foreign import printable
 from deploytool.worker.masking import Masking
 
 if TYPE_CHECKING:
@@ -428,7 +429,9 @@ def _verdict_lines(plan: Plan) -> Iterator[str]:
     if plan.lock is not None:
         yield f"{plan.environment} is locked by {plan.lock}; until that ends, a deploy ends with exit code 3"
     for error in plan.problems:
-        yield f"PROBLEM: a deploy would end with exit code {error.exit_code}: {error}"
+        first, *others = str(error).split("\n")
+        yield f"PROBLEM: a deploy would end with exit code {error.exit_code}: {first}"
+        yield from others
     if not plan.problems:
         nothing = "nothing" if plan.lock is None else "nothing else"
         yield f"{nothing} stands in the way of: fab {plan.environment} deploy --branch {plan.reference}"

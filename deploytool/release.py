@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import NewType
 
 from deploytool.settings.files import NAME
+from deploytool.worker.foreign import CONTROL, read_json
 
 Revision = NewType("Revision", str)
 ReleaseId = NewType("ReleaseId", str)
@@ -140,9 +141,7 @@ def read_record(text: str, expected_id: ReleaseId) -> Release:
     we would not have written ourselves is taken. Fields that a newer deploytool added are passed over.
     """
     try:
-        record = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        record = read_json(text)
     except ValueError as error:
         raise ValueError(f"it is no JSON: {error}") from error
     if not isinstance(record, dict):
@@ -163,8 +162,9 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-#: No control characters, and no halves of surrogate pairs, which no terminal or file takes.
-_is_line = _matches(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and CONTROL.search(value) is None
+
 
 _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "id": (lambda value: isinstance(value, str) and is_release_id(value), "no release id"),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploytool.worker.foreign import read_json
+
 #: As many as anybody would choose from.
 _MOST = 100
 
@@ -67,8 +69,8 @@ def _file(project: Path, environment: str, environ: Mapping[str, str]) -> Path |
 
 def _read(file: Path) -> Seen:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        said = read_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return Seen()
     return Seen(_texts(said, "releases"), _texts(said, "branches"))
 

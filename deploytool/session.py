@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from deploytool.build_server import Connecting, start_worker
 from deploytool.console import Console
-from deploytool.errors import StoreError
-from deploytool.fleet import printable
+from deploytool.errors import StepError, StoreError
 from deploytool.operator_hooks import Moment, run_hooks
 from deploytool.outcome import Outcome
 from deploytool.stages import Place, Step, explain
+from deploytool.worker.foreign import printable
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:
     from deploytool.notifications import Notifications
     from deploytool.settings import Settings
 
+
+#: A clock that is wrong by more is no clock: what it names would stay the newest for years, or never become it.
+MOST_OFFSET_SECONDS = 366 * 86400.0
 
 #: How the built-in receiver of pretend hosts is started: by this very Python, as only local build servers have them.
 RECEIVER = (sys.executable, "-m", "deploytool.receiver")
@@ -231,6 +234,12 @@ def open_session(
             read_only=read_only,
             compression=settings.build.compression,
         )
+        offset_seconds = hello["time"] - time.time()
+        if abs(offset_seconds) > MOST_OFFSET_SECONDS:
+            raise StepError(
+                f"the clock of the build server {settings.build.server} is wrong by more than a year",
+                hint="set it: releases and deployments are named by it",
+            )
         yield Session(
             settings=settings,
             every=every,
@@ -238,7 +247,7 @@ def open_session(
             console=console,
             place=Place(hello["root"], settings.application, settings.environment, settings.subdirectory),
             operator=operator,
-            clock_offset_seconds=hello["time"] - time.time(),
+            clock_offset_seconds=offset_seconds,
             python=f"{hello['python']} ({hello['executable']})",
             compressor=hello["compressor"],
             compressor_hint=hello["compressor_hint"],

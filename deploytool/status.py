@@ -9,7 +9,7 @@ from typing import Any
 
 from deploytool.audience import selectors
 from deploytool.errors import ConsulError
-from deploytool.fleet import named, printable, read_last_word
+from deploytool.fleet import named, read_last_word
 from deploytool.freezing import ask_frozen, frozen_words
 from deploytool.history import Due
 from deploytool.journal import deployment_named, release_of
@@ -107,7 +107,7 @@ def read_status(session: Session) -> Status:
             said = found["serving"].get(host)
             hosts.append(_host(role, host, host in found["up"], said, release, deployment_named(value)))
             if release is not None and release != whole:
-                unfinished[release] = (*unfinished.get(release, ()), f"{printable(host)} ({role})")
+                unfinished[release] = (*unfinished.get(release, ()), f"{host} ({role})")
         under_way |= {name for name, go in found["go"].items() if is_open(go)}
     if not hosts:
         raise ConsulError(
@@ -141,7 +141,7 @@ def _host(role: str, host: str, up: bool, serving: str | None, release: str | No
     said = read_last_word(serving)
     return HostStatus(
         role=role,
-        host=printable(host),
+        host=host,
         up=up,
         release=said.release,
         deployment=said.deployment,

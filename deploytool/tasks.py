@@ -17,6 +17,7 @@ from deploytool.command import ENVIRONMENT, Command, masked, project, run
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
+from deploytool.worker.foreign import printable
 
 if interruption.in_a_running_fab():
     interruption.leave_at_once()
@@ -425,6 +426,7 @@ def settings(context: Context, json: bool = False) -> None:
         "role": "the role (default: the only one)",
         "format": "what stdout gets: script or cloud-init",
         "output": "write all of it as files into this directory, with the policies for Consul and S3",
+        "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
         "user": "who runs stretcher and the hooks there; made if missing",
         "stretcher": "URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
         "stretcher_sha256": "the sha256 of what is at that URL",
@@ -436,6 +438,7 @@ def app_server(
     role: str | None = None,
     format: str = "script",
     output: str | None = None,
+    node: str | None = None,
     user: str = "deploy",
     stretcher: str | None = None,
     stretcher_sha256: str | None = None,
@@ -456,7 +459,7 @@ def app_server(
             raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
         name = made.choose_role(this.settings, role)
         server = made.app_server(
-            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256)
+            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256), node=node
         )
         if output is not None:
             written = made.write(server, Path(output))
@@ -464,7 +467,7 @@ def app_server(
                 for path in written:
                     this.console.print(str(Path(output) / path))
         elif not json:
-            this.console.print((server.script if format == "script" else server.cloud_init).rstrip("\n"))
+            this.console.print_file(server.script if format == "script" else server.cloud_init)
         return {"role": name, "files": server.listing()}
 
     run(context, "app-server", json, body, connects=False)
@@ -538,7 +541,7 @@ def _reason(this: Command, text: str | None, flag: str) -> str:
     """What a person gives as a reason, on one line and without secrets: it is kept for everybody."""
     if text is None or not text.strip():
         raise UsageError(f"{flag} is to say why", hint=f'{flag} "a reason that helps whoever reads it"')
-    return str(masked(" ".join(text.split()), this.settings.secrets))
+    return str(masked(printable(" ".join(text.split())), this.settings.secrets))
 
 
 # --- the namespace

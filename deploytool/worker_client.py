@@ -7,27 +7,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from deploytool.answers import is_answer
 from deploytool.build_server import Channel
-from deploytool.errors import (
-    ConnectionFailed,
-    ConsulError,
-    DeployError,
-    Interrupted,
-    LockedError,
-    StepError,
-    StoreError,
-    UsageError,
-)
+from deploytool.errors import BY_KIND, ConnectionFailed
+from deploytool.worker.foreign import read_json
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0
 #: The worker answers each beat. After this long without a word it counts as gone, whatever the connection looks like.
 SILENT_SECONDS = 60.0
-
-ERRORS: Mapping[str, type[DeployError]] = {
-    error.kind: error
-    for error in (UsageError, LockedError, StepError, ConnectionFailed, StoreError, ConsulError, Interrupted)
-}
+#: No answer comes near it: the manifests of a thousand deployments have a tenth of that.
+LONGEST_LINE_BYTES = 256 << 20
 
 Answer = dict[str, Any]
 Listener = Callable[[Answer], None]
@@ -61,8 +51,17 @@ class Worker(Protocol):
 class Asked:
     """A question under way, or in line after another."""
 
-    def __init__(self, where: str, number: int = 0, after: "Asked | None" = None, told: Listener | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        number: int = 0,
+        after: "Asked | None" = None,
+        told: Listener | None = None,
+        *,
+        do: str = "",
+    ) -> None:
         self.number = number
+        self.do = do
         self.after = after
         self._messages: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._where = where
@@ -109,7 +108,11 @@ def _checked(message: Answer) -> Answer:
     error = message.get("error")
     if error is None:
         return message
-    raise ERRORS.get(error["kind"], DeployError)(error["message"], tail=error["tail"], hint=error["hint"])
+    raise BY_KIND[error["kind"]](error["message"], tail=error["tail"], hint=error["hint"])
+
+
+class _Nonsense(Exception):
+    """What came over the line is no message of our worker's; the text says what it is."""
 
 
 class WorkerClient:
@@ -140,7 +143,7 @@ class WorkerClient:
     ) -> Asked:
         with self._guard:
             self._number += 1
-            asked = Asked(self._where, self._number, after, told)
+            asked = Asked(self._where, self._number, after, told, do=do)
             self._asked[asked.number] = asked
             if self._cut is not None:
                 asked.deliver(self._cut)
@@ -179,6 +182,7 @@ class WorkerClient:
     def _listen(self) -> None:
         # Joined once its end is there: a long line comes in many pieces.
         line: list[bytes] = []
+        why = "the connection ended"
         try:
             while data := self._read():
                 self._heard = time.monotonic()
@@ -187,25 +191,37 @@ class WorkerClient:
                 for other in others:
                     self._deliver(b"".join(line))
                     line = [other]
-        except (OSError, EOFError, ValueError):
+                if sum(map(len, line)) > LONGEST_LINE_BYTES:
+                    raise _Nonsense("a line that has no end")
+        except (OSError, EOFError):
             pass
-        self._cut_off("the connection ended")
+        except _Nonsense as nonsense:
+            why = f"it sent what its worker never says, {nonsense}"
+        self._cut_off(why)
 
     def _deliver(self, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            # Nothing but the worker writes here; noise on the line is not an answer.
+        """Hand a message to whoever asked. Raises _Nonsense for one of another shape than its question's answers."""
+        if not line.startswith(b"{"):
+            # What a login script leaves running may write here; nobody waits for that.
             return
+        try:
+            message = read_json(line)
+        except ValueError as error:
+            raise _Nonsense("a line that is no JSON") from error
         if "id" not in message:
             # The answer to a beat.
             return
+        number = message["id"]
         with self._guard:
-            asked = self._asked.get(message["id"])
-            if asked is not None and "event" not in message:
-                del self._asked[message["id"]]
-        if asked is not None:
-            asked.deliver(message)
+            asked = self._asked.get(number) if isinstance(number, int) else None
+            if asked is None:
+                # Not any more: all waiting was ended.
+                return
+            if not is_answer(asked.do, message):
+                raise _Nonsense(f"as an answer to `{asked.do}`")
+            if "event" not in message:
+                del self._asked[number]
+        asked.deliver(message)
 
     def _cut_off(self, why: str) -> None:
         message: Answer = {

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploytool.errors import DeployError
-from deploytool.fleet import printable
-from deploytool.worker_client import ERRORS
+from deploytool.errors import BY_KIND, DeployError
+from deploytool.worker.foreign import printable
 
 #: The exit code of `check` is the first of these that applies.
 ORDER = (2, 5, 6, 7, 4, 8)
@@ -60,4 +59,4 @@ def told(findings: Sequence[Mapping[str, Any]]) -> list[Check]:
 
 def error_of(finding: Mapping[str, Any]) -> DeployError:
     failure = finding["failure"]
-    return ERRORS.get(failure["kind"], DeployError)(failure["message"], tail=failure["tail"], hint=failure["hint"])
+    return BY_KIND[failure["kind"]](failure["message"], tail=failure["tail"], hint=failure["hint"])

@@ -4,7 +4,6 @@ A probe is an event of the role's own name. Its manifest only answers (templates
 unpacked or switched.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 from deploytool.audience import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.checks.finding import Check, error_of, failed, tried
 from deploytool.errors import DeployError, FleetError, LockedError
-from deploytool.fleet import printable
 from deploytool.history import RoleHost
 from deploytool.manifest import manifest_url, render_probe
 from deploytool.release import DeploymentId, event_name, probe_key, probes_prefix
 from deploytool.session import Session
+from deploytool.worker.foreign import printable, read_json
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -156,8 +155,8 @@ def read_answer(value: str | None) -> HostAnswer | None:
     if value is None:
         return None
     try:
-        said = json.loads(value)
-    except (ValueError, RecursionError):
+        said = read_json(value)
+    except ValueError:
         said = None
     if not isinstance(said, dict):
         said = {"problems": [f"its answer makes no sense: {value[:100]}"]}

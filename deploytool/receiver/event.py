@@ -37,6 +37,8 @@ def _first_json(text: bytes, chunks: Iterator[bytes]) -> object:
     while True:
         try:
             value: object = json.JSONDecoder().raw_decode(text.decode().lstrip())[0]
+        except RecursionError as error:
+            raise ReceiverError("stdin holds no list of Consul events: it is nested too deeply.") from error
         except ValueError as error:
             # Perhaps only a part has come so far.
             chunk = next(chunks, b"")

@@ -64,7 +64,8 @@ def parse(text: str) -> Manifest:
                 raise _wrong(node, "the manifest", "a map")
         finally:
             loader.dispose()
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # PyYAML lets halves of surrogate pairs, and escapes beyond Unicode, through to Python's own functions.
         raise ReceiverError(f"The manifest is not YAML: {' '.join(str(error).split())}.") from error
     if manifest.src and not manifest.dest:
         raise ReceiverError("The manifest has src but no dest.")
@@ -146,7 +147,7 @@ def _mode(node: yaml.Node) -> int:
             (r"0[oO]?([0-7]+)", 8),
             (r"0[xX]([0-9a-fA-F]+)", 16),
             (r"0[bB]([01]+)", 2),
-            (r"(\d+)", 10),
+            (r"([0-9]{1,20})", 10),
         ):
             if found := re.fullmatch(pattern, digits):
                 # stretcher hands the permission bits on and nothing above them.

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploytool.fleet import printable
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step, only_value, values
+from deploytool.worker.foreign import printable
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

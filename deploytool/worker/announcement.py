@@ -6,6 +6,7 @@ goes away, or is no longer heard.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -27,7 +28,7 @@ LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
 
 #: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
-DEPLOYMENT = re.compile(r"(\d{8}T\d{6}Z[a-z0-9]{4}) ")
+DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z[a-z0-9]{4}) ")
 
 
 class Announcement:
@@ -96,6 +97,7 @@ class Announcement:
                 self._refuse_older()
                 for role in self._roles:
                     self._abort_open(role["role"])
+                self._forget_reports()
                 for role in self._roles:
                     self._say(role["role"], "wait 0" if wait else "go all", 0)
                 for role in self._roles:
@@ -156,6 +158,22 @@ class Announcement:
                     break
                 if self._bus.put(go.key, closed(go.value), expected_index=go.modified):
                     break
+
+    def _forget_reports(self) -> None:
+        """Remove what hosts have reported of older deployments: whoever waited for that has heard it.
+
+        So those who watch are told of one deployment or two, however many there were. What can't be removed now goes
+        with the next.
+        """
+        top = "{}/reports/".format(self._prefix)
+        with contextlib.suppress(Failure):
+            places = {entry.key.rpartition("/")[0] + "/" for entry in self._bus.list(top)[0]}
+            older = [place for place in sorted(places) if self._is_older(place.split("/")[-2])]
+            if older:
+                self._bus.delete_places(older)
+
+    def _is_older(self, name: str) -> bool:
+        return DEPLOYMENT.fullmatch(name + " ") is not None and name < self.deployment
 
     def _say(self, role: str, value: str, expected_index: int) -> bool:
         if not self._bus.put(self._go_key(role), value, expected_index=expected_index):
@@ -330,23 +348,33 @@ def closed(go: str) -> str:
 
 
 def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
-    """The deployment that a value of `wanted` names; None for none, and for what is no deployment's id."""
-    match = DEPLOYMENT.match(wanted.value) if wanted is not None else None
+    """The deployment that an entry of `wanted` names; None for none."""
+    return deployment_named(wanted.value) if wanted is not None else None
+
+
+def deployment_named(value: str) -> Optional[str]:
+    """The deployment that a value of `wanted` names; None for what is no id of one, and may be no part of a key."""
+    match = DEPLOYMENT.match(value)
     return match.group(1) if match else None
 
 
 def watch_reports(
     bus: Bus, prefix: str, deployment: str, report: Callable[[List[Dict[str, str]]], None], ended: threading.Event
 ) -> None:
-    """Send each new or changed report below the deployment's key, until `ended` is set.
+    """Send each new or changed report on the deployment, until `ended` is set.
 
+    A report is of the host that its key names, and of no other: with ACLs a host can write below its own name alone.
     A Consul that restarts meanwhile is borne for as long as the operator cares to wait.
     """
-    top = "{}/deployments/{}/".format(prefix, deployment)
+    top = "{}/reports/".format(prefix)
     seen: Dict[str, int] = {}
     index = 0
+    is_marked = False
     while not ended.is_set():
         try:
+            if not is_marked:
+                # Where there is no key at all, Consul wakes us whenever anybody writes any.
+                is_marked = bus.put(top + "watched", deployment)
             entries, now = bus.list(top, index=index, wait_seconds=10)
         except Failure as failure:
             report([{"trouble": failure.message}])
@@ -356,11 +384,10 @@ def watch_reports(
         index = now if now >= index else 0
         news = []
         for entry in entries:
-            role, _, rest = entry.key[len(top) :].partition("/")
-            parts = rest.split("/")
-            if len(parts) == 3 and parts[0] == "hosts" and seen.get(entry.key) != entry.modified:
+            parts = entry.key[len(top) :].split("/")
+            if len(parts) == 4 and parts[2] == deployment and seen.get(entry.key) != entry.modified:
                 seen[entry.key] = entry.modified
-                news.append({"role": role, "host": parts[1], "state": parts[2], "value": entry.value})
+                news.append({"role": parts[0], "host": parts[1], "state": parts[3], "value": entry.value})
         if news:
             report(news)
         ended.wait(min(max(LOOK_SECONDS_PER_REPORT * len(entries), LOOK_SECONDS_MIN), LOOK_SECONDS_MAX))

@@ -40,6 +40,9 @@ class Bus(Protocol):
     def delete_all(self, prefix: str) -> None:
         """Delete every key below `prefix`, which ends with a slash."""
 
+    def delete_places(self, prefixes: List[str]) -> None:
+        """The same for each of these."""
+
     def fire(self, name: str, payload: str, hosts: List[str]) -> str: ...
 
     def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]: ...

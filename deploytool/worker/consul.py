@@ -13,16 +13,23 @@ import os
 import socket
 import ssl
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from .bus import Entry, is_below_something
 from .failure import Failure
 from .findings import Findings
+from .foreign import read_json
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
 PATIENCE_SECONDS = 10.0
+
+
+#: of one transaction
+MOST_OPERATIONS = 64
+
+T = TypeVar("T")
 
 
 class Unreachable(Exception):
@@ -111,11 +118,14 @@ class Consul:
         body: Optional[bytes] = None,
         *,
         right: str,
+        read: Callable[[Any], T],
         timeout: float = CALL_SECONDS,
         patience: float = PATIENCE_SECONDS,
         conflict: bool = False,
-    ) -> Tuple[Any, int]:
-        """The decoded answer (None for 404) and the index of a blocking query. A 409 is an answer if `conflict`.
+    ) -> Tuple[T, int]:
+        """What `read` makes of the answer's JSON (None for 404), and the index of a blocking query.
+
+        Whatever `read` raises of it says that this was no answer of Consul's. A 409 is an answer if `conflict`.
 
         Unreachable agents and missing leaders are retried for `patience` seconds: an agent that is not there at all is
         refused at once. `right` names what the token needs, for the sentence of a refusal.
@@ -145,25 +155,24 @@ class Consul:
                 "Consul refused {} {}: the token lacks a right".format(method, path),
                 hint="it needs {}".format(right),
             )
-        if status == 404:
-            return None, _index(headers)
-        if status >= 400 and not (conflict and status == 409):
+        if status >= 400 and status != 404 and not (conflict and status == 409):
             raise Failure(
                 "consul",
                 "Consul answered {} to {} {}: {}".format(status, method, path, content.decode("utf-8", "replace")),
             )
         try:
-            return json.loads(content.decode()), _index(headers)
-        except ValueError as error:
+            return read(None if status == 404 else read_json(content)), _index(headers)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Failure(
                 "consul",
-                "what answers at {} is no Consul agent: its answer to {} is not JSON".format(self.address, path),
+                "what answers at {} is no Consul agent: its answer to {} makes no sense".format(self.address, path),
                 hint="mend consul.address",
             ) from error
 
     def get(self, key: str) -> Optional[Entry]:
-        answer, _ = self.call("GET", "/v1/kv/" + key, {"consistent": ""}, right='key_prefix "deploytool/" read')
-        return _entry(answer[0]) if answer else None
+        right = 'key_prefix "deploytool/" read'
+        entries, _ = self.call("GET", "/v1/kv/" + key, {"consistent": ""}, right=right, read=_entries)
+        return next((entry for entry in entries if entry.key == key), None)
 
     def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]:
         """All entries below `prefix`, and the index for the next call.
@@ -173,20 +182,22 @@ class Consul:
         query = {"recurse": ""}
         if index:
             query.update(index=str(index), wait="{}ms".format(int(wait_seconds * 1000)))
-        answer, now = self.call(
+        entries, now = self.call(
             "GET",
             "/v1/kv/" + prefix,
             query,
             right='key_prefix "deploytool/" read',
+            read=_entries,
             timeout=CALL_SECONDS + wait_seconds * 1.1,
         )
-        return [_entry(item) for item in answer or []], now
+        return [entry for entry in entries if entry.key.startswith(prefix)], now
 
     def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool:
         """Write; with `expected_index` only if the key has not changed since (0: only if it does not exist)."""
         query = {} if expected_index is None else {"cas": str(expected_index)}
-        answer, _ = self.call("PUT", "/v1/kv/" + key, query, value.encode(), right='key_prefix "deploytool/" write')
-        return bool(answer)
+        right = 'key_prefix "deploytool/" write'
+        done, _ = self.call("PUT", "/v1/kv/" + key, query, value.encode(), right=right, read=_truth)
+        return done
 
     def put_all(self, writes: List[Tuple[str, str, int]]) -> bool:
         """Write each (key, value, expected_index), all or none; False if one has changed since."""
@@ -204,52 +215,72 @@ class Consul:
         body = json.dumps(operations).encode()
         right = 'key_prefix "deploytool/" write'
         # 409 is the answer to a transaction that was rolled back.
-        answer, _ = self.call("PUT", "/v1/txn", body=body, right=right, patience=0, conflict=True)
-        if answer is None or answer.get("Errors"):
-            if "Permission denied" in json.dumps(answer):
-                raise Failure("consul", "Consul refused to let the hosts go", hint="the token needs {}".format(right))
-            return False
-        return True
+        errors, _ = self.call("PUT", "/v1/txn", body=body, right=right, read=_errors, patience=0, conflict=True)
+        if any("Permission denied" in error for error in errors):
+            raise Failure("consul", "Consul refused to let the hosts go", hint="the token needs {}".format(right))
+        return not errors
 
     def delete(self, key: str, *, expected_index: Optional[int] = None) -> bool:
         query = {} if expected_index is None else {"cas": str(expected_index)}
-        answer, _ = self.call("DELETE", "/v1/kv/" + key, query, right='key_prefix "deploytool/" write')
-        return bool(answer)
+        right = 'key_prefix "deploytool/" write'
+        done, _ = self.call("DELETE", "/v1/kv/" + key, query, right=right, read=_truth)
+        return done
 
     def names(self, prefix: str) -> List[str]:
         """The names directly below `prefix`, each once, in order: of keys, and of places that hold keys."""
-        answer, _ = self.call(
-            "GET", "/v1/kv/" + prefix, {"keys": "", "separator": "/"}, right='key_prefix "deploytool/" read'
-        )
-        return sorted({key[len(prefix) :].rstrip("/") for key in answer or []} - {""})
+        query = {"keys": "", "separator": "/"}
+        keys, _ = self.call("GET", "/v1/kv/" + prefix, query, right='key_prefix "deploytool/" read', read=_texts)
+        return sorted({key[len(prefix) :].rstrip("/") for key in keys if key.startswith(prefix)} - {""})
 
     def delete_all(self, prefix: str) -> None:
         """Delete every key below `prefix`, at once. Raises ValueError for a prefix that is no place of its own."""
         if not is_below_something(prefix):
             raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
-        self.call("DELETE", "/v1/kv/" + prefix, {"recurse": ""}, right='key_prefix "deploytool/" write')
+        right = 'key_prefix "deploytool/" write'
+        self.call("DELETE", "/v1/kv/" + prefix, {"recurse": ""}, right=right, read=_truth)
+
+    def delete_places(self, prefixes: List[str]) -> None:
+        """The same for each of these, as many at once as Consul takes."""
+        for prefix in prefixes:
+            if not is_below_something(prefix):
+                raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
+        right = 'key_prefix "deploytool/" write'
+        for start in range(0, len(prefixes), MOST_OPERATIONS):
+            operations = [
+                {"KV": {"Verb": "delete-tree", "Key": prefix}} for prefix in prefixes[start : start + MOST_OPERATIONS]
+            ]
+            body = json.dumps(operations).encode()
+            errors, _ = self.call("PUT", "/v1/txn", body=body, right=right, read=_errors, conflict=True)
+            if errors:
+                raise Failure("consul", "Consul could not delete keys: {}".format(errors[0]))
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str:
         """Fire the event; returns its id. Never repeated by itself: the reports say who heard.
 
         `hosts` are those that are meant; Consul tells every host, and what isn't meant keeps quiet by itself.
         """
-        answer, _ = self.call(
-            "PUT", "/v1/event/fire/" + name, body=payload.encode(), right='event "deploy_" write', patience=0
+        event, _ = self.call(
+            "PUT",
+            "/v1/event/fire/" + name,
+            body=payload.encode(),
+            right='event "deploy_" write',
+            read=_event_id,
+            patience=0,
         )
-        return str(answer["ID"])
+        return event
 
     def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]:
         """The hosts that match a role's `hosts`: those whose serfHealth passes, and those that are down. In order."""
         chosen = self._matching(selector)
-        health, _ = self.call("GET", "/v1/health/state/any", {"filter": 'CheckID == "serfHealth"'}, right="node read")
+        query = {"filter": 'CheckID == "serfHealth"'}
+        health, _ = self.call("GET", "/v1/health/state/any", query, right="node read", read=_health)
         if not health:
             raise Failure(
                 "consul",
                 "Consul knows no host at all, or the token may not see any: the health of all nodes came back empty",
                 hint='the token needs node_prefix "" read and service_prefix "" read',
             )
-        passing = {check["Node"] for check in health if check["Status"] == "passing"}
+        passing = {node for node, status in health if status == "passing"}
         return sorted(host for host in chosen if host in passing), sorted(
             host for host in chosen if host not in passing
         )
@@ -257,8 +288,7 @@ class Consul:
     def _matching(self, selector: Dict[str, Any]) -> List[str]:
         if selector.get("nodes"):
             wanted = list(selector["nodes"])
-            known, _ = self.call("GET", "/v1/catalog/nodes", right="node read")
-            names = {node["Node"] for node in known or []}
+            names = set(self._nodes())
             unknown = [name for name in wanted if name not in names]
             if unknown:
                 raise Failure(
@@ -268,19 +298,25 @@ class Consul:
                 )
             return wanted
         if selector.get("service"):
-            answer, _ = self.call("GET", "/v1/catalog/service/" + selector["service"], right="service read, node read")
-            return sorted({item["Node"] for item in answer or []})
-        known, _ = self.call("GET", "/v1/catalog/nodes", right="node read")
+            return sorted(self._serving(selector["service"], right="service read, node read"))
         meta = selector["node_meta"].items()
         return sorted(
-            node["Node"]
-            for node in known or []
-            if all((node.get("Meta") or {}).get(key) == value for key, value in meta)
+            name for name, known in self._nodes().items() if all(known.get(key) == value for key, value in meta)
         )
+
+    def _nodes(self, right: str = "node read") -> Dict[str, Dict[str, Any]]:
+        """node → its metadata"""
+        found, _ = self.call("GET", "/v1/catalog/nodes", right=right, read=_metadata)
+        return found
+
+    def _serving(self, service: str, *, right: str) -> Set[str]:
+        """The nodes that have the service."""
+        found, _ = self.call("GET", "/v1/catalog/service/" + service, right=right, read=_node_names)
+        return found
 
     def check(self, findings: Findings, prefix: str, probe: str, events: List[str], services: List[str]) -> None:
         def cluster() -> str:
-            leader, _ = self.call("GET", "/v1/status/leader", right="nothing", patience=0)
+            leader, _ = self.call("GET", "/v1/status/leader", right="nothing", read=_text, patience=0)
             if not leader:
                 raise Failure("consul", "the Consul cluster of {} has no leader".format(self.address))
             return "agent at {}, leader {}".format(self.address, leader)
@@ -320,7 +356,7 @@ class Consul:
         return "below {}/".format(prefix)
 
     def _check_nodes(self) -> str:
-        nodes, _ = self.call("GET", "/v1/catalog/nodes", right='node_prefix "" read')
+        nodes = self._nodes('node_prefix "" read')
         if not nodes:
             raise Failure(
                 "consul",
@@ -330,14 +366,14 @@ class Consul:
         return "{} nodes".format(len(nodes))
 
     def _check_service(self, service: str) -> str:
-        answer, _ = self.call("GET", "/v1/catalog/service/" + service, right='service "{}" read'.format(service))
-        if not answer:
+        nodes = self._serving(service, right='service "{}" read'.format(service))
+        if not nodes:
             raise Failure(
                 "consul",
                 "Consul shows no node with the service {}".format(service),
                 hint='is it registered on its hosts? and the token needs service "{}" read'.format(service),
             )
-        return "{} nodes have it".format(len({item["Node"] for item in answer}))
+        return "{} nodes have it".format(len(nodes))
 
     def _check_event(self, event: str) -> str:
         # No node has an empty name, so no agent takes it.
@@ -347,6 +383,7 @@ class Consul:
             {"node": "^$"},
             body=b"",
             right='event "{}" write'.format(event),
+            read=_event_id,
             patience=0,
         )
         return "may be fired"
@@ -367,9 +404,65 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _entry(item: Dict[str, Any]) -> Entry:
-    value = base64.b64decode(item["Value"] or b"").decode("utf-8", "replace")
-    return Entry(item["Key"], value, int(item["ModifyIndex"]))
+# --- what answers say: each raises one of a few errors for what Consul does not say
+
+
+def _entries(answer: Any) -> List[Entry]:
+    return [
+        Entry(
+            _text(item["Key"]),
+            base64.b64decode(_text(item["Value"] or ""), validate=True).decode("utf-8", "replace"),
+            int(item["ModifyIndex"]),
+        )
+        for item in _list(answer)
+    ]
+
+
+def _list(answer: Any) -> List[Any]:
+    if not isinstance(answer, (list, type(None))):
+        raise TypeError("no list")
+    return answer or []
+
+
+def _text(answer: Any) -> str:
+    if not isinstance(answer, str):
+        raise TypeError("no text")
+    return answer
+
+
+def _texts(answer: Any) -> List[str]:
+    return [_text(each) for each in _list(answer)]
+
+
+def _truth(answer: Any) -> bool:
+    if not isinstance(answer, (bool, type(None))):
+        raise TypeError("no truth value")
+    return bool(answer)
+
+
+def _errors(answer: Any) -> List[str]:
+    """Of a transaction."""
+    found = [json.dumps(each) for each in _list(answer["Errors"])]
+    if not found:
+        # Results without errors are the proof that it was done.
+        _list(answer["Results"])
+    return found
+
+
+def _event_id(answer: Any) -> str:
+    return _text(answer["ID"])
+
+
+def _node_names(answer: Any) -> Set[str]:
+    return {_text(each["Node"]) for each in _list(answer)}
+
+
+def _health(answer: Any) -> List[Tuple[str, str]]:
+    return [(_text(check["Node"]), _text(check["Status"])) for check in _list(answer)]
+
+
+def _metadata(answer: Any) -> Dict[str, Dict[str, Any]]:
+    return {_text(node["Node"]): dict(node.get("Meta") or {}) for node in _list(answer)}
 
 
 def _index(headers: Dict[str, str]) -> int:

@@ -150,6 +150,10 @@ class DirectoryBus:
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
 
+    def delete_places(self, prefixes: List[str]) -> None:
+        for prefix in prefixes:
+            self.delete_all(prefix)
+
     def _is_expected(self, key: str, expected_index: Optional[int]) -> bool:
         if expected_index is None:
             return True

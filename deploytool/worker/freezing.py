@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping, Optional
 
 from .bus import Bus
 from .failure import Failure
+from .foreign import read_json
 
 #: How often it is tried again when the key changes between our look and our write.
 TRIES = 10
@@ -23,8 +24,8 @@ def _key(prefix: str) -> str:
 def _told(value: str) -> Dict[str, str]:
     """What the key says, with words for what it doesn't."""
     try:
-        content = json.loads(value)
-    except (ValueError, RecursionError):
+        content = read_json(value)
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         content = {"why": value.strip()}

@@ -15,6 +15,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional
 
 from .failure import Failure
+from .foreign import read_json
 from .processes import end_group, started_at
 
 #: Whoever looks who holds a lock takes it for a moment: nobody is refused for that.
@@ -51,7 +52,7 @@ def _content(descriptor: int) -> Dict[str, Any]:
     # The holder rewrites the file in place while it holds the lock, so a reader may meet half of it.
     for _ in range(20):
         try:
-            content = json.loads(os.pread(descriptor, 65536, 0).decode())
+            content = read_json(os.pread(descriptor, 65536, 0))
             if isinstance(content, dict):
                 return content
         except ValueError:
@@ -105,7 +106,7 @@ def acquire(path: str, holder: Dict[str, Any], *, waiting: Optional[Callable[[Di
                 )
             time.sleep(1)
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            for group, start in json.loads(os.pread(descriptor, 65536, 0).decode())["groups"]:
+            for group, start in read_json(os.pread(descriptor, 65536, 0))["groups"]:
                 if start is not None and started_at(group) == start:
                     end_group(group)
         lock = Lock(path, descriptor, holder)

@@ -25,12 +25,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from . import archive, compressors, freezing, locks, ownership, retention, steps, unfinished
-from .announcement import Announcement, watch_reports
+from .announcement import Announcement, deployment_named, watch_reports
 from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
 from .findings import Findings
+from .foreign import read_json
 from .masking import Masking, secrets_in
 from .packages import packages_below
 from .probe import probe_hosts
@@ -83,8 +84,8 @@ def newest(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> List[str]:
 def named_release(text: Optional[str]) -> Optional[str]:
     """The release that a record for reuse names; None for what is no such record."""
     try:
-        name = json.loads(text or "")["release"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        name = read_json(text or "")["release"]
+    except (ValueError, LookupError, TypeError):
         return None
     # It becomes part of keys; whether it is an id, the operator's side knows.
     return name if isinstance(name, str) and re.fullmatch("[0-9A-Za-z-]+", name) else None
@@ -672,9 +673,10 @@ class Worker:
         }
 
     def _below(self, place: str) -> Dict[str, str]:
-        """host → value of the keys there"""
-        entries, _ = self._bus.list("{}/{}".format(self._prefix, place))
-        return {entry.key.rpartition("/")[2]: entry.value for entry in entries}
+        """host → value of the keys there; a key further below is no host's"""
+        top = "{}/{}".format(self._prefix, place)
+        found = {entry.key[len(top) :]: entry.value for entry in self._bus.list(top)[0]}
+        return {host: value for host, value in found.items() if "/" not in host}
 
     def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
         """For each role: its hosts, those that are down, what is wanted of all and of single hosts (`exceptions`), each
@@ -685,9 +687,9 @@ class Worker:
             found = self._role(role, selector)
             found["serving"] = self._below("serving/{}/".format(role))
             found["go"] = {}
-            for value in {found["wanted"] or "", *found["exceptions"].values()}:
-                name = value.split(" ")[0]
-                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role)) if name else None
+            names = {deployment_named(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
+            for name in names - {None}:
+                go = self._bus.get("{}/deployments/{}/{}/go".format(self._prefix, name, role))
                 if go is not None:
                     found["go"][name] = go.value
             answer[role] = found

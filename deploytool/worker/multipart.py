@@ -85,9 +85,10 @@ def send(
 def give_up(client: Any, where: Dict[str, str], upload_id: str) -> None:
     """Have S3 forget the upload and its parts, if it can be reached; one that it doesn't know is forgotten already."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     # Whatever made it necessary is the news.
-    with contextlib.suppress(BotoCoreError, ClientError):
+    with contextlib.suppress(BotoCoreError, ClientError, ResponseParserError):
         client.abort_multipart_upload(UploadId=upload_id, **where)
 
 

@@ -12,6 +12,7 @@ import re
 from typing import Any, Optional
 
 from .failure import Failure
+from .foreign import read_json
 
 #: Relative to the store's URL.
 OWNER = "application.json"
@@ -51,8 +52,8 @@ def claim(store: Any, url: str, application: str) -> None:
 
 def _named(content: bytes) -> Optional[str]:
     try:
-        name = json.loads(content.decode())["application"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        name = read_json(content)["application"]
+    except (ValueError, LookupError, TypeError):
         return None
     # The form of every application's name; it is shown to people.
     return name if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9_-]{0,62}", name) else None

@@ -33,7 +33,7 @@ def probe_hosts(
     in the store: what an earlier one left there goes as well. Returns `answers`, role → host → what it says, and
     `failures`, role → why its event could not be fired. `go_on` raises to stop it.
     """
-    below = "{}/deployments/{}/".format(prefix, probe)
+    below = "{}/reports/".format(prefix)
     failures: Dict[str, Any] = {}
     try:
         for left in store.list(place):
@@ -52,10 +52,8 @@ def probe_hosts(
         while awaited and time.monotonic() < deadline:
             go_on()
             for entry in bus.list(below)[0]:
-                # <role>/hosts/<host>/listens
-                role_name, _, rest = entry.key[len(below) :].partition("/hosts/")
-                host = rest.rpartition("/")[0]
-                if (role_name, host) in awaited:
+                role_name, host, name, state = [*entry.key[len(below) :].split("/"), "", "", ""][:4]
+                if (role_name, host) in awaited and (name, state) == (probe, "listens"):
                     awaited.remove((role_name, host))
                     answers[role_name][host] = entry.value
             time.sleep(LOOK_SECONDS)
@@ -65,4 +63,6 @@ def probe_hosts(
             for role in roles:
                 store.delete(role["key"])
         finally:
-            bus.delete_all(below)
+            bus.delete_places(
+                ["{}{}/{}/{}/".format(below, role["role"], host, probe) for role in roles for host in role["hosts"]]
+            )

@@ -28,7 +28,7 @@ UPLOAD_SECONDS = 86400.0
 #: The worker's file is touched whenever it is started.
 WORKER_FILE_SECONDS = 30 * 86400.0
 
-DEPLOYMENT = re.compile(r"(\d{8}T\d{6})Z[a-z0-9]{4}")
+DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6})Z[a-z0-9]{4}")
 #: the worker's file, the same compiled by some version of Python, and what is left of one that was cut off half-way
 WORKER_FILE = re.compile(r"[0-9a-f]{64}(\.[a-z0-9-]+)?\.pyz(\.\d+)?")
 

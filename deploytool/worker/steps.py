@@ -199,9 +199,16 @@ def run_step(
     groups.refuse_if_cancelled("running the step {}".format(name))
     return {
         "exit_code": exit_code,
-        "results": results.decode("utf-8", "replace").splitlines(),
+        "results": _result_lines(results),
         "tail": list(tail),
         "timed_out": timed_out,
         "seconds": round(time.monotonic() - begin, 3),
         "log": log.path,
     }
+
+
+def _result_lines(results: bytearray) -> List[str]:
+    """The lines of what a script said. A line feed ends one and nothing else does: Unicode has more such characters,
+    and a commit's subject may hold them, which must not say a result of its own.
+    """
+    return results.decode("utf-8", "replace").split("\n")[: -1 if results.endswith(b"\n") else None]

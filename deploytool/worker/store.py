@@ -253,6 +253,7 @@ class S3Store:
             NoCredentialsError,
             PartialCredentialsError,
         )
+        from botocore.parsers import ResponseParserError
 
         place = "s3://{}".format(self._bucket)
         try:
@@ -278,8 +279,18 @@ class S3Store:
             if isinstance(cause, ClientError):
                 raise self._refused(doing, place, cause) from error
             raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
-        except (BotoCoreError, ValueError) as error:
+        except (BotoCoreError, ResponseParserError) as error:
             raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            # boto3 gives what the server says as it came, and is itself surprised by some of it; and it follows
+            # redirections without an end.
+            raise Failure(
+                "store",
+                "{} in {} failed: {} gave an answer that S3 does not give ({}: {})".format(
+                    doing, place, self._where, type(error).__name__, error
+                ),
+                hint="mend store.endpoint_url",
+            ) from error
 
     def _refused(self, doing: str, place: str, error: Any) -> Failure:
         code = str(error.response.get("Error", {}).get("Code", "?"))
@@ -411,8 +422,9 @@ class S3Store:
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             for page in pages:
-                found += [entry["Key"][len(self._prefix) :] for entry in page.get("Contents", [])]
-        return sorted(found)
+                found += [entry["Key"] for entry in page.get("Contents", [])]
+        # Whatever a server answers: what was not asked for is no key of ours.
+        return sorted(key[len(self._prefix) :] for key in found if key.startswith(self._prefix + prefix))
 
     def delete(self, key: str) -> None:
         with self._faults("deleting {}".format(key)):

@@ -13,6 +13,7 @@ import os
 from typing import Any, Iterator, Optional
 
 from .failure import Failure
+from .foreign import read_json
 
 
 class Journal:
@@ -43,7 +44,7 @@ class Journal:
             with contextlib.suppress(OSError, Failure), open(path, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
-                    told = json.loads(file.read().decode())
+                    told = read_json(file.read())
                     where, key, upload = told["store"], str(told["key"]), str(told["upload"])
                 except (ValueError, LookupError, TypeError):
                     # Its writer died over it, before the first part.

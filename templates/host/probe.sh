@@ -54,7 +54,7 @@ if kv_list "$consul_prefix/wanted/$role"; then
   kv_pick "$consul_prefix/wanted/$role/$node" || kv_pick "$consul_prefix/wanted/$role" || :
   host_wanted=${kv_value%% *}
 fi
-put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/listens" "$(
+put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
   printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "problems": [%s]}' \
     "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
     "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" "$host_problems"

@@ -27,7 +27,7 @@ report() {
   if [ -n "$3" ]; then
     report_log=$(printf '%s' "$3" | json_text)
   fi
-  put_patiently "$consul_prefix/deployments/$deployment/$role/hosts/$node/$1" \
+  put_patiently "$consul_prefix/reports/$role/$node/$deployment/$1" \
     "{\"time\": \"$(utc_time)\", \"reason\": \"$report_reason\", \"log\": \"$report_log\"${4:+, \"incomplete\": true}}"
 }
 

@@ -202,13 +202,13 @@ class FaultyPlayground(Playground):
         if request.method != "PUT":
             return
         path = request.target.partition("?")[0]
-        if report := re.search(r"/hosts/[^/]+/(fetched|verified)$", path):
+        if report := re.search(r"/reports/[^/]+/[^/]+/([^/]+)/(fetched|verified)$", path):
             with self._guard:
                 # Deployment and state: how many hosts have reported.
-                key = f"{path.split('/hosts/')[0]} {report[1]}"
+                key = f"{report[1]} {report[2]}"
                 self._reports[key] = self._reports.get(key, 0) + 1
                 count = self._reports[key]
-            self.gates.pass_through(f"{report[1]}_{'first' if count == 1 else 'last'}")
+            self.gates.pass_through(f"{report[2]}_{'first' if count == 1 else 'last'}")
         elif path.endswith("/web/go"):
             self._seen_go(request.body)
         elif path.endswith("/wanted/web"):

@@ -27,7 +27,7 @@ def rules(*policies: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for line in dict.fromkeys(line for text in policies for line in text.splitlines() if not line.startswith("#")):
         kind, words = line.split(" ")[0], line.split("/")
-        name = words[3].rstrip('" {') if kind == "key_prefix" and len(words) > 3 and words[3][0] != '"' else kind
+        name = words[3].rstrip('" {') if kind.startswith("key") and len(words) > 3 and words[3][0] != '"' else kind
         found.setdefault(name, []).append(line)
     return {name: "\n".join(lines) for name, lines in found.items()}
 
@@ -41,20 +41,24 @@ class Guarded(Playground):
     keeper = Keys("KEEPER00000000001", "k" * 40)
     host = Keys("HOST0000000000001", "h" * 40)
 
-    def policies(self) -> Mapping[str, Mapping[str, str]]:
-        """role → what `app-server` prints as policies"""
+    def policies(self, node: str | None = None) -> Mapping[str, Mapping[str, str]]:
+        """role → what `app-server` prints as policies, for one host if it is named"""
         project = self.directory / "policies"
         (project / "config").mkdir(parents=True, exist_ok=True)
         (project / "config/deploy.yml").touch()
         said = self.settings_for(TINY, self.repository)
         (project / f"config/{ENVIRONMENT}.yml").write_text(yaml.safe_dump(said))
         settings = load_settings(project, ENVIRONMENT, {})
-        return {role: app_server.policies(settings, role) for role in settings.roles}
+        return {role: app_server.policies(settings, role, node) for role in settings.roles}
 
-    @property
-    def host_rules(self) -> dict[str, str]:
-        """Of a host that has all roles: `event`, `agent_prefix`, `wanted`, `deployments`, `serving`."""
-        return rules(*(each["consul-app-server.hcl"] for each in self.policies().values()))
+    def host_rules(self, host: str) -> dict[str, str]:
+        """Of a host that has all roles: `event`, `agent_prefix`, `wanted`, `deployments`, `reports`, `serving`."""
+        return rules(*(each["consul-app-server.hcl"] for each in self.policies(host).values()))
+
+    def allow_hosts(self, *, without: str | None = None) -> None:
+        """Give each host's own token what `app-server` prints for that host, from now on."""
+        for host in self.hosts:
+            self.allow(host, self.host_rules(host), without=without)
 
     @property
     def build_server_rules(self) -> dict[str, str]:
@@ -99,7 +103,7 @@ class Guarded(Playground):
         return json.dumps(config)
 
     def host_environment(self, host: str) -> dict[str, str]:
-        return {**super().host_environment(host), **_aws(self.host), "CONSUL_HTTP_TOKEN": self.token("host")}
+        return {**super().host_environment(host), **_aws(self.host), "CONSUL_HTTP_TOKEN": self.token(host)}
 
     def build_server_environment(self) -> dict[str, str]:
         return {**super().build_server_environment(), **_aws(self.builder)}
@@ -130,6 +134,10 @@ class Guarded(Playground):
         """Consul's keys below a prefix, seen with all rights."""
         return [key for key in self._consul_get("consul-server", "/v1/kv/?keys") if key.startswith(prefix)]
 
+    def consul_entries(self) -> dict[str, object]:
+        """All of Consul's keys with their values, seen with all rights."""
+        return {each["Key"]: each["Value"] for each in self._consul_get("consul-server", "/v1/kv/?recurse")}
+
     def allow(self, name: str, rights: dict[str, str], *, without: str | None = None) -> None:
         """Give a token these rights, and no others, from now on."""
         rules = "\n".join(rule for right, rule in rights.items() if right != without)
@@ -147,7 +155,7 @@ class Guarded(Playground):
         deadline = time.monotonic() + 30
         while True:
             try:
-                self.allow("host", self.host_rules)
+                self.allow(host, self.host_rules(host))
                 break
             except (OSError, urllib.error.HTTPError):
                 assert time.monotonic() < deadline

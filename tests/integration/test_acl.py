@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 from botocore.exceptions import ClientError
 
 from tests.integration.guarded import Guarded
@@ -32,7 +33,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture
 def project(guarded: Guarded, tmp_path: Path) -> Iterator[Project]:
-    guarded.allow("host", guarded.host_rules)
+    guarded.allow_hosts()
     guarded.allow("build_server", guarded.build_server_rules)
     made = Project(guarded, tmp_path)
     (tmp_path / "token").write_text(guarded.token("build_server") + "\n")
@@ -40,7 +41,7 @@ def project(guarded: Guarded, tmp_path: Path) -> Iterator[Project]:
     made.settings["wait"] = {"fetch_seconds": 10, "activate_seconds": 60, "hook_seconds": 10, "stable_seconds": 0}
     made.write()
     yield made
-    guarded.allow("host", guarded.host_rules)
+    guarded.allow_hosts()
     # A token's rights are remembered by the agents for a while.
     time.sleep(0.5)
 
@@ -104,26 +105,14 @@ def asked(guarded: Guarded, token: str, method: str, path: str) -> int:
         return error.code
 
 
-def test_app_server_changes_nothing_that_other_hosts_obey_but_the_barrier(project: Project, guarded: Guarded) -> None:
-    deployment = project.deploy().json["deployment"]
-    ours, kv = "deploytool/tiny/playground", "/v1/kv"
-    before = project_keys(guarded)
+def test_app_server_keeps_to_its_role_and_fires_nothing(guarded: Guarded) -> None:
     for path in (
-        f"{kv}/{ours}/wanted/web",
-        f"{kv}/{ours}/frozen",
-        f"{kv}/{ours}/serving/other/app1",
-        f"{kv}/deploytool/other/playground/deployments/x",
+        "/v1/kv/deploytool/tiny/playground/serving/other/app1",
+        "/v1/kv/deploytool/tiny/playground/reports/other/app1/x/failed",
+        "/v1/kv/deploytool/other/playground/reports/web/app1/x/failed",
         "/v1/event/fire/deploy_tiny_web_playground",
     ):
-        assert asked(guarded, "host", "PUT", path) == 403, path
-    assert project_keys(guarded) == before
-    # What SECURITY.md says that it can: the reports of others, and the barrier of a deployment.
-    assert asked(guarded, "host", "PUT", f"{kv}/{ours}/deployments/{deployment}/web/hosts/other/failed") == 200
-    assert asked(guarded, "host", "PUT", f"{kv}/{ours}/deployments/{deployment}/web/go") == 200
-
-
-def project_keys(guarded: Guarded) -> list[str]:
-    return guarded.keys_below("deploytool/")
+        assert asked(guarded, "app1", "PUT", path) == 403, path
 
 
 def test_build_server_keeps_to_its_events_and_keys_in_consul(project: Project, guarded: Guarded) -> None:
@@ -189,18 +178,66 @@ def test_host_that_may_not_read_what_is_wanted_names_the_right(project: Project,
     project.deploy()
     project.repository.commit({"VERSION": "unwanted"})
     before = project.served()
-    guarded.allow("host", guarded.host_rules, without="wanted")
+    guarded.allow_hosts(without="wanted")
     said = until(project, 8, "key_prefix read")
-    assert guarded.token("host") not in said
+    assert not any(guarded.token(host) in said for host in guarded.hosts)
     assert project.served() == before
+
+
+def test_host_can_speak_for_no_other_and_let_nobody_go(project: Project, guarded: Guarded) -> None:
+    document = project.deploy().json
+    top, deployment = "deploytool/tiny/playground", document["deployment"]
+    before = keys_and_values(guarded, top)
+    address, headers = guarded.consul_address("app1"), {"X-Consul-Token": guarded.token("app1")}
+    for place in (
+        f"reports/web/app2/{deployment}/verified",
+        f"reports/web/app2/{deployment}/failed",
+        f"reports/web/app1/../app2/{deployment}/failed",
+        "reports/web/app10/x/failed",
+        f"reports/web/{deployment}",
+        "reports/watched",
+        "serving/web/app2",
+        "serving/web/app10",
+        "serving/web/app1/app2",
+        "serving/web/",
+        f"deployments/{deployment}/web/go",
+        f"deployments/{deployment}/web/hosts/app2/verified",
+        "wanted/web",
+        "wanted/web/app2",
+        "frozen",
+    ):
+        for method in ("PUT", "DELETE"):
+            refused = urllib3.request(
+                method, f"{address}/v1/kv/{top}/{place}", body=b'{"host": "app2"}', headers=headers, redirect=False
+            )
+            assert refused.status == 403, (method, place, refused.data)
+    assert keys_and_values(guarded, top) == before
+    # What it may write is about itself, whatever it says there.
+    for place in (f"reports/web/app1/{deployment}/failed", f"reports/web/app1/{deployment}/web/app2/failed"):
+        written = urllib3.request(
+            "PUT", f"{address}/v1/kv/{top}/{place}", body=b'{"host": "app2", "reason": "x"}', headers=headers
+        )
+        assert written.status == 200
+    lie = b'{"release": "none", "deployment": "none", "verified": true, "host": "app2", "node": "app2"}'
+    assert urllib3.request("PUT", f"{address}/v1/kv/{top}/serving/web/app1", body=lie, headers=headers).status == 200
+    hosts = {each["host"]: each for each in project.fab("playground", "status", "--json").json["hosts"]}
+    assert {host for host, each in hosts.items() if each["behind"]} == {"app1"}
+    assert hosts["app2"]["release"] == document["release"]
+    project.repository.commit({"VERSION": "by itself"})
+    assert set(project.deploy().verdicts().values()) == {"verified"}
+
+
+def keys_and_values(guarded: Guarded, top: str) -> dict[str, object]:
+    """Consul's keys below a place, seen with all rights."""
+    found = guarded.consul_entries()
+    return {key: value for key, value in found.items() if key.startswith(f"{top}/")}
 
 
 def test_host_that_may_not_report_stays_silent_and_unchanged(project: Project, guarded: Guarded) -> None:
     project.deploy()
     project.repository.commit({"VERSION": "unreported"})
     before = project.served()
-    rules = guarded.host_rules
-    guarded.allow("host", {**rules, "deployments": rules["deployments"].replace("write", "read")})
+    guarded.allow_hosts(without="reports")
     said = until(project, 8, "did not fetch")
     assert "silent" in said
     assert project.served() == before

@@ -200,12 +200,12 @@ def test_host_that_lacks_what_a_deployment_needs(project: Project) -> None:
 
 def test_host_that_may_not_read_what_is_wanted(project: Project, guarded: Guarded) -> None:
     project.deploy()
-    guarded.allow("host", guarded.host_rules, without="wanted")
+    guarded.allow_hosts(without="wanted")
     try:
         words = 'deploytool/tiny/playground/wanted/web" read'
         wait_until(lambda: words in project.fab("playground", "check").out)
     finally:
-        guarded.allow("host", guarded.host_rules)
+        guarded.allow_hosts()
     wait_until(lambda: project.fab("playground", "check").code == 0)
 
 

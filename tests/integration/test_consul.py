@@ -31,7 +31,7 @@ def consul(playground: Playground) -> Consul:
 def prefix(consul: Consul) -> Iterator[str]:
     made = f"deploytool/test-{uuid.uuid4().hex[:8]}/env"
     yield made
-    consul.call("DELETE", f"/v1/kv/{made}", {"recurse": ""}, right="key_prefix write")
+    consul.delete_all(f"{made}/")
 
 
 def announce(consul: Consul, prefix: str, deployment: str, *, only_hosts: bool = False, **changes: Any) -> Announcement:
@@ -384,6 +384,7 @@ def test_all_at_once_makes_the_very_same_calls_as_ever(consul: Consul, prefix: s
         ("get", whole),
         ("get", whole),
         ("list", f"{whole}/"),
+        ("list", f"{prefix}/reports/"),
         ("put", go, "wait 0"),
         ("get", whole),
         ("put", whole, f"{NEW} s3://b/x"),
@@ -553,10 +554,10 @@ def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, p
     ended = threading.Event()
     watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", news.extend, ended))
     watching.start()
-    hosts = f"{prefix}/deployments/20260101T000001Zaaaa/web/hosts"
+    hosts, name = f"{prefix}/reports/web", "20260101T000001Zaaaa"
     try:
         for host, text in (("a", "one"), ("b", "two"), ("a", "three")):
-            consul.put(f"{hosts}/{host}/fetched", text)
+            consul.put(f"{hosts}/{host}/{name}/fetched", text)
             deadline = time.monotonic() + 10
             while not news or news[-1]["value"] != text:
                 assert time.monotonic() < deadline
@@ -564,10 +565,21 @@ def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, p
         time.sleep(0.5)
     finally:
         ended.set()
-        consul.put(f"{hosts}/z/fetched", "wakes the watch")
+        consul.put(f"{hosts}/z/{name}/fetched", "wakes the watch")
         watching.join(20)
     told = [(item["host"], item["value"]) for item in news if item["host"] != "z"]
     assert told == [("a", "one"), ("b", "two"), ("a", "three")]
+
+
+def test_reports_on_older_deployments_go_with_the_next(consul: Consul, prefix: str) -> None:
+    kept = [f"web/a/{NEWER}/failed", f"web/a/{NEW}/verified", "web/a/by-hand/x", "watched", "web/a"]
+    gone = [f"{role}/host{number}/{OLD}/{state}" for role in ("web", "batch") for number in range(50) for state in "xy"]
+    for place in (*kept, *gone):
+        consul.put(f"{prefix}/reports/{place}", "value")
+    announce(consul, prefix, NEW)
+    assert sorted(entry.key.removeprefix(f"{prefix}/reports/") for entry in consul.list(f"{prefix}/reports/")[0]) == (
+        sorted(kept)
+    )
 
 
 def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:

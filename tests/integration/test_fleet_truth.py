@@ -541,7 +541,7 @@ def test_manifest_that_is_missing_in_the_store(truth: Truth) -> None:
     process = truth.start("playground", "deploy", "--json")
     until(lambda: truth.wanted() != wanted, "the deployment is announced", 90)
     deployment = truth.wanted()["wanted/web"].split()[0]
-    fetched = f"deployments/{deployment}/web/hosts/{{}}/fetched"
+    fetched = f"reports/web/{{}}/{deployment}/fetched"
     until(lambda: {fetched.format("app1"), fetched.format("app3")} <= set(truth.consul_keys()), "others fetched")
     assert truth.delete_objects(f"deployments/{deployment}/web.yml")
     watch.write_text(text)
@@ -697,7 +697,7 @@ def test_second_deploy_right_after_the_first_operator_was_killed_at_the_barrier(
     result = truth.deploy()
     assert result.verdicts() == truth.all("verified")
     assert truth.answers() == truth.all(new)
-    said = {key.rpartition("/")[2] for key in truth.consul_keys(f"deployments/{first}") if "/hosts/" in key}
+    said = {key.rpartition("/")[2] for key in truth.consul_keys("reports/") if f"/{first}/" in key}
     assert said <= {"fetched", "aborted", "superseded"}
 
 
@@ -716,8 +716,8 @@ def test_operator_that_goes_at_the_barrier_leaves_everything_as_it_was(truth: Tr
     until(lambda: truth.wanted() == before[1], "wanted is what it was", 45)
 
     def all_have_left() -> bool:
-        keys = truth.consul_keys(f"deployments/{deployment}")
-        left = {key for key in keys if key.endswith("/aborted")}
+        keys = truth.consul_keys("reports/")
+        left = {key for key in keys if key.endswith(f"/{deployment}/aborted")}
         return len(left) == len(ALL)
 
     until(all_have_left, "every host has left the barrier")
@@ -812,9 +812,7 @@ def test_switch_that_was_cut_off_is_undone_if_the_old_release_is_wanted_again(tr
     word = truth.last_word("app2/web")
     assert (word["release"], word["verified"]) == (old["release"], True)
     assert truth.current("app2") == old["release"]
-    report = json.loads(
-        truth.consul_keys(f"deployments/{deployment}/web/hosts/app2")[f"deployments/{deployment}/web/hosts/app2/failed"]
-    )
+    report = json.loads(truth.consul_keys("reports/web/app2")[f"reports/web/app2/{deployment}/failed"])
     assert "was cut off" in report["reason"]
     assert truth.playground.catch_up("app2", "web", "truth").stderr == ""
 
@@ -923,6 +921,6 @@ def test_report_that_was_lost_is_said_by_the_next_run_without_a_restart(truth: T
         document["deployment"],
         True,
     )
-    assert f"deployments/{document['deployment']}/web/hosts/app2/verified" in truth.consul_keys()
+    assert f"reports/web/app2/{document['deployment']}/verified" in truth.consul_keys()
     assert (truth.pids(), truth.answers()) == (pids, truth.all(new))
     assert truth.fab("playground", "status").code == 0

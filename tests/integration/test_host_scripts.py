@@ -95,7 +95,7 @@ class Host:
         return Path(self.environment["FAKE_CONSUL"]) / name
 
     def reports(self, deployment: str) -> dict[str, dict[str, Any]]:
-        start = f"{PREFIX}/deployments/{deployment}/web/hosts/app1/".replace("/", "%")
+        start = f"{PREFIX}/reports/web/app1/{deployment}/".replace("/", "%")
         kv = Path(self.environment["FAKE_CONSUL"])
         return {p.name.removeprefix(start): json.loads(p.read_text()) for p in kv.iterdir() if p.name.startswith(start)}
 
@@ -1869,7 +1869,7 @@ def test_host_finds_its_name_and_its_go_in_a_real_consul(real_host: Host, progra
     consul(host, "put", f"{PREFIX}/wanted/web", f"{FIRST} file:///x")
     consul(host, "put", f"{PREFIX}/deployments/{FIRST}/web/go", "wait 0")
     process = host.start(FIRST, OLD)
-    hosts = f"{PREFIX}/deployments/{FIRST}/web/hosts/real-node"
+    hosts = f"{PREFIX}/reports/web/real-node/{FIRST}"
     until(lambda: "fetched" in consul(host, "get", "-keys", f"{hosts}/"))
     consul(host, "put", f"{PREFIX}/deployments/{FIRST}/web/go", "go real-node")
     run = host.finish(process, FIRST)
@@ -1892,7 +1892,7 @@ def test_absent_wanted_and_unreachable_consul_differ_with_the_real_one(real_host
     host = real_host
     consul(host, "delete", "-recurse", PREFIX)
     host.run(FIRST, OLD)
-    failed = f"{PREFIX}/deployments/{FIRST}/web/hosts/real-node/failed"
+    failed = f"{PREFIX}/reports/web/real-node/{FIRST}/failed"
     assert "key_prefix read" in json.loads(consul(host, "get", failed))["reason"]
     host.environment["CONSUL_HTTP_ADDR"] = "127.0.0.1:1"
     run = host.run(FIRST, OLD)

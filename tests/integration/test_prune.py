@@ -94,7 +94,7 @@ def keys_of(bus: Bus, prefix: str) -> list[str]:
 
 def past(bus: Bus, prefix: str, name: str, *, role: str = "web", go: str = "go all") -> str:
     bus.put(f"{prefix}/deployments/{name}/{role}/go", go)
-    bus.put(f"{prefix}/deployments/{name}/{role}/hosts/app1/verified", "log")
+    bus.put(f"{prefix}/deployments/{name}/{role}/more/of/it", "value")
     return name
 
 

@@ -124,7 +124,7 @@ class LightHost:
     def _report(self, state: str, deployment: str = "", reason: str = "") -> None:
         name = deployment or (self.at[0] if self.at is not None else "")
         content = json.dumps({"time": "2026-01-01T00:00:00Z", "reason": reason, "log": ""})
-        self.kv.put(f"deployments/{name}/web/hosts/{self.name}/{state}", content)
+        self.kv.put(f"reports/web/{self.name}/{name}/{state}", content)
 
 
 def release_in(url: str) -> str:

@@ -26,6 +26,7 @@ from deploytool.console import Console, reasons
 from deploytool.fleet import HostResult, State, Verdict
 from deploytool.outcome import Outcome
 from deploytool.session import operator_of
+from deploytool.worker.foreign import printable
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())
 BAD = HostResult("web", "app2", Verdict.FAILED, State.FETCHED, 3.2, "hooks.post[0] failed", ("one", "two"))
@@ -123,13 +124,14 @@ def test_annotation_arrives_as_it_was_meant(title: str, message: str) -> None:
     line = Annotation(title, message).command()
     assert len(commands(line)) == 1
     assert not set("\r\n") & set(line)
-    assert read_command(line) == ({"title": title}, message)
+    lines = "\n".join(printable(line) for line in message.split("\n"))
+    assert read_command(line) == ({"title": printable(title)}, lines)
 
 
 def test_hosts_that_are_bad_for_one_reason_share_an_annotation() -> None:
     mute = [replace(MUTE, host=f"app{number}") for number in range(7)]
     left = replace(MUTE, host="app8", verdict=Verdict.ABORTED)
-    told = annotations("fab production deploy: exit code 8", "not verified: …", [GOOD, *mute, left, BAD])
+    told = annotations("fab production deploy: exit code 8", ["not verified: …"], [GOOD, *mute, left, BAD])
     assert [each.title for each in told] == [
         "fab production deploy: exit code 8",
         "app2 (web) failed",
@@ -140,7 +142,7 @@ def test_hosts_that_are_bad_for_one_reason_share_an_annotation() -> None:
 
 def test_no_more_annotations_than_github_shows() -> None:
     hosts = [replace(BAD, host=f"app{number}", reason=f"reason {number}") for number in range(40)]
-    assert len(annotations("title", "error", hosts)) == MOST_ANNOTATIONS
+    assert len(annotations("title", ["error"], hosts)) == MOST_ANNOTATIONS
 
 
 def test_annotations_go_to_stderr_where_stdout_is_one_document() -> None:

@@ -1,0 +1,112 @@
+"""What the worker answers to each request: the shapes of it, and whether an answer has its shape. Pure.
+
+The line comes from another machine. What has its shape is taken as it is; what has not is no answer of our worker's,
+and ends the line (`worker_client.py`), so that nothing above has to look twice.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploytool.errors import BY_KIND
+
+#: A type; a tuple: any of these; a frozenset: one of these texts; a list with one shape: a list of such; a dict: an
+#: object that has these at least, or, with `...` for its key, one of any names with such values.
+Shape = Any
+
+_MAYBE_TEXT = (str, None)
+_TEXTS = [str]
+_BY_HOST = {...: str}
+ERROR: Shape = {"kind": frozenset(BY_KIND), "message": str, "tail": _TEXTS, "hint": _MAYBE_TEXT}
+_FINDINGS = {"findings": [({"name": str, "found": str}, {"name": str, "failure": ERROR})]}
+_ROLE = {
+    "up": _TEXTS,
+    "down": _TEXTS,
+    "wanted": _MAYBE_TEXT,
+    "exceptions": _BY_HOST,
+    "serving": _BY_HOST,
+    "go": _BY_HOST,
+}
+_FROZEN = {"why": str, "operator": str, "at": str}
+
+#: request → its answer
+ANSWERS: Mapping[str, Shape] = {
+    "hello": {
+        **dict.fromkeys(("root", "python", "executable", "host", "user", "compressor"), str),
+        "compressor_hint": _MAYBE_TEXT,
+        "pid": int,
+        "time": float,
+    },
+    "lock": {},
+    "release_lock": {},
+    "lock_holder": {"holder": ({}, None), "sentence": _MAYBE_TEXT},
+    "break_lock": {"ended": _MAYBE_TEXT},
+    "run": {"exit_code": int, "results": _TEXTS, "tail": _TEXTS, "timed_out": bool, "log": _MAYBE_TEXT},
+    "name_log": {"log": str},
+    "cancel": {},
+    "publish_archive": {"checksum": str, "size_bytes": int, "unpacked_bytes": int},
+    "unpack_release": {"directory": str},
+    "remove_unpacked": {},
+    "store_get": {"content": _MAYBE_TEXT},
+    "store_read": {"contents": {...: _MAYBE_TEXT}},
+    "store_exists": {"exists": bool},
+    "store_put": {"existed": _TEXTS},
+    "store_list": {"keys": _TEXTS},
+    "store_newest": {"keys": _TEXTS, "contents": {...: _MAYBE_TEXT}},
+    "store_built": {"release": _MAYBE_TEXT, "record": _MAYBE_TEXT, "keys": _TEXTS},
+    "store_delete": {"deleted": int},
+    "prune_uploads": {"removed": _TEXTS, "trouble": _MAYBE_TEXT},
+    "check_store": _FINDINGS,
+    "check_consul": _FINDINGS,
+    "probe_hosts": {"answers": {...: _BY_HOST}, "failures": {...: ERROR}},
+    "status": {"roles": {...: _ROLE}},
+    "frozen": {"frozen": (_FROZEN, None)},
+    "freeze": {"frozen": _FROZEN},
+    "thaw": {"was": (_FROZEN, None)},
+    "prune_keys": {"removed": _TEXTS},
+    "prune_build_server": {"removed": _TEXTS, "freed_bytes": int},
+    "announce": {},
+    "watch": {},
+    "end_watch": {},
+    "go": {},
+    "halt": {},
+    "settle": {},
+    "abort": {"let_go": (bool, None)},
+}
+
+#: request → what is told meanwhile
+EVENTS: Mapping[str, Shape] = {
+    "run": {"line": str},
+    "lock": {"waiting": str},
+    "watch": {"reports": [({"trouble": str}, {"role": str, "host": str, "state": str, "value": str})]},
+}
+
+
+def fits(value: object, shape: Shape) -> bool:
+    """Whether a value of JSON has the shape. A whole number does for a `float`, and no truth value for a number."""
+    match shape:
+        case tuple():
+            return any(fits(value, each) for each in shape)
+        case frozenset():
+            return isinstance(value, str) and value in shape
+        case list():
+            return isinstance(value, list) and all(fits(each, shape[0]) for each in value)
+        case dict():
+            if not isinstance(value, dict):
+                return False
+            every = shape.get(...)
+            named = all(name in value and fits(value[name], inner) for name, inner in shape.items() if name is not ...)
+            return named and (every is None or all(fits(each, every) for each in value.values()))
+        case None:
+            return value is None
+        case _:
+            types = (int, float) if shape is float else shape
+            return isinstance(value, types) and (shape is bool or not isinstance(value, bool))
+
+
+def is_answer(do: str, message: Mapping[str, Any]) -> bool:
+    """Whether a message may be one to the request `do`: it tells an event, or answers, or fails."""
+    if "event" in message:
+        return do in EVENTS and fits(message["event"], EVENTS[do])
+    if "error" in message:
+        return fits(message["error"], ERROR)
+    return fits(message.get("ok"), ANSWERS[do])
