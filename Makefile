@@ -5,6 +5,7 @@
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
+# make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS='--quick logs'; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
@@ -16,8 +17,10 @@ BIN := $(VENV)/bin
 STATE ?= var/playground
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test faults lint audit check docs bench playground playground-down playground-status clean
+.PHONY: help venv demo demo-down parts test faults lint audit check docs bench soak playground playground-down \
+  playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -87,6 +90,10 @@ $(VENV)/.bench-stamp: pyproject.toml | $(VENV)/.stamp
 # Byte code is written, as wherever people install the tool.
 bench: $(VENV)/.bench-stamp parts
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# Ends with a table; fails where a bound does not hold.
+soak: venv parts
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

@@ -22,7 +22,7 @@ def measure(playground: Playground, directory: Path, found: Measurements, runs: 
     clock, bucket = event_clock(playground), Bucket(playground)
     with SlowLink(playground.ssh_port, round_trip_seconds=ROUND_TRIP_SECONDS) as link:
         far = f"{playground.user}@{playground.ssh_host}:{link.port}"
-        side.project.settings["build"]["ssh_config"] = str(_ssh_config(playground, directory, link.port))
+        side.project.settings["build"]["ssh_config"] = str(ssh_config_behind(playground, directory, link.port))
         # Once before: the first deploy of all sends the worker and makes the mirror.
         for number in range(-1, runs):
             for label, server in ((NEAR, near), (FAR, far)):
@@ -37,7 +37,7 @@ def measure(playground: Playground, directory: Path, found: Measurements, runs: 
     clock.close()
 
 
-def _ssh_config(playground: Playground, directory: Path, port: int) -> Path:
+def ssh_config_behind(playground: Playground, directory: Path, port: int) -> Path:
     """The playground's, which knows its host key behind that port, too."""
     known = playground.known_hosts.read_text().rstrip("\n")
     behind = known.replace(f":{playground.ssh_port} ", f":{port} ")

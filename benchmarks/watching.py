@@ -106,15 +106,19 @@ def report_clock(playground: Playground, application: str) -> Clock:
     )
 
 
-class MemoryWatch:
-    """The highest resident memory of a `fab` command, of its worker, and of the largest program the worker runs.
+class ProcessWatch:
+    """The highest resident memory of a `fab` command, of its worker, and of the largest program the worker runs; the
+    worker's processor time, its programs' included, and the files that it has open.
 
-    The kernel keeps the peak of each process (VmHWM): reading it now and then misses only what a process grew by in
-    its last few milliseconds.
+    The kernel keeps peak and time of each process (VmHWM, utime, stime): reading them now and then misses only the last
+    few milliseconds.
     """
 
     def __init__(self, operator_pid: int, build_root: Path) -> None:
         self.peaks_mb = {"operator": 0.0, "worker": 0.0, "programs": 0.0}
+        self.worker_cpu_seconds = 0.0
+        #: when they were counted last
+        self.worker_open_files = 0
         self._operator = operator_pid
         self._mark = f"{build_root}/.worker/".encode()
         self._ended = threading.Event()
@@ -129,6 +133,7 @@ class MemoryWatch:
                 worker = self._find_worker()
             if worker is not None:
                 self._note("worker", worker)
+                self._note_costs(worker)
                 for child in children(worker):
                     self._note("programs", child)
 
@@ -145,6 +150,13 @@ class MemoryWatch:
             for line in Path(f"/proc/{pid}/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     self.peaks_mb[who] = max(self.peaks_mb[who], int(line.split()[1]) * 1024 / 1e6)
+
+    def _note_costs(self, worker: int) -> None:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{worker}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            # utime, stime, and those of the children that it has waited for
+            self.worker_cpu_seconds = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+            self.worker_open_files = len(os.listdir(f"/proc/{worker}/fd")) or self.worker_open_files
 
     def close(self) -> None:
         self._ended.set()
@@ -177,6 +189,10 @@ class SshLog:
         transferred = [int(sent) + int(received) for sent, received in TRANSFERRED.findall(text)]
         return Wire(len(CHANNEL.findall(text)), sum(transferred) / 1e3 if transferred else None)
 
+    def connections(self) -> int:
+        """How many have been opened."""
+        return len(OPENED.findall(self._text()))
+
     def _text(self) -> bytes:
         with self._path.open("rb") as file:
             file.seek(self._begin)
@@ -207,7 +223,7 @@ def watched(
     log = SshLog(playground)
     begin = time.monotonic()
     process = start()
-    memory = MemoryWatch(process.pid, playground.build_root) if ours else None
+    memory = ProcessWatch(process.pid, playground.build_root) if ours else None
     try:
         out = finish(process, event)
     finally:

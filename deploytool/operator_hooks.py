@@ -46,6 +46,8 @@ OF_A_BUILD: tuple[Moment, ...] = ("before_build", "after_publish")
 #: So many of the last lines of output an error has.
 TAIL_LINES = 20
 LONGEST_LINE = 2000
+#: Of a line that is longer, the rest is read and forgotten: it may have no end.
+LINE_BYTES = 64 * 1024
 #: How long a command that is ended has to clear up.
 GRACE_SECONDS = 5.0
 #: After its end, how long its last lines are waited for: a daemon that it leaves behind may keep its output open.
@@ -170,13 +172,16 @@ def run_command(
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def read(output: IO[bytes]) -> None:
+        begins = True
         with output:
-            for line in output:
-                # Of a progress bar, what stands there in the end.
-                text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
-                shown = masking.text(text)[:LONGEST_LINE]
-                tail.append(shown)
-                tell(shown)
+            while line := output.readline(LINE_BYTES):
+                if begins:
+                    # Of a progress bar, what stands there in the end.
+                    text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+                    shown = masking.text(text)[:LONGEST_LINE]
+                    tail.append(shown)
+                    tell(shown)
+                begins = line.endswith(b"\n")
 
     process: subprocess.Popen[bytes] | None = None
     timed_out = False

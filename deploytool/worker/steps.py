@@ -18,6 +18,8 @@ from .masking import Masking
 from .processes import Groups, end_group
 
 TAIL_LINES = 20
+#: So much of a line is shown; the log has all of it.
+SHOWN_CHARACTERS = 500
 #: A line longer than this is shown and masked in pieces; it bounds the worker's memory.
 LINE_BYTES = 64 * 1024
 #: Lines travel to the operator's screen at most this often: 50 MB of output must not cross the wire.
@@ -44,34 +46,40 @@ class Log:
         os.rename(self.path, path)
         self.path = path
 
-    def write(self, line: str) -> str:
-        """Append one line; returns it as it was written, masked."""
-        masked = self.masking.text(line)
-        self._file.write(masked.encode("utf-8", "replace") + b"\n")
-        return masked
+    def write(self, line: str) -> None:
+        """Append one line."""
+        self.append(self.masking.text(line) + "\n")
+
+    def append(self, masked: str) -> None:
+        """Append whole lines, which are masked already."""
+        self._file.write(masked.encode("utf-8", "replace"))
 
     def flush(self) -> None:
         self._file.flush()
 
 
 class NoLog:
-    """In place of a log where nothing may be written: lines are masked all the same."""
+    """In place of a log where nothing may be written."""
 
     path = None
 
     def __init__(self, masking: Masking) -> None:
         self.masking = masking
 
-    def write(self, line: str) -> str:
-        return self.masking.text(line)
+    def write(self, line: str) -> None:
+        """Nothing is kept."""
+
+    def append(self, masked: str) -> None:
+        """Nothing is kept."""
 
     def flush(self) -> None:
         """Nothing waits."""
 
 
 class Lines:
-    """Bytes in, whole masked lines out; half a character or half a line waits for the rest.
+    """Bytes in, whole masked lines out, as one text; half a character or half a line waits for the rest.
 
+    As one text, since a command may print millions of lines in a second: nothing is done for each of them.
     A line that grows too long is cut, and never inside a secret: what might be the beginning of one waits as well.
     """
 
@@ -80,21 +88,39 @@ class Lines:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
 
-    def feed(self, data: bytes, final: bool = False) -> List[str]:
+    def feed(self, data: bytes, final: bool = False) -> str:
+        """The lines that are whole with these bytes, each with its end; empty if none is."""
         # Progress bars draw over themselves with a carriage return: each drawing is a line.
         text = self._rest + self._decoder.decode(data, final).replace("\r\n", "\n").replace("\r", "\n")
-        *whole, self._rest = text.split("\n")
-        lines = [self._masking.text(line) for line in whole]
-        if final:
-            if self._rest:
-                lines.append(self._masking.text(self._rest))
-            self._rest = ""
-        elif len(self._rest) > LINE_BYTES + self._masking.longest:
-            masked = self._masking.text(self._rest)
-            cut = len(masked) - max(self._masking.longest - 1, 0)
-            lines.append(masked[:cut])
-            self._rest = masked[cut:]
-        return lines
+        whole, end, self._rest = text.rpartition("\n")
+        if final and self._rest:
+            whole, end, self._rest = text, "\n", ""
+        masked = self._masking.text(whole) + end
+        if len(self._rest) > LINE_BYTES + self._masking.longest:
+            rest = self._masking.text(self._rest)
+            cut = len(rest) - max(self._masking.longest - 1, 0)
+            masked += rest[:cut] + "\n"
+            self._rest = rest[cut:]
+        return masked
+
+
+class Tail:
+    """The last lines of a step's output, for the operator's screen: few, and none of them long."""
+
+    def __init__(self) -> None:
+        self._lines: Deque[str] = collections.deque(maxlen=TAIL_LINES)
+
+    def add(self, lines: str) -> None:
+        """Whole lines, each with its end."""
+        if lines:
+            self._lines.extend(lines[:-1].rsplit("\n", TAIL_LINES)[-TAIL_LINES:])
+
+    @property
+    def lines(self) -> List[str]:
+        return [
+            line if len(line) <= SHOWN_CHARACTERS else "{} … ({} characters)".format(line[:SHOWN_CHARACTERS], len(line))
+            for line in self._lines
+        ]
 
 
 def _above_ten(descriptor: int) -> int:
@@ -125,7 +151,7 @@ def run_step(
     """Run the script and wait for it.
 
     Returns exit_code (128 + the signal's number for one that was killed), results (what the script wrote to file
-    descriptor 3, in lines), tail (the last lines of output), timed_out, seconds and the log's path (None
+    descriptor 3, in lines), tail (the last lines of output, long ones cut), timed_out, seconds and the log's path (None
     without a log). Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
     """
     begin = time.monotonic()
@@ -152,11 +178,16 @@ def run_step(
     finally:
         os.close(result_write)
         os.close(source)
-    tail: Deque[str] = collections.deque(maxlen=TAIL_LINES)
+    tail = Tail()
     results = bytearray()
     timed_out = False
     shown = 0.0
     lines = Lines(log.masking)
+
+    def take(whole: str) -> None:
+        log.append(whole)
+        tail.add(whole)
+
     assert process.stdout is not None
     output = process.stdout.fileno()
     ended: Optional[float] = None
@@ -172,13 +203,12 @@ def run_step(
                 elif key.fd == result_read:
                     results += data
                 else:
-                    for line in lines.feed(data):
-                        tail.append(log.write(line))
+                    take(lines.feed(data))
             now = time.monotonic()
-            if tail and now - shown >= PROGRESS_SECONDS:
+            if now - shown >= PROGRESS_SECONDS and tail.lines:
                 shown = now
                 log.flush()
-                progress(tail[-1])
+                progress(tail.lines[-1])
             if ended is None and process.poll() is not None:
                 ended = now
             if ended is not None and now - ended > LINGER_SECONDS:
@@ -186,8 +216,7 @@ def run_step(
             if ended is None and not timed_out and now - begin > timeout_seconds:
                 timed_out = True
                 end_group(process.pid)
-    for line in lines.feed(b"", final=True):
-        tail.append(log.write(line))
+    take(lines.feed(b"", final=True))
     exit_code = process.wait()
     groups.finished(process)
     process.stdout.close()
@@ -200,7 +229,7 @@ def run_step(
     return {
         "exit_code": exit_code,
         "results": _result_lines(results),
-        "tail": list(tail),
+        "tail": tail.lines,
         "timed_out": timed_out,
         "seconds": round(time.monotonic() - begin, 3),
         "log": log.path,

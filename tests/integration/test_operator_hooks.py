@@ -4,12 +4,13 @@ import json
 import os
 import re
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploytool.operator_hooks import Ended, run_command
+from deploytool.operator_hooks import LONGEST_LINE, Ended, run_command
 from deploytool.worker.masking import Masking
 from tests.integration.project import FABFILE
 from tests.integration.test_local import HOSTS, Local
@@ -210,6 +211,17 @@ def test_command_that_does_not_read_its_record_gets_it_all_the_same(tmp_path: Pa
     assert ended == Ended(0, False, ())
     ended, lines = run("wc -c", tmp_path, hosts=["x" * 1000] * 1000)
     assert int(lines[0]) > 1_000_000
+
+
+def test_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        ended, lines = run("echo one; head -c 50000000 /dev/zero | tr '\\0' x; echo; echo two", tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (ended.exit_status, lines) == (0, ["one", "x" * LONGEST_LINE, "two"])
+    assert peak < 5_000_000
 
 
 def test_first_line_that_fails_is_the_last(tmp_path: Path) -> None:
