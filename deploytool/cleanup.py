@@ -9,11 +9,12 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
 from deploytool.history import History, read_deployment
-from deploytool.journal import RETENTION_LOCK, read_history, read_texts, release_of
+from deploytool.journal import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.release import (
     DEPLOYMENT_PATTERN,
     DeploymentId,
@@ -187,7 +188,6 @@ class _Swept:
     unreadable: tuple[tuple[str, DeploymentId], ...] = ()
 
 
-_DEPLOYMENT = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})[./].+")
 _MANIFEST = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})/(?:kept/)?([^/]+)\.yml")
 
 
@@ -200,20 +200,26 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
     )
     releases = session.worker.start("store_list", prefix="releases/", after=held)
     deployments = session.worker.start(
-        "store_list", prefix=f"environments/{settings.environment}/deployments/", after=held
+        "store_newest",
+        prefix=f"environments/{settings.environment}/",
+        patterns=[[_deployment_of(settings.environment), DEPLOYMENTS]],
+        since=recent(session, settings.environment),
+        read=False,
+        after=held,
     )
+    named = session.worker.start("store_directories", prefix="environments/", after=held)
     listed = _by_release(releases.answer()["keys"])
     stored = [release for release, keys in listed.items() if record_key(release) in keys]
     orphans = [
         release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
     ]
+    newest = _newest(deployments.answer()["keys"], settings.environment)
     if len(stored) <= keep and not orphans:
-        return _Swept(tuple(listed), _newest(deployments.answer()["keys"], settings.environment))
-    deployed = _Deployed(session.worker.ask("store_list", prefix="environments/")["keys"])
+        return _Swept(tuple(listed), newest)
+    deployed = _since(session, named.answer()["names"], min(listed))
     environments = {name: Known(deployed.history(session, name, keep)) for name in deployed.environments}
     mine_known = environments.get(settings.environment, Known(History()))
     environments[settings.environment] = replace(mine_known, live=live)
-    newest = _newest(deployed.keys, settings.environment)
     if unknown := unreadable(environments, now):
         return _Swept(tuple(listed), newest, unreadable=unknown)
 
@@ -267,8 +273,13 @@ def _by_release(keys: Iterable[str]) -> dict[ReleaseId, list[str]]:
     return found
 
 
+def _deployment_of(environment: str) -> str:
+    """The pattern of all that a deployment writes; its group is the deployment's id."""
+    return rf"environments/{re.escape(environment)}/deployments/({DEPLOYMENT_PATTERN.pattern})[./].+"
+
+
 def _newest(keys: Iterable[str], environment: str) -> tuple[DeploymentId, ...]:
-    names = {found[2] for key in keys if (found := _DEPLOYMENT.fullmatch(key)) and found[1] == environment}
+    names = {found[1] for key in keys if (found := re.fullmatch(_deployment_of(environment), key))}
     return tuple(DeploymentId(name) for name in sorted(names)[-DEPLOYMENTS:])
 
 
@@ -310,10 +321,32 @@ def _named(text: str) -> ReleaseId | None:
         return None
 
 
+def _a_day_before(release: ReleaseId) -> str:
+    """A day, as the clocks of two build servers may differ; empty, which is before all, for an id that is no time."""
+    try:
+        return f"{datetime.strptime(release[:16], '%Y%m%dT%H%M%SZ') - timedelta(days=1):%Y%m%dT%H%M%SZ}"
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _since(session: Session, environments: Sequence[str], oldest: ReleaseId) -> "_Deployed":
+    """What was deployed in all environments that the store knows, since the oldest release was built.
+
+    What was deployed before that is of releases that have gone, and so have its manifests.
+    """
+    begin = _a_day_before(oldest)
+    asked = [
+        session.worker.start("store_list", prefix=below, beyond=below + begin)
+        for below in (f"environments/{name}/deployments/" for name in environments)
+    ]
+    return _Deployed(tuple(environments), [key for each in asked for key in each.answer()["keys"]])
+
+
 @dataclass(frozen=True, slots=True)
 class _Deployed:
-    """The keys below environments/."""
+    """What deployments have written, those that may be of a release that is still there."""
 
+    environments: tuple[str, ...]
     keys: Sequence[str]
     #: environment and deployment → its manifests, and a role that it has one of
     _manifests: dict[tuple[str, DeploymentId], list[str]] = field(default_factory=dict)
@@ -325,11 +358,6 @@ class _Deployed:
                 place = (found[1], DeploymentId(found[2]))
                 self._manifests.setdefault(place, []).append(key)
                 self._roles[place] = found[3]
-
-    @property
-    def environments(self) -> tuple[str, ...]:
-        """All that the store knows, also those that the settings know no more."""
-        return tuple(sorted({key.split("/")[1] for key in self.keys if key.count("/") > 1}))
 
     def history(self, session: Session, environment: str, keep: int) -> History:
         """The environment's history, as far back as it takes."""

@@ -7,8 +7,8 @@ import json
 import random
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from deploytool.history import (
@@ -38,6 +38,8 @@ from deploytool.worker_client import Asked
 
 #: So many deployments are read at first; if they do not answer the question, ten times as many.
 NEWEST = 100
+#: Of a very long history only so many last days are listed, if these have that many deployments; else more.
+RECENT_DAYS = (30, 365)
 
 #: Held while anything is removed from the store, and by every deployment while it makes sure of its release and claims
 #: it. No environment's name begins with a dot.
@@ -61,8 +63,18 @@ def ask_history(session: Session, environment: str, *, after: Asked | None = Non
         "store_newest",
         prefix=f"environments/{environment}/",
         patterns=[[_RECORD.pattern, NEWEST], [_MARK.pattern, None]],
+        since=recent(session, environment),
         after=after,
     )
+
+
+def recent(session: Session, environment: str) -> list[str]:
+    """Where to begin in the store with an environment's newest deployments: after these keys, the latest first.
+
+    Marks, and what was migrated by hand, come after all deployments.
+    """
+    now = session.now()
+    return [f"environments/{environment}/deployments/{now - timedelta(days=days):%Y%m%d}" for days in RECENT_DAYS]
 
 
 def read_history(
@@ -77,8 +89,8 @@ def read_history(
     `asked` is the question, if it was put already. Raises StoreError if the store can't be read.
     """
     answer = (asked or ask_history(session, environment)).answer()
-    keys, texts = answer["keys"], _present(answer["contents"])
-    names = sorted({DeploymentId(found[1]) for key in keys if (found := _DEPLOYMENT.fullmatch(key))}, reverse=True)
+    keys, whole, texts = answer["keys"], answer["whole"], _present(answer["contents"])
+    names = _deployments(keys)
     marked = [found for key in keys if (found := _MARK.fullmatch(key))]
     marks = [read_mark(found[2], ReleaseId(found[1]), texts.get(found[0])) for found in marked]
     marks.sort(key=lambda mark: mark.moment)
@@ -100,9 +112,19 @@ def read_history(
         ]
         history = History(tuple(reversed(deployments)), tuple(marks), by_hand)
         history = with_learned(history, (each for known in deployments for each in read_learned(known.record)))
-        if newest >= len(names) or enough(history):
+        if enough(history):
             return history
+        if newest >= len(names):
+            if whole:
+                return history
+            keys, whole = session.worker.ask("store_list", prefix=f"environments/{environment}/")["keys"], True
+            present, names = set(keys), _deployments(keys)
         newest *= 10
+
+
+def _deployments(keys: Iterable[str]) -> list[DeploymentId]:
+    """Those that have keys, newest first."""
+    return sorted({DeploymentId(found[1]) for key in keys if (found := _DEPLOYMENT.fullmatch(key))}, reverse=True)
 
 
 def read_texts(session: Session, keys: Sequence[str]) -> Mapping[str, str]:

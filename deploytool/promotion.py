@@ -143,5 +143,4 @@ def refuse_unproven(session: Session, release: ReleaseId, force: str | None, her
 
 def environments_in_store(session: Session) -> Iterable[str]:
     """The environments that have a history in the store, and those of this project."""
-    keys = session.worker.ask("store_list", prefix="environments/")["keys"]
-    return sorted({*session.every, *(key.split("/")[1] for key in keys)})
+    return sorted({*session.every, *session.worker.ask("store_directories", prefix="environments/")["names"]})

@@ -57,6 +57,7 @@ READ_ONLY = frozenset(
         "store_read",
         "store_exists",
         "store_list",
+        "store_directories",
         "store_newest",
         "store_built",
         "status",
@@ -79,6 +80,15 @@ def newest(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> List[str]:
         names = set(sorted(set(named.values()), reverse=True)[:count])
         chosen += [key for key, name in named.items() if name in names]
     return chosen
+
+
+def has_enough(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> bool:
+    """Whether for each (pattern, count) there are that many first groups among the keys."""
+    return all(
+        len({found.group(1) for key in keys for found in [re.fullmatch(pattern, key)] if found}) >= count
+        for pattern, count in patterns
+        if count is not None
+    )
 
 
 def named_release(text: Optional[str]) -> Optional[str]:
@@ -282,6 +292,7 @@ class Worker:
             "store_exists": self.store_exists,
             "store_put": self.store_put,
             "store_list": self.store_list,
+            "store_directories": self.store_directories,
             "store_newest": self.store_newest,
             "store_built": self.store_built,
             "store_delete": self.store_delete,
@@ -564,10 +575,24 @@ class Worker:
                 raise
         return {"contents": contents}
 
-    def store_newest(self, tell: Tell, prefix: str, patterns: List[List[Any]]) -> Dict[str, Any]:
-        """The keys below a prefix, and with them the texts of the `newest`."""
-        keys = self._store.list(prefix)
-        return {"keys": keys, **self.store_read(tell, newest(keys, patterns))}
+    def store_newest(
+        self, tell: Tell, prefix: str, patterns: List[List[Any]], since: Sequence[str] = (), read: bool = True
+    ) -> Dict[str, Any]:
+        """The keys below a prefix, and with them the texts of the `newest`; `whole`: whether these are all its keys.
+
+        Where there are very many keys, those after the first of `since` will do that have as many as the patterns ask
+        for. So it does not take longer with every key that was ever written.
+        """
+        store = self._store
+        keys, whole = store.first(prefix)
+        if not whole:
+            for beyond in since:
+                keys = store.list(prefix, beyond)
+                if has_enough(keys, patterns):
+                    break
+            else:
+                keys, whole = store.list(prefix), True
+        return {"keys": keys, "whole": whole, **self.store_read(tell, newest(keys, patterns) if read else [])}
 
     def store_built(self, tell: Tell, key: str) -> Dict[str, Any]:
         """The release that a record for reuse names, the text of that one's own record, and its keys.
@@ -588,8 +613,13 @@ class Worker:
         store = self._own_store
         return {"existed": [key for key, content in entries if not store.put_new(key, content.encode())]}
 
-    def store_list(self, tell: Tell, prefix: str) -> Dict[str, Any]:
-        return {"keys": self._store.list(prefix)}
+    def store_list(self, tell: Tell, prefix: str, beyond: str = "") -> Dict[str, Any]:
+        """The keys below a prefix; with `beyond`, those only that come after it."""
+        return {"keys": self._store.list(prefix, beyond)}
+
+    def store_directories(self, tell: Tell, prefix: str) -> Dict[str, Any]:
+        """The names right below a prefix that have keys below them."""
+        return {"names": self._store.directories(prefix)}
 
     def store_delete(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
         """Delete each key, strictly in this order and one after the other: whatever points to another goes first.

@@ -152,8 +152,21 @@ class DirectoryStore:
         with file:
             yield file
 
-    def list(self, prefix: str) -> List[str]:
-        """Keys that begin with `prefix` (a whole directory, ending with a slash), in order."""
+    def first(self, prefix: str) -> Tuple[List[str], bool]:
+        """The first keys below `prefix` that come at one go, and whether these are all."""
+        return self.list(prefix), True
+
+    def directories(self, prefix: str) -> List[str]:
+        """The names of the directories right below `prefix`, in order."""
+        with self._faults("listing {}".format(prefix)):
+            try:
+                with os.scandir(self._path(prefix.rstrip("/"))) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_dir())
+            except FileNotFoundError:
+                return []
+
+    def list(self, prefix: str, beyond: str = "") -> List[str]:
+        """Keys that begin with `prefix` (a whole directory, ending with a slash) and come after `beyond`, in order."""
         top = self._path(prefix.rstrip("/"))
         found = []
         with self._faults("listing {}".format(prefix)):
@@ -162,7 +175,7 @@ class DirectoryStore:
                     if not name.startswith(PART):
                         path = os.path.join(directory, name)
                         found.append(os.path.relpath(path, self._root).replace(os.sep, "/"))
-        return sorted(found)
+        return sorted(key for key in found if key > beyond)
 
     def delete(self, key: str) -> None:
         """Delete the object, and the directories that this leaves empty. One that is gone already is no error."""
@@ -415,16 +428,32 @@ class S3Store:
         with contextlib.closing(body):
             yield cast("IO[bytes]", _Body(body, lambda: self._faults("reading {}".format(key))))
 
-    def list(self, prefix: str) -> List[str]:
-        found = []
+    def first(self, prefix: str) -> Tuple[List[str], bool]:
         with self._faults("listing {}".format(prefix)):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            for page in pages:
-                found += [entry["Key"] for entry in page.get("Contents", [])]
+            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            return sorted(self._keys(page, prefix)), not page["IsTruncated"]
+
+    def directories(self, prefix: str) -> List[str]:
+        top = self._prefix + prefix
+        with self._faults("listing {}".format(prefix)):
+            pages = self._pages(Prefix=top, Delimiter="/")
+            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        names = (name[len(top) :].rstrip("/") for name in found if name.startswith(top))
+        return sorted(filter(None, names))
+
+    def list(self, prefix: str, beyond: str = "") -> List[str]:
+        start = {"StartAfter": self._prefix + beyond} if beyond else {}
+        with self._faults("listing {}".format(prefix)):
+            pages = self._pages(Prefix=self._prefix + prefix, **start)
+            return sorted(key for page in pages for key in self._keys(page, prefix))
+
+    def _pages(self, **which: str) -> Any:
+        return self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, **which)
+
+    def _keys(self, page: Dict[str, Any], prefix: str) -> List[str]:
         # Whatever a server answers: what was not asked for is no key of ours.
-        return sorted(key[len(self._prefix) :] for key in found if key.startswith(self._prefix + prefix))
+        keys = (entry["Key"] for entry in page.get("Contents", []))
+        return [key[len(self._prefix) :] for key in keys if key.startswith(self._prefix + prefix)]
 
     def delete(self, key: str) -> None:
         with self._faults("deleting {}".format(key)):

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -187,6 +188,29 @@ def test_reader_may_not_delete_and_learns_which_right_is_missing(start: Start, p
         reader.ask("store_delete", keys=["x/1", "x/2"])
     assert "s3:DeleteObject" in str(raised.value)
     assert reader.ask("store_list", prefix="x/")["keys"] == ["x/1", "x/2"]
+
+
+def test_of_very_many_keys_only_the_newest_are_listed(start: Start, playground: Playground, prefix: str) -> None:
+    worker = start()
+    worker.ask("store_put", entries=[["x/m/1", "marked"], ["x/d/1005.json", "newest"]])
+    client = playground.s3_client()
+    with ThreadPoolExecutor(8) as writers:
+        keys = [f"{prefix}/x/d/{number:04}.json" for number in range(1, 1005)]
+        list(writers.map(lambda key: client.put_object(Bucket=playground.bucket, Key=key, Body=b"old"), keys))
+    client.close()
+    asked: dict[str, Any] = {"prefix": "x/", "patterns": [[r"x/d/(\d+)\.json", 3], [r"x/m/(.+)", None]]}
+
+    answer = worker.ask("store_newest", since=["x/d/1004", "x/d/1000", "x/d/0500"], **asked)
+    assert answer["keys"] == [*(f"x/d/{number}.json" for number in range(1000, 1006)), "x/m/1"]
+    assert not answer["whole"]
+    assert answer["contents"]["x/d/1005.json"] == "newest"
+    assert answer["contents"].keys() == {"x/d/1003.json", "x/d/1004.json", "x/d/1005.json", "x/m/1"}
+
+    whole = worker.ask("store_newest", since=["x/d/1004"], read=False, **asked)
+    assert (len(whole["keys"]), whole["whole"], whole["contents"]) == (1006, True, {})
+    assert worker.ask("store_list", prefix="x/", beyond="x/d/1005") == {"keys": ["x/d/1005.json", "x/m/1"]}
+    assert worker.ask("store_directories", prefix="x/") == {"names": ["d", "m"]}
+    assert worker.ask("store_directories", prefix="y/") == {"names": []}
 
 
 def test_unreachable_store_is_not_asked_for_every_key(start: Start) -> None:

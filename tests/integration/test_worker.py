@@ -649,6 +649,9 @@ def test_deleting_goes_in_order_and_stops_at_what_fails(start: Start, tmp_path: 
     with pytest.raises(StoreError, match=r"deleting b/2 in the store .* failed"):
         worker.ask("store_delete", keys=["a/1", "b/2", "c/3"])
     assert worker.ask("store_list", prefix="")["keys"] == ["application.json", "b/2/below", "c/3"]
+    assert worker.ask("store_list", prefix="", beyond="b")["keys"] == ["b/2/below", "c/3"]
+    assert worker.ask("store_directories", prefix="")["names"] == ["b", "c"]
+    assert worker.ask("store_directories", prefix="d/")["names"] == []
 
 
 def test_deleting_what_is_gone_is_no_error_and_empty_directories_go_as_well(start: Start, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,6 +81,9 @@ class Store(Answering):
             raise Dead
         self.operations += 1
 
+    def _below(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
     def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Any:
         self._operation()
         self.asked.append((do, parameters))
@@ -95,13 +98,17 @@ class Store(Answering):
                 self.locked.discard(parameters["name"])
                 return None
             case "store_list":
-                return {"keys": sorted(key for key in self.objects if key.startswith(parameters["prefix"]))}
+                beyond = parameters.get("beyond", "")
+                return {"keys": [key for key in self._below(parameters["prefix"]) if key > beyond]}
+            case "store_directories":
+                below = (key.removeprefix(parameters["prefix"]) for key in self._below(parameters["prefix"]))
+                return {"names": sorted({name.split("/")[0] for name in below if "/" in name})}
             case "store_read":
                 return {"contents": {key: self.objects.get(key) for key in parameters["keys"]}}
             case "store_newest":
-                keys = sorted(key for key in self.objects if key.startswith(parameters["prefix"]))
-                found = newest(keys, parameters["patterns"])
-                return {"keys": keys, "contents": {key: self.objects[key] for key in found}}
+                keys = self._below(parameters["prefix"])
+                found = newest(keys, parameters["patterns"]) if parameters.get("read", True) else []
+                return {"keys": keys, "whole": True, "contents": {key: self.objects[key] for key in found}}
             case "store_delete":
                 assert RETENTION_LOCK in self.locked
                 for key in parameters["keys"]:
@@ -288,7 +295,7 @@ def full_store() -> dict[str, str]:
     orphan, building = release_id(300, "e"), release_id(1, "f")
     return {
         **objects,
-        **manifests("staging", deployment_id(600), RELEASES[1]),
+        **manifests("staging", deployment_id(520), RELEASES[1]),
         record(orphan).archive_key: "archive",
         f"releases/{orphan}/other": "noise",
         record(building).archive_key: "archive",
@@ -309,7 +316,7 @@ def test_everything_of_a_release_goes_but_what_happened() -> None:
     assert {key for key in gone if key.startswith("builds/")} == {
         build_record_key(build_key_of(release)) for release in RELEASES if release not in stays
     }
-    assert set(manifests("staging", deployment_id(600), RELEASES[1])) <= gone
+    assert set(manifests("staging", deployment_id(520), RELEASES[1])) <= gone
     assert not [key for key in gone if key.endswith("begun.json") or "/marks/" in key]
     assert not [key for key in gone if key.startswith("environments/") and key.count("/") == 3]
     assert {key for key in objects if key.endswith(("README", "latest/release.json"))} <= set(left)
@@ -332,13 +339,25 @@ def test_cleanup_killed_at_any_operation_leaves_nothing_wrong_and_the_next_one_e
         assert remaining(killed.objects, live) == undisturbed.objects
 
 
+def test_nothing_older_than_the_oldest_release_is_listed() -> None:
+    worker = Store(store_of(RELEASES, production=one_after_the_other(RELEASES)))
+    clean_up(Session(worker), ())  # type: ignore[arg-type]
+    below = "environments/production/deployments/"
+    day_before = f"{datetime.strptime(min(RELEASES)[:16], '%Y%m%dT%H%M%SZ') - timedelta(days=1):%Y%m%dT%H%M%SZ}"
+    assert [asked for do, asked in worker.asked if do == "store_list"] == [
+        {"prefix": "releases/"},
+        {"prefix": below, "beyond": below + day_before},
+    ]
+
+
 def test_small_store_is_not_read() -> None:
     worker = Store(store_of(RELEASES[:2], production=one_after_the_other(RELEASES[:2])))
     cleaned = clean_up(Session(worker), ())  # type: ignore[arg-type]
     assert [do for do, _ in worker.asked] == [
         "lock",
         "store_list",
-        "store_list",
+        "store_newest",
+        "store_directories",
         "release_lock",
         "prune_uploads",
         "prune_build_server",

@@ -475,16 +475,34 @@ def test_what_a_record_had_learned_is_read_and_nonsense_in_it_is_not() -> None:
 
 
 class Store(Answering):
-    """A session whose store has these texts; it counts the deployments that are read."""
+    """A session whose store has these texts; it counts the deployments that are read.
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
-        self.texts, self.worker, self.read = texts, self, list[str]()
+    At first it tells only of the newest `recent` keys.
+    """
+
+    def __init__(self, texts: Mapping[str, str], recent: int | None = None) -> None:
+        self.texts, self.worker, self.read, self.recent = texts, self, list[str](), recent
+        self.asked: list[str] = []
+
+    def now(self) -> datetime:
+        return datetime(2026, 3, 31, tzinfo=UTC)
+
+    def _below(self, prefix: str) -> list[str]:
+        return [key for key in self.texts if key.startswith(prefix)]
 
     def ask(self, do: str, **parameters: Any) -> dict[str, Any]:
+        self.asked.append(do)
         match do:
             case "store_newest":
-                keys = [key for key in self.texts if key.startswith(parameters["prefix"])]
-                return {"keys": keys, **self.ask("store_read", keys=newest(keys, parameters["patterns"]))}
+                assert parameters["since"] == [
+                    f"{parameters['prefix']}deployments/{day}" for day in ("20260301", "20250331")
+                ]
+                keys = self._below(parameters["prefix"])
+                told = keys if self.recent is None else keys[-self.recent :]
+                texts = self.ask("store_read", keys=newest(told, parameters["patterns"]))
+                return {"keys": told, "whole": told == keys, **texts}
+            case "store_list":
+                return {"keys": self._below(parameters["prefix"])}
             case "store_read":
                 self.read += parameters["keys"]
                 return {"contents": {key: self.texts.get(key) for key in parameters["keys"]}}
@@ -517,6 +535,23 @@ def test_no_more_of_a_history_is_read_than_it_takes() -> None:
     assert len(found.deployments) == len(store.read) == 100
     assert target(found, B) == A
     assert len(read_history(store_with(*[A] * 120), "prod").deployments) == 100  # type: ignore[arg-type]
+
+
+def test_of_a_long_history_no_more_is_listed_than_it_takes() -> None:
+    texts = store_with(*[A] * 150, *[B] * 60).texts
+    store: Any = Store(texts, recent=120)
+    found = read_history(store, "prod", reaches_target)
+    assert (len(found.deployments), target(found, B)) == (100, A)
+    assert "store_list" not in store.asked
+
+
+def test_a_long_history_is_listed_as_a_whole_if_it_takes_that() -> None:
+    texts = store_with(A, *[B] * 150).texts
+    store: Any = Store(texts, recent=120)
+    found = read_history(store, "prod", reaches_target)
+    assert (len(found.deployments), target(found, B)) == (151, A)
+    assert store.asked.count("store_list") == 1
+    assert len(store.read) == len(set(store.read)) == 151
 
 
 def test_all_marks_are_read_and_what_else_lies_there_is_nobodys_business() -> None:
