@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.place import measuring_place
-from benchmarks.soak import deploys, large, logs, silence
+from benchmarks.soak import deploys, history, large, logs, silence
 from benchmarks.soak.findings import Findings
 from benchmarks.watching import CommandFailed
 from deploytool.errors import DeployError
@@ -34,10 +34,18 @@ class Sizes:
     files: int
     log_megabytes: int
     silence_seconds: int
+    history: int
 
 
-WHOLE = Sizes(deploys=200, megabytes=2_000, files=100_000, log_megabytes=200, silence_seconds=600)
-QUICK = Sizes(deploys=deploys.WINDOWS.shortest, megabytes=50, files=2_000, log_megabytes=20, silence_seconds=20)
+WHOLE = Sizes(deploys=200, megabytes=2_000, files=100_000, log_megabytes=200, silence_seconds=600, history=10_000)
+QUICK = Sizes(
+    deploys=deploys.WINDOWS.shortest,
+    megabytes=50,
+    files=2_000,
+    log_megabytes=20,
+    silence_seconds=20,
+    history=1_000,
+)
 
 
 def say(line: str) -> None:
@@ -51,6 +59,10 @@ PARTS: Mapping[str, tuple[str, Part]] = {
     "deploys": (
         "200 deploys in a row: growth, and the time of the last",
         lambda place, sizes, output: deploys.measure(place, sizes.deploys, output, say),
+    ),
+    "history": (
+        "a deploy after 10,000 others",
+        lambda place, sizes, _: history.measure(place, sizes.history, say),
     ),
     "large": (
         "2 GB in 100,000 files: deployed, and taken back to",

@@ -2,12 +2,19 @@
 
 Retention spares what is younger than a day or an hour, so that somebody's who is at it stays. In a soak everything is
 that young. So the tool that is measured here is a copy in which these ages are ten seconds; nothing else is changed.
+
+The first deploys and the last can't take turns, and the machine has other work, which comes and goes. So before each
+deploy something is done that stays the same, `fab --list` and a clone of a repository that nobody writes to, and what
+deploys take is counted in that: the yardstick.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,11 +124,14 @@ class Deploys:
             "XDG_CACHE_HOME": str(self._operator / "cache"),
         }
         self._resting = self._on_build_server()
+        self._unchanging = directory / "unchanging"
+        subprocess.run(["git", "clone", "--quiet", self.project.repository.directory, self._unchanging], check=True)
 
     def deploy(self, number: int) -> Finished:
         """Deploy one more commit, and count what there is then. Raises CommandFailed if that did not go well."""
         # Dependencies change now and then.
         self.project.repository.commit({"VERSION": f"{number}\n", "LOCK": f"{number // 10}\n"}, f"version {number}")
+        self._note_yardstick()
         finished = run(self.project, "playground", "deploy", "--json", env=self._env)
         if set(self.project.served().values()) != {finished.json["release"]}:
             raise CommandFailed(f"deploy {number}: exit code 0, but {self.project.served()}")
@@ -141,6 +151,23 @@ class Deploys:
 
     def _is_quiet(self) -> bool:
         return self._on_build_server() <= self._resting and self._stretchers() == 0
+
+    def _note_yardstick(self) -> None:
+        fab, clone = Path(sys.executable).parent / "fab", self._unchanging.with_name("clone")
+        words = (
+            'set -e; cd "$1"; "$2" --list; for number in 1 2 3; do git clone --quiet "file://$3" "$4"; rm -r "$4"; done'
+        )
+        before, begin = os.times(), time.monotonic()
+        subprocess.run(
+            ["bash", "-c", words, "bash", self.project.directory, fab, self._unchanging, clone],
+            env={**self.project.environment(), **self._env},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        after = os.times()
+        self.found.add("yardstick/wall clock", time.monotonic() - begin)
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        self.found.add("yardstick/processor", spent)
 
     def _note_costs(self, finished: Finished) -> None:
         add = self.found.add
@@ -216,8 +243,13 @@ def judged(found: Measurements, windows: Windows = WINDOWS) -> Findings:
             judged.within(f"{case}, most at any time", max(series), 0)
         elif what == "worker at its end":
             judged.within(f"{case}, most at any time", max(series), LIMIT_WORKER_FILES)
+        elif kind == "yardstick":
+            judged.show(case, late, unit, f"{early_name}: {early:.2f}")
         elif kind == "time":
-            judged.ratio(case, late, LIMIT_TIME, early, early_name)
+            judged.show(case, late, unit, f"{early_name}: {early:.2f}")
+            yardstick = found.figures[f"yardstick/{what.partition(',')[0]}"]
+            late, early = late / windows.late(yardstick), early / windows.early(yardstick)
+            judged.ratio(f"{case}, in yardsticks", late, LIMIT_TIME, early, early_name, "")
         elif kind == "memory":
             judged.ratio(case, late, LIMIT_MEMORY, early, early_name, unit)
         elif kind == "records" or name == "disk/build server: repository.git":

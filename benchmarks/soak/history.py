@@ -20,6 +20,8 @@ DEPLOYS = 7
 EVERY = timedelta(hours=4)
 WRITERS = 16
 LIMIT_TIME = 1.2
+#: The worker lists one page of keys and the last 30 days, thrice: some tenths of a second, whatever came before.
+LIMIT_WORKER_TIME = 2.0
 KEEP = 3
 
 
@@ -46,16 +48,17 @@ def measure(directory: Path, deployments: int, say: Say) -> Findings:
         _write_records(playground, deployments)
         after = several(f"deploys with {deployments:,} behind them")
     found = Findings()
-    for what, cost in (
-        ("wall clock", lambda each: each.seconds),
-        ("processor, fab", lambda each: each.operator_cpu_seconds),
-        ("processor, worker and its programs", lambda each: each.worker_cpu_seconds),
-        ("peak memory, fab", lambda each: each.operator_peak_mb),
-        ("peak memory, worker", lambda each: each.worker_peak_mb),
+    for what, name, limit in (
+        ("processor, fab", "operator_cpu_seconds", LIMIT_TIME),
+        ("processor, worker and its programs", "worker_cpu_seconds", LIMIT_WORKER_TIME),
+        ("peak memory, fab", "operator_peak_mb", LIMIT_TIME),
+        ("peak memory, worker", "worker_peak_mb", LIMIT_TIME),
     ):
-        late, early = (statistics.median(cost(each) for each in done) for done in (after, before))
+        late, early = (statistics.median(getattr(each, name) for each in done) for done in (after, before))
         unit = "MB" if "memory" in what else "s"
-        found.ratio(f"a deploy after {deployments:,} others: {what}", late, LIMIT_TIME, early, "a new one", unit)
+        found.ratio(f"a deploy after {deployments:,} others: {what}", late, limit, early, "one of the first", unit)
+    late, early = (statistics.median(each.seconds for each in done) for done in (after, before))
+    found.show(f"a deploy after {deployments:,} others: wall clock", late, "s", f"one of the first: {early:.2f}")
     return found
 
 

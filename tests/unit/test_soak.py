@@ -17,6 +17,8 @@ def series(name: str, values: list[float], unit: str = "s") -> Measurements:
     measured = Measurements()
     for value in values:
         measured.add("time/wall clock", 1.0)
+        measured.add("yardstick/wall clock", 1.0)
+        measured.add("yardstick/processor", 1.0)
         measured.add(name, value, unit)
     return measured
 
@@ -54,6 +56,12 @@ def test_what_is_to_grow_has_a_limit_for_each_deploy() -> None:
 def test_the_last_deploys_may_take_a_fifth_longer() -> None:
     assert verdict(series("time/processor", [*[1.0] * 17, *[1.19] * 3])) == "met"
     assert verdict(series("time/processor", [*[1.0] * 17, *[1.21] * 3])) == "NOT MET"
+
+
+def test_what_takes_longer_with_everything_else_does_not_count() -> None:
+    measured = series("time/processor", [*[1.0] * 17, *[3.0] * 3])
+    measured.figures["yardstick/processor"] = [*[0.5] * 17, *[1.5] * 3]
+    assert verdict(measured) == "met"
 
 
 def test_findings_survive_being_written_and_name_what_is_broken() -> None:
