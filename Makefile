@@ -5,7 +5,7 @@
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
-# make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS='--quick logs'; see --help
+# make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.

@@ -53,7 +53,8 @@ def consul_keys(playground: Playground, application: str) -> Mapping[str, int]:
     """The application's keys in Consul, with their values' bytes."""
     url = f"{playground.consul_address()}/v1/kv/deploytool/{application}/?recurse"
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        # The playground's own server.
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
             entries = json.load(answer)
     except urllib.error.HTTPError as error:
         error.close()
@@ -85,17 +86,15 @@ class Living:
 def below(playground: Playground, name: str) -> list[psutil.Process]:
     """What runs in a part of the playground, its first process included: all that was started through it."""
     outer = processes.find(playground.records, name)
-    if outer is None:
-        return []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [each for each in psutil.Process(outer.pid).children(recursive=True) if _lives(each)]
-    return []
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
+    pending, found = [outer.pid] if outer is not None else [], []
+    while pending:
+        for pid in processes.children(pending.pop()):
+            pending.append(pid)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+    return found
 
 
 def command_of(process: psutil.Process) -> str:

@@ -4,8 +4,8 @@ Retention spares what is younger than a day or an hour, so that somebody's who i
 that young. So the tool that is measured here is a copy in which these ages are ten seconds; nothing else is changed.
 
 The first deploys and the last can't take turns, and the machine has other work, which comes and goes. So before each
-deploy something is done that stays the same, `fab --list` and a clone of a repository that nobody writes to, and what
-deploys take is counted in that: the yardstick.
+deploy that is compared something is done that stays the same, `fab --list` and a clone of a repository that nobody
+writes to, and what deploys take is counted in that: the yardstick.
 """
 
 import json
@@ -127,11 +127,12 @@ class Deploys:
         self._unchanging = directory / "unchanging"
         subprocess.run(["git", "clone", "--quiet", self.project.repository.directory, self._unchanging], check=True)
 
-    def deploy(self, number: int) -> Finished:
+    def deploy(self, number: int, *, compared: bool) -> Finished:
         """Deploy one more commit, and count what there is then. Raises CommandFailed if that did not go well."""
         # Dependencies change now and then.
         self.project.repository.commit({"VERSION": f"{number}\n", "LOCK": f"{number // 10}\n"}, f"version {number}")
-        self._note_yardstick()
+        if compared:
+            self._note_yardstick()
         finished = run(self.project, "playground", "deploy", "--json", env=self._env)
         if set(self.project.served().values()) != {finished.json["release"]}:
             raise CommandFailed(f"deploy {number}: exit code 0, but {self.project.served()}")
@@ -154,9 +155,7 @@ class Deploys:
 
     def _note_yardstick(self) -> None:
         fab, clone = Path(sys.executable).parent / "fab", self._unchanging.with_name("clone")
-        words = (
-            'set -e; cd "$1"; "$2" --list; for number in 1 2 3; do git clone --quiet "file://$3" "$4"; rm -r "$4"; done'
-        )
+        words = 'set -e; cd "$1"; "$2" --list; git clone --quiet "file://$3" "$4"; rm -r "$4"'
         before, begin = os.times(), time.monotonic()
         subprocess.run(
             ["bash", "-c", words, "bash", self.project.directory, fab, self._unchanging, clone],
@@ -235,20 +234,23 @@ def judged(found: Measurements, windows: Windows = WINDOWS) -> Findings:
     count = len(found.figures["time/wall clock"])
     early_name = windows.early_name
     between = count - windows.warm_up - windows.length
+    # The yardstick was laid beside those deploys only.
+    yardsticks = Windows(0, windows.length)
     for name, series in found.figures.items():
         kind, _, what = name.partition("/")
-        unit, early, late = found.units[name], windows.early(series), windows.late(series)
+        side = yardsticks if kind == "yardstick" else windows
+        unit, early, late = found.units[name], side.early(series), side.late(series)
         case = f"{count} deploys: {kind}, {what}"
-        if kind == "left":
+        if kind == "yardstick":
+            judged.show(case, late, unit, f"{early_name}: {early:.2f}")
+        elif kind == "left":
             judged.within(f"{case}, most at any time", max(series), 0)
         elif what == "worker at its end":
             judged.within(f"{case}, most at any time", max(series), LIMIT_WORKER_FILES)
-        elif kind == "yardstick":
-            judged.show(case, late, unit, f"{early_name}: {early:.2f}")
         elif kind == "time":
             judged.show(case, late, unit, f"{early_name}: {early:.2f}")
-            yardstick = found.figures[f"yardstick/{what.partition(',')[0]}"]
-            late, early = late / windows.late(yardstick), early / windows.early(yardstick)
+            measure = found.figures[f"yardstick/{what.partition(',')[0]}"]
+            late, early = late / yardsticks.late(measure), early / yardsticks.early(measure)
             judged.ratio(f"{case}, in yardsticks", late, LIMIT_TIME, early, early_name, "")
         elif kind == "memory":
             judged.ratio(case, late, LIMIT_MEMORY, early, early_name, unit)
@@ -270,7 +272,7 @@ def measure(directory: Path, count: int, output: Path, say: Say) -> Findings:
     with SoakPlayground(directory / "playground", ()) as playground:
         deploys = Deploys(playground, directory)
         for number in range(count):
-            finished = deploys.deploy(number)
+            finished = deploys.deploy(number, compared=WINDOWS.have(number, count))
             if number % 10 == 9 or not number:
                 say(f"deploy {number + 1} of {count}: {finished.seconds:.2f} s")
                 (output / "deploys.json").write_text(json.dumps(deploys.found.as_json(), indent=1))

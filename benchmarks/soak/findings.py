@@ -74,6 +74,10 @@ class Windows:
     def late(self, series: Sequence[float]) -> float:
         return statistics.median(series[-self.length :])
 
+    def have(self, number: int, count: int) -> bool:
+        """Whether the one of that number, of `count`, is in one of them."""
+        return self.warm_up <= number < self.warm_up + self.length or number >= count - self.length
+
     @property
     def shortest(self) -> int:
         """So long must a series be that the two do not overlap."""

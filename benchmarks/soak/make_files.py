@@ -18,7 +18,7 @@ def name(number: int) -> str:
 
 def contents(files: int, size_bytes: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of each file."""
-    chance = random.Random(SEED)
+    chance = random.Random(SEED)  # noqa: S311
     for number in range(files):
         yield name(number), chance.getrandbits(8 * size_bytes).to_bytes(size_bytes, "little")
 

@@ -26,7 +26,8 @@ def block(kind: str, number: int) -> bytes:
     if kind == "no newline":
         return LINE[:-1] * (BLOCK_BYTES // (len(LINE) - 1))
     # No text at all: most of it is no UTF-8.
-    return random.Random(number).getrandbits(8 * BLOCK_BYTES).to_bytes(BLOCK_BYTES, "little")
+    chance = random.Random(number)  # noqa: S311
+    return chance.getrandbits(8 * BLOCK_BYTES).to_bytes(BLOCK_BYTES, "little")
 
 
 KINDS = ("lines", "short lines", "long lines", "no newline", "invalid UTF-8")

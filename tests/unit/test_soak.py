@@ -15,11 +15,12 @@ COUNT = 20
 
 def series(name: str, values: list[float], unit: str = "s") -> Measurements:
     measured = Measurements()
-    for value in values:
+    for number, value in enumerate(values):
         measured.add("time/wall clock", 1.0)
-        measured.add("yardstick/wall clock", 1.0)
-        measured.add("yardstick/processor", 1.0)
         measured.add(name, value, unit)
+        if WINDOWS.have(number, COUNT):
+            measured.add("yardstick/wall clock", 1.0)
+            measured.add("yardstick/processor", 1.0)
     return measured
 
 
@@ -60,7 +61,7 @@ def test_the_last_deploys_may_take_a_fifth_longer() -> None:
 
 def test_what_takes_longer_with_everything_else_does_not_count() -> None:
     measured = series("time/processor", [*[1.0] * 17, *[3.0] * 3])
-    measured.figures["yardstick/processor"] = [*[0.5] * 17, *[1.5] * 3]
+    measured.figures["yardstick/processor"] = [*[0.5] * 3, *[1.5] * 3]
     assert verdict(measured) == "met"
 
 
