@@ -53,10 +53,11 @@ parts: venv
 	$(BIN)/python -m deploytool.playground parts
 
 # More processes than the two cores that CI has: the tests mostly wait, for hosts and for limits.
+# Byte code is written, as wherever people install the tool.
 test: venv
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
 
-# Each process has a playground of its own. Byte code is written, as wherever people install the tool.
+# Each process has a playground of its own.
 faults: venv
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 5 --dist worksteal --faults tests/faults $(PYTEST_ARGS)
 
