@@ -95,6 +95,7 @@ def test_mistakes_are_told_with_what_exists(printer: Printer) -> None:
         (("--role", "wbe"), "there is no role 'wbe'; roles of production: web, batch"),
         (("--role", "web", "--format", "yaml"), "neither script nor cloud-init"),
         (("--role", "web", "--user", "a b"), "can't be the name of a user"),
+        (("--role", "web", "--node", 'a" { policy'), "can't be the name of a Consul node"),
         (("--role", "web", "--stretcher", "ftp://x"), "no http or https URL"),
         (("--role", "web", "--stretcher-sha256", "12"), "64 hexadecimal digits"),
         (("--role", "web", "--output", "/proc/nothing"), "can't be written"),

@@ -78,7 +78,8 @@ def of_shape(shape: Shape) -> st.SearchStrategy[Any]:
             return kinds[shape]
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=5)
+NUMBERS = st.integers(-2, 2) | st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.none() | st.booleans() | NUMBERS | st.text(max_size=5)
 JSON = st.recursive(
     SCALARS,
     lambda inner: (
