@@ -32,6 +32,7 @@ from typing import Any
 import pytest
 
 from deploytool.playground.configs import Keys
+from deploytool.playground.playground import HOSTS as HOSTS_OF_THE_PLAYGROUND
 from tests.integration.guarded import Guarded
 from tests.integration.project import TINY, Project, Result
 
@@ -60,6 +61,8 @@ def token() -> Canary:
     return Canary(secret, secret.encode())
 
 
+TOKENS_OF_HOSTS = tuple(f"{host}'s Consul token" for host in HOSTS_OF_THE_PLAYGROUND)
+
 #: Where a secret can be given: name → canary. The operator's SSH key joins them once there is one.
 CANARIES: dict[str, Canary] = {
     # ${NAME} in settings
@@ -83,7 +86,7 @@ CANARIES: dict[str, Canary] = {
     "build server's environment": canary(ODD),
     "build.linked_files": canary(),
     "hosts' S3 key": canary("host/", "+x"),
-    "hosts' Consul token": token(),
+    **{name: token() for name in TOKENS_OF_HOSTS},
     "hosts' linked_files": canary(),
 }
 
@@ -98,7 +101,7 @@ BUILD_SERVERS = {
     # git's, and its helper's, so that it stands on no command line; no command of the user's has it (see STEP).
     "repository",
 }
-HOSTS = {"hosts' S3 key", "hosts' Consul token"}
+HOSTS = {"hosts' S3 key", *TOKENS_OF_HOSTS}
 
 #: Whose process it is → what its environment may hold: what its owner has put there.
 ENVIRONMENTS: Mapping[str, set[str]] = {
@@ -126,7 +129,7 @@ GIVEN_THERE: Mapping[str, tuple[set[str], str]] = {
         "the S3 server has to know its users' keys",
     ),
     "state/consul/*": (
-        {"build server's Consul token", "hosts' Consul token"},
+        {"build server's Consul token", *TOKENS_OF_HOSTS},
         "Consul has to know its tokens",
     ),
     "state/hosts/*/tiny/*/.deploytool/log/*": (
@@ -314,7 +317,7 @@ class World(Guarded):
         return self.directory.parent
 
     def token(self, name: str) -> str:
-        return CANARIES["hosts' Consul token" if name == "host" else "build server's Consul token"].secret
+        return CANARIES["build server's Consul token" if name == "build_server" else f"{name}'s Consul token"].secret
 
     def _prepare(self) -> None:
         (self.root / "tmp").mkdir()
@@ -672,7 +675,7 @@ SPELLINGS: Mapping[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("name", ["build.env", "hosts' Consul token"])
+@pytest.mark.parametrize("name", ["build.env", TOKENS_OF_HOSTS[0]])
 def test_the_search_finds_a_planted_secret(name: str, spelling: str, tmp_path: Path) -> None:
     text = f"before {SPELLINGS[spelling](CANARIES[name].secret)} after".encode()
     assert found_in(text) == {name}
