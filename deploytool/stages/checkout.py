@@ -107,6 +107,8 @@ d_attempt() {
   if [ ! -d .git ]; then d_work_tree_of_its_own; fi
   # The caller holds the workspace's lock: a lock file belongs to a run that was killed.
   find .git -name '*.lock' -type f -delete
+  # Where git kept a log of HEAD once, each build adds a line for ever, whatever it is configured to.
+  rm -rf .git/logs
   # Relative URLs of submodules count from here.
   d_git --git-dir=.git config remote.origin.url "$d_repository"
   d_settle "$d_revision"

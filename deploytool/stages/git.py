@@ -66,7 +66,7 @@ case $d_repository in "~/"*) d_repository=$HOME/${d_repository#"~/"} ;; esac
 d_git_options=(
   -c advice.detachedHead=false -c init.defaultBranch=main -c core.hooksPath=/dev/null
   -c core.autocrlf=false -c core.fsmonitor=false -c core.checkStat=default -c core.trustctime=true -c checkout.workers=0
-  -c gc.autoDetach=false -c maintenance.autoDetach=false
+  -c gc.autoDetach=false -c maintenance.autoDetach=false -c core.logAllRefUpdates=false
 )
 if [ -n "$d_site" ]; then
   export DEPLOYTOOL_GIT_USERNAME=$d_username DEPLOYTOOL_GIT_PASSWORD=$d_password

@@ -259,7 +259,7 @@ class World:
         settings["consul"]["address"] = f"http://127.0.0.1:{self.playground.consul_relays['consul'].port}"
         settings["keep_releases"] = 3
         settings["store"]["keep_releases"] = 3
-        settings["wait"].update(fetch_seconds=60, activate_seconds=70, hook_seconds=30)
+        settings["wait"].update(fetch_seconds=40, activate_seconds=40, hook_seconds=10)
         build = settings["build"]
         build["server"] = f"{self.playground.user}@{self.playground.ssh_host}:{self.playground.ssh.port}"
         build["compression"] = "none"

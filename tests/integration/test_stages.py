@@ -219,6 +219,24 @@ def test_what_the_last_build_left_is_gone(repository: Repository, server: Server
     assert (server.tree / ".gitignore").stat().st_mode & 0o777 == 0o644
 
 
+def test_git_directory_of_the_work_tree_does_not_grow_with_builds(repository: Repository, server: Server) -> None:
+    def sizes() -> dict[str, int]:
+        git = server.tree / ".git"
+        return {str(path.relative_to(git)): path.stat().st_size for path in git.rglob("*") if path.is_file()}
+
+    server.files()
+    repository.commit({"app.txt": "one more\n"})
+    server.files()
+    second = sizes()
+    # As older versions left it.
+    (server.tree / ".git/logs").mkdir()
+    (server.tree / ".git/logs/HEAD").write_text("a line\n")
+    for word in ("two", "three"):
+        repository.commit({"app.txt": f"{word}\n"})
+        server.files()
+    assert sizes() == second
+
+
 def test_two_commits_in_one_second_of_the_same_size_ship_their_own_files(
     repository: Repository, server: Server
 ) -> None:
