@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.faults.clock import HOUR_SECONDS
 from tests.faults.relay import Answer, Hang, Request
 from tests.faults.world import BUILD_NODE, HOSTS, World
 
@@ -83,6 +84,10 @@ def _fill_host(world: World, _fab: "subprocess.Popen[str]") -> None:
     _fill(world.playground.host_directory(HOSTS[0]))
 
 
+def _clock(offset_seconds: int) -> tuple[Strike, Mend]:
+    return (lambda world, fab: world.playground.clock.set(offset_seconds), lambda world: world.playground.clock.set(0))
+
+
 def _nothing(_world: World) -> None:
     """It is over by itself."""
 
@@ -108,5 +113,11 @@ FAULTS: Mapping[str, tuple[Strike, Mend]] = {
     ),
     "consul_403": (_consul_403, _consul_allowed),
     "build_server_full": (_fill_build_server, lambda world: (world.playground.build_root / "filler").unlink()),
+    "clock_ahead": _clock(HOUR_SECONDS),
+    "clock_back": _clock(-HOUR_SECONDS),
+    "host_clock_ahead": (
+        lambda world, fab: world.playground.host_clock.set(HOUR_SECONDS),
+        lambda world: world.playground.host_clock.set(0),
+    ),
     "host_full": (_fill_host, lambda world: (world.playground.host_directory(HOSTS[0]) / "filler").unlink()),
 }

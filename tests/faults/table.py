@@ -1,11 +1,14 @@
 """Which faults strike at which points: the product of both, less what is left out for a reason.
 
 A point is a boundary between two effects: the one that names it has happened, the next has not begun. A fault lasts
-from there until the command has ended, and is mended before the same command is given again.
+from there until the command has ended, or for `LASTS_SECONDS`, and is mended before the same command is given again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+#: Longer than a request to S3 waits for its answer; most commands give up earlier.
+LASTS_SECONDS = 40
 
 #: in the order of a deployment
 POINTS: Mapping[str, str] = {
@@ -41,7 +44,9 @@ LINE = ("ssh_cut", "sshd_restarted")
 S3 = ("s3_refuses", "s3_hangs", "s3_500", "s3_503", "s3_403")
 CONSUL = ("consul_leader_lost", "consul_agent_down", "consul_403")
 DISK = ("build_server_full", "host_full")
-FAULTS = (*OPERATOR, *LINE, *S3, *CONSUL, *DISK)
+#: of the build server, and of a host
+CLOCK = ("clock_ahead", "clock_back", "host_clock_ahead")
+FAULTS = (*OPERATOR, *LINE, *S3, *CONSUL, *DISK, *CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ EXCLUSIONS = (
         "nothing is written to the build server's disk but the end of the log once hosts are let go",
     ),
     Exclusion(
-        ("host_full",),
+        ("host_full", "host_clock_ahead"),
         _between("fetched", "wanted"),
         "hosts do nothing before they have the event: met where it is met from `event` on",
     ),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploytool.playground import Application, Playground, PlaygroundRole, processes
+from tests.faults.clock import Clock, build_library
 from tests.faults.relay import Relay, Request, Wire
 from tests.integration.project import Project
 
@@ -89,11 +90,13 @@ class Gates:
 
 
 class FaultyPlayground(Playground):
-    """The real parts, each reached through a relay, with small disks on the build server and on app1."""
+    """The real parts, each behind a relay; the build server and app1 have small disks, and clocks of their own."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory / "state", (APPLICATION,))
         self.gates = Gates(directory / "gates")
+        library = build_library(directory / "clock.so")
+        self.clock, self.host_clock = Clock(directory / "clock", library), Clock(directory / "host-clock", library)
         ports = processes.free_ports(["s3", "consul", "ssh", *HOSTS, BUILD_NODE])
         self.s3 = Relay(lambda: self.ports["s3"], ports["s3"], self._seen_s3)
         self.consul_relays = {
@@ -113,10 +116,15 @@ class FaultyPlayground(Playground):
             **super().host_environment(host),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.s3.port}",
             "CONSUL_HTTP_ADDR": f"http://127.0.0.1:{self.consul_relays[host].port}",
+            **(self.host_clock.environment() if host == HOSTS[0] else {}),
         }
 
     def build_server_environment(self) -> dict[str, str]:
-        return {**super().build_server_environment(), "TMPDIR": str(self.temporary)}
+        return {
+            **super().build_server_environment(),
+            "TMPDIR": str(self.temporary),
+            **self.clock.environment(),
+        }
 
     @property
     def temporary(self) -> Path:
@@ -240,6 +248,8 @@ class World:
         self.playground = FaultyPlayground(directory)
         self.gates = self.playground.gates
         self.number = 0
+        #: whether the last case has left all as it should be
+        self.is_well = True
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -276,6 +286,14 @@ class World:
         project.write()
         project.repository.commit({"VERSION": "0\n"})
         return project
+
+    def begin_anew(self) -> None:
+        """A case that failed is not the next one's fault."""
+        if not self.is_well:
+            self.until(lambda: not self.stretchers(), "hosts are done")
+            self.commit()
+            self.project.deploy()
+        self.is_well = False
 
     def commit(self) -> str:
         """A new revision."""
