@@ -1,6 +1,7 @@
 """What must hold after every fault, looked at from outside: the store, the cluster and the hosts' disks as they are."""
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import time
 import urllib.request
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -25,23 +26,31 @@ NOBODY_SWITCHED = (2, 3, 4)
 class Store:
     """The application's objects, as they are now."""
 
+    #: (key, what the server calls this content) → its sha256 and its size: what was read once is not read again
+    _known: ClassVar[dict[tuple[str, str], tuple[str, int]]] = {}
+
     def __init__(self, world: World) -> None:
-        self._client = world.playground.s3_client()
-        self._bucket, self._prefix = world.playground.bucket, f"{world.project.application.name}/"
-        self.keys = world.project.objects()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
+        self._client, self._bucket = world.client, world.playground.bucket
+        self._prefix = f"{world.project.application.name}/"
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        #: key → what the server calls its content
+        self.keys = {
+            entry["Key"].removeprefix(self._prefix): f"{entry['ETag']} {entry['LastModified']}"
+            for page in pages
+            for entry in page.get("Contents", [])
+        }
 
     def read(self, key: str) -> bytes:
         content = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
         assert isinstance(content, bytes)
         return content
+
+    def sha256_and_size(self, key: str) -> tuple[str, int]:
+        name = (self._prefix + key, self.keys[key])
+        if name not in self._known:
+            content = self.read(key)
+            self._known[name] = (hashlib.sha256(content).hexdigest(), len(content))
+        return self._known[name]
 
     def uploads(self) -> list[str]:
         """Uploads that were begun and neither completed nor given up."""
@@ -86,9 +95,9 @@ def records_point_to_whole_objects(store: Store, name: str) -> None:
     for key in store.keys:
         if key.endswith("/release.json"):
             record = json.loads(store.read(key))
-            archive = store.read(f"releases/{record['id']}/{name}.tar")
-            assert hashlib.sha256(archive).hexdigest() == record["checksum"], key
-            assert len(archive) == record["size_bytes"], key
+            archive = f"releases/{record['id']}/{name}.tar"
+            assert archive in store.keys, f"{key}: its archive is not there"
+            assert store.sha256_and_size(archive) == (record["checksum"], record["size_bytes"]), key
         elif key.startswith("builds/"):
             assert f"releases/{json.loads(store.read(key))['release']}/release.json" in store.keys, key
         elif re.fullmatch(r"environments/[^/]+/deployments/[^/]+\.json", key):
@@ -126,7 +135,7 @@ def what_was_announced_can_be_fetched(world: World, store: Store, name: str) -> 
         manifest = yaml.safe_load(store.read(key))
         archive = manifest["src"].split(f"/{name}/", 1)[1]
         assert archive in store.keys, f"{manifest['src']}, of what was announced, is not there"
-        assert hashlib.sha256(store.read(archive)).hexdigest() == manifest["checksum"]
+        assert store.sha256_and_size(archive)[0] == manifest["checksum"]
 
 
 def exit_code_agrees(world: World, result: Result | None, revision: str, before: dict[str, str | None]) -> None:
@@ -146,14 +155,18 @@ def exit_code_agrees(world: World, result: Result | None, revision: str, before:
             assert after[f"{host['host']}/{host['role']}"] == document["release"], host
 
 
-def nothing_is_left(world: World, store: Store) -> None:
+def nothing_is_left(world: World) -> None:
     """No process, no lock, no unfinished upload and no temporary file."""
     world.until(lambda: not world.workers(), f"processes on the build server end: {world.workers()}", 30)
     world.until(lambda: not world.stretchers(), "hosts are done")
-    assert store.uploads() == []
+    assert Store(world).uploads() == []
     assert temporary_files(world) == []
-    status = world.project.fab("playground", "status", "--json")
-    assert status.json["lock"] is None, status.out
+    locks = list((world.playground.build_root / world.project.application.name / "locks").iterdir())
+    assert locks
+    for lock in locks:
+        with lock.open() as file:
+            # Raises BlockingIOError if somebody holds it.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def temporary_files(world: World) -> list[str]:
@@ -167,11 +180,10 @@ def temporary_files(world: World) -> list[str]:
 
 
 def all_hold(world: World) -> None:
-    name = world.project.application.name
-    with Store(world) as store:
-        records_point_to_whole_objects(store, name)
-        hosts_serve_what_was_wanted(world, store, name)
-        what_was_announced_can_be_fetched(world, store, name)
+    name, store = world.project.application.name, Store(world)
+    records_point_to_whole_objects(store, name)
+    hosts_serve_what_was_wanted(world, store, name)
+    what_was_announced_can_be_fetched(world, store, name)
 
 
 def hosts_are_quiet(world: World, seconds: float = 100) -> None:

@@ -40,6 +40,9 @@ POINTS: Mapping[str, str] = {
 }
 
 OPERATOR = ("sigkill", "sigterm", "ctrl_c")
+#: where a release is uploaded in several parts
+IN_PARTS = ("packed", "first_part", "last_part", "archived")
+
 LINE = ("ssh_cut", "sshd_restarted")
 S3 = ("s3_refuses", "s3_hangs", "s3_500", "s3_503", "s3_403")
 CONSUL = ("consul_leader_lost", "consul_agent_down", "consul_403")

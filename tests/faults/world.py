@@ -25,8 +25,8 @@ HOSTS = ("app1", "app2")
 #: Its agent is the build server's: the cluster's server can go away, and the agent stay.
 BUILD_NODE = "app3"
 APPLICATION = Application("faults", (PlaygroundRole("web", HOSTS),))
-#: A little more than two parts of an upload, whose size is fixed: three parts.
-BIG_BYTES = 17 << 20
+#: A little more than two parts of an upload, whose size is fixed: three parts. Where no part is meant, one request.
+BIG_BYTES, SMALL_BYTES = 17 << 20, 1 << 10
 PARTS = 3
 BUILD_DISK_MB, HOST_DISK_MB = 400, 250
 GATE_SECONDS = 60
@@ -190,6 +190,8 @@ class FaultyPlayground(Playground):
         if request.method == "POST" and query.startswith("uploadId="):
             self.gates.pass_through("archived")
         elif request.method == "PUT":
+            if not query and path.endswith(f"/{APPLICATION.name}.tar"):
+                self.gates.pass_through("archived")
             for pattern, point in (
                 (r"partNumber=1&", "first_part"),
                 (rf"partNumber={PARTS}&", "last_part"),
@@ -248,6 +250,9 @@ class World:
         self.playground = FaultyPlayground(directory)
         self.gates = self.playground.gates
         self.number = 0
+        #: the file that says how much a build makes
+        self.archive_bytes = directory / "archive-bytes"
+        self.archive_bytes.write_text(str(SMALL_BYTES))
         #: whether the last case has left all as it should be
         self.is_well = True
 
@@ -258,6 +263,8 @@ class World:
                 stack.enter_context(relay)
             stack.enter_context(self.playground)
             self.project = self._project()
+            self.client = self.playground.s3_client()
+            stack.callback(self.client.close)
             self.project.deploy()
             yield
 
@@ -274,7 +281,11 @@ class World:
         build["server"] = f"{self.playground.user}@{self.playground.ssh_host}:{self.playground.ssh.port}"
         build["compression"] = "none"
         build["dependencies"] = [f"{gate} checked_out"]
-        build["assets"] = [f"{gate} dependencies", f"head -c {BIG_BYTES} /dev/zero >big", f"{gate} assets"]
+        build["assets"] = [
+            f"{gate} dependencies",
+            f'head -c "$(cat {self.archive_bytes})" /dev/zero >big',
+            f"{gate} assets",
+        ]
         build["migrate"] = [f"{gate} migrated"]
         role = project.role("web")
         role["hooks"] = {"post": [f"{gate} switched"]}
@@ -295,9 +306,10 @@ class World:
             self.project.deploy()
         self.is_well = False
 
-    def commit(self) -> str:
-        """A new revision."""
+    def commit(self, archive_bytes: int = SMALL_BYTES) -> str:
+        """A new revision, whose build makes so much."""
         self.number += 1
+        self.archive_bytes.write_text(str(archive_bytes))
         return self.project.repository.commit({"VERSION": f"{self.number}\n"}, f"version {self.number}")
 
     def until(self, holds: Callable[[], object], what: str, seconds: float = 90) -> None:
