@@ -8,7 +8,6 @@ import os
 import re
 import tarfile
 import threading
-import time
 import urllib.request
 from io import BytesIO
 from types import TracebackType
@@ -79,7 +78,7 @@ class Watching:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._ended.wait(0.005):
+        while not self._ended.wait(0.02):
             for link in self._links:
                 self.looks += 1
                 try:
@@ -186,8 +185,5 @@ def all_hold(world: World) -> None:
     what_was_announced_can_be_fetched(world, store, name)
 
 
-def hosts_are_quiet(world: World, seconds: float = 100) -> None:
-    deadline = time.monotonic() + seconds
-    while world.stretchers():
-        assert time.monotonic() < deadline, f"hosts are still at it after {seconds:g} s"
-        time.sleep(0.05)
+def hosts_are_quiet(world: World) -> None:
+    world.until(lambda: not world.stretchers(), "hosts are done", 100)

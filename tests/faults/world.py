@@ -30,6 +30,8 @@ BIG_BYTES, SMALL_BYTES = 17 << 20, 1 << 10
 PARTS = 3
 BUILD_DISK_MB, HOST_DISK_MB = 400, 250
 GATE_SECONDS = 60
+#: Dozens of these wait side by side on two cores.
+POLL_SECONDS = 0.1
 
 GATE = """#!/bin/sh
 # gate DIRECTORY POINT: waits there if that is the point that is held.
@@ -249,6 +251,7 @@ class World:
         self.directory = directory
         self.playground = FaultyPlayground(directory)
         self.gates = self.playground.gates
+        self._stretcher = os.path.realpath(self.playground.stretcher)
         self.number = 0
         #: the file that says how much a build makes
         self.archive_bytes = directory / "archive-bytes"
@@ -316,20 +319,21 @@ class World:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
 
     def stretchers(self) -> list[int]:
-        """Processes of stretcher under way on the hosts."""
-        found = []
-        stretcher = os.path.realpath(self.playground.stretcher)
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(process / "exe") == stretcher and self._is_ours(process):
-                    found.append(int(process.name))
+        """Processes of stretcher under way on the hosts: below each host's first process."""
+        found: list[int] = []
+        for host in HOSTS:
+            init = processes.find(self.playground.records, f"{host}.init")
+            below = list(processes.children(init.pid)) if init else []
+            while below:
+                pid = below.pop()
+                below += processes.children(pid)
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/exe") == self._stretcher:
+                        found.append(pid)
         return found
-
-    def _is_ours(self, process: Path) -> bool:
-        return str(self.playground.directory).encode() in (process / "environ").read_bytes()
 
     def workers(self) -> list[str]:
         """Processes on the build server that nobody should have left: command lines."""
