@@ -217,7 +217,7 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
     if len(stored) <= keep and not orphans:
         return _Swept(tuple(listed), newest)
     deployed = _since(session, named.answer()["names"], min(listed))
-    environments = {name: Known(deployed.history(session, name, keep)) for name in deployed.environments}
+    environments = {name: Known(deployed.history(session, name, keep, stored)) for name in deployed.environments}
     mine_known = environments.get(settings.environment, Known(History()))
     environments[settings.environment] = replace(mine_known, live=live)
     if unknown := unreadable(environments, now):
@@ -359,9 +359,9 @@ class _Deployed:
                 self._manifests.setdefault(place, []).append(key)
                 self._roles[place] = found[3]
 
-    def history(self, session: Session, environment: str, keep: int) -> History:
+    def history(self, session: Session, environment: str, keep: int, stored: Collection[ReleaseId]) -> History:
         """The environment's history, as far back as it takes."""
-        history = read_history(session, environment, lambda found: reaches_back(found, keep))
+        history = read_history(session, environment, lambda found: reaches_back(found, keep, stored))
         deployments = tuple(
             each if each.release else replace(each, release=self._release(session, environment, each.id))
             for each in history.deployments

@@ -36,10 +36,13 @@ from deploytool.release import (
 from deploytool.session import Session
 from deploytool.worker_client import Asked
 
-#: So many deployments are read at first; if they do not answer the question, ten times as many.
+#: So many deployments are read at first where there is a question; if they do not answer it, five times as many. Each
+#: costs the build server two requests, and the last few answer nearly always.
+AT_FIRST = 20
+#: So many where they are shown.
 NEWEST = 100
-#: Of a very long history only so many last days are listed, if these have that many deployments; else more.
-RECENT_DAYS = (30, 365)
+#: Of a long history only so many last days are listed, if these have that many deployments; else more.
+RECENT_DAYS = (7, 30, 365)
 
 #: Held while anything is removed from the store, and by every deployment while it makes sure of its release and claims
 #: it. No environment's name begins with a dot.
@@ -57,12 +60,12 @@ _MIGRATED_AFTER = re.compile(
 _SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
 
-def ask_history(session: Session, environment: str, *, after: Asked | None = None) -> Asked:
-    """Ask for what `read_history` needs in most cases."""
+def ask_history(session: Session, environment: str, *, newest: int = AT_FIRST, after: Asked | None = None) -> Asked:
+    """Ask for what `read_history` needs in most cases: the `newest` deployments, and all marks."""
     return session.worker.start(
         "store_newest",
         prefix=f"environments/{environment}/",
-        patterns=[[_RECORD.pattern, NEWEST], [_MARK.pattern, None]],
+        patterns=[[_RECORD.pattern, newest], [_MARK.pattern, None]],
         since=recent(session, environment),
         after=after,
     )
@@ -80,15 +83,17 @@ def recent(session: Session, environment: str) -> list[str]:
 def read_history(
     session: Session,
     environment: str,
-    enough: Callable[[History], bool] = lambda _: True,
+    enough: Callable[[History], bool] | None = None,
     *,
     asked: Asked | None = None,
 ) -> History:
     """The newest deployments of the environment, and all its marks: as many as it takes until that is `enough`.
 
-    `asked` is the question, if it was put already. Raises StoreError if the store can't be read.
+    Without `enough`, the `NEWEST`. `asked` is the question, if it was put already. Raises StoreError if the store
+    can't be read.
     """
-    answer = (asked or ask_history(session, environment)).answer()
+    newest = NEWEST if enough is None else AT_FIRST
+    answer = (asked or ask_history(session, environment, newest=newest)).answer()
     keys, whole, texts = answer["keys"], answer["whole"], _present(answer["contents"])
     names = _deployments(keys)
     marked = [found for key in keys if (found := _MARK.fullmatch(key))]
@@ -97,7 +102,7 @@ def read_history(
     by_hand = tuple(
         MigratedAfter(ReleaseId(found[1]), found[2]) for key in keys if (found := _MIGRATED_AFTER.fullmatch(key))
     )
-    present, deployments, newest = set(keys), list[Deployment](), NEWEST
+    present, deployments = set(keys), list[Deployment]()
     while True:
         fresh = names[len(deployments) : newest]
         both = [
@@ -112,14 +117,14 @@ def read_history(
         ]
         history = History(tuple(reversed(deployments)), tuple(marks), by_hand)
         history = with_learned(history, (each for known in deployments for each in read_learned(known.record)))
-        if enough(history):
+        if enough is None or enough(history):
             return history
         if newest >= len(names):
             if whole:
                 return history
             keys, whole = session.worker.ask("store_list", prefix=f"environments/{environment}/")["keys"], True
             present, names = set(keys), _deployments(keys)
-        newest *= 10
+        newest *= 5
 
 
 def _deployments(keys: Iterable[str]) -> list[DeploymentId]:

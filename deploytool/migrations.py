@@ -19,7 +19,7 @@ from deploytool.errors import ConnectionFailed, DeployError, UsageError
 from deploytool.fleet import LastWord, named
 from deploytool.freezing import refuse_if_frozen
 from deploytool.history import Due, History, after_runs, due_of
-from deploytool.journal import ask_history, read_history, write_migrated_after
+from deploytool.journal import NEWEST, ask_history, read_history, write_migrated_after
 from deploytool.outcome import Outcome
 from deploytool.release import Release
 from deploytool.session import Session
@@ -125,7 +125,7 @@ def read_due(session: Session) -> Due | None:
     environment = session.settings.environment
     if not session.settings.build.migrate_after:
         return None
-    audience, history = ask_audience(session), ask_history(session, environment)
+    audience, history = ask_audience(session), ask_history(session, environment, newest=NEWEST)
     expected, known = read_audience(session, audience), read_history(session, environment, asked=history)
     return due_of(known, find_live(session, expected, known).release)
 

@@ -10,6 +10,8 @@ from deploytool.release import DeploymentId, ReleaseId
 #: A release is left alone for this long after it was built, and after a deployment of it began that never ended: by
 #: then whoever builds or deploys has ended or given up.
 UNTOUCHED = timedelta(hours=24)
+#: So many of the newest deployments tell enough of what is good.
+FAR_BACK = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,21 @@ def doomed(
     return tuple(sorted(going))
 
 
-def reaches_back(history: History, keep: int) -> bool:
-    """Whether so much of a history tells where the environment is, where it would go back to, and what else is good."""
+def reaches_back(history: History, keep: int, stored: Collection[ReleaseId]) -> bool:
+    """Whether so much of a history tells where the environment is, where it would go back to, and what else is good.
+
+    Of releases that have been in the store for more than `FAR_BACK` deployments, and were not verified in these, it
+    need not: there may always be some that never are.
+    """
     current = {each.release for each in may_run(history)}
+    verified = {release for release, standing in standings(history).items() if standing.verified is not None}
     return (
         any(each.whole and each.let_go and not each.partial for each in may_run(history))
         and all(rollback_choice(history, release).target is not None for release in current)
-        and sum(each.verified is not None for each in standings(history).values()) >= keep
+        and len(verified) >= keep
+        and (
+            len(history.deployments) >= FAR_BACK
+            # No release is deployed before it is built: ids of both begin with the moment.
+            or all(release in verified or release[:16] >= history.deployments[0].id[:16] for release in stored)
+        )
     )

@@ -23,6 +23,8 @@ from .processes import Groups
 CONNECT_SECONDS = 10
 READ_SECONDS = 30
 ATTEMPTS = 3
+#: Of what may be very long so many keys are listed first: the processor time of a listing is that of its keys.
+FIRST_KEYS = 300
 #: What the directory store writes at once.
 WRITE_BYTES = 1 << 20
 #: Beside the object that it is going to be, in the directory store.
@@ -430,7 +432,8 @@ class S3Store:
 
     def first(self, prefix: str) -> Tuple[List[str], bool]:
         with self._faults("listing {}".format(prefix)):
-            page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            where = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+            page = self._client.list_objects_v2(MaxKeys=FIRST_KEYS, **where)
             return sorted(self._keys(page, prefix)), not page["IsTruncated"]
 
     def directories(self, prefix: str) -> List[str]:

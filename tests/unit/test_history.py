@@ -495,7 +495,7 @@ class Store(Answering):
         match do:
             case "store_newest":
                 assert parameters["since"] == [
-                    f"{parameters['prefix']}deployments/{day}" for day in ("20260301", "20250331")
+                    f"{parameters['prefix']}deployments/{day}" for day in ("20260324", "20260301", "20250331")
                 ]
                 keys = self._below(parameters["prefix"])
                 told = keys if self.recent is None else keys[-self.recent :]
@@ -535,6 +535,12 @@ def test_no_more_of_a_history_is_read_than_it_takes() -> None:
     assert len(found.deployments) == len(store.read) == 100
     assert target(found, B) == A
     assert len(read_history(store_with(*[A] * 120), "prod").deployments) == 100  # type: ignore[arg-type]
+
+
+def test_of_most_histories_the_last_twenty_are_read() -> None:
+    store: Any = store_with(*[A, B] * 50)
+    assert target(read_history(store, "prod", reaches_target), B) == A
+    assert len(store.read) == 20
 
 
 def test_of_a_long_history_no_more_is_listed_than_it_takes() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deploytool.history import Deployment, History, Mark, RoleHost, latest, rollback_choice, standings
 from deploytool.release import DeploymentId, ReleaseId
-from deploytool.retention import Known, doomed
+from deploytool.retention import Known, doomed, reaches_back
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 HOSTS = (("web", "one"), ("web", "two"))
@@ -225,6 +225,29 @@ def test_for_any_history_nothing_that_is_needed_goes_and_no_more_than_that_stays
             assert len(pool & stays) >= keep
     # What stays, stays: a second look removes nothing.
     assert doomed(stays, environments, keep, NOW) == ()
+
+
+@settings(max_examples=400, deadline=None)
+@given(history=histories(), stored=st.sets(st.sampled_from([*RELEASES, *RECENT])), keep=st.integers(1, 5))
+def test_what_a_history_reaches_back_for_is_all_that_it_takes(
+    history: History, stored: set[ReleaseId], keep: int
+) -> None:
+    possible = [each for each in history.deployments if each.release is None or each.release[:16] <= each.id[:16]]
+    for first in range(len(possible)):
+        newest = replace(history, deployments=tuple(possible[first:]))
+        if reaches_back(newest, keep, stored):
+            whole = replace(history, deployments=tuple(possible))
+            assert doomed(stored, {"demo": Known(newest)}, keep, NOW) == doomed(
+                stored, {"demo": Known(whole)}, keep, NOW
+            )
+
+
+def test_a_release_that_is_never_verified_is_not_looked_for_for_ever() -> None:
+    never = release_id(700)
+    history = one_after_the_other([RELEASES[-1], RELEASES[-2]] * 60)
+    assert not reaches_back(replace(history, deployments=history.deployments[-99:]), 2, [never, *RELEASES[-2:]])
+    assert reaches_back(replace(history, deployments=history.deployments[-100:]), 2, [never, *RELEASES[-2:]])
+    assert reaches_back(replace(history, deployments=history.deployments[-20:]), 2, RELEASES[-2:])
 
 
 def claimed_lately(history: History, release: ReleaseId) -> bool:
