@@ -2,6 +2,7 @@
 
 import base64
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ import yaml
 from tests.faults.world import HOSTS, World
 from tests.integration.project import Result
 
+#: Of the store's objects larger ones are read again each time.
+KEPT_BYTES = 100_000
 #: They say that no host was switched, whatever else they say.
 NOBODY_SWITCHED = (2, 3, 4)
 
@@ -25,8 +28,10 @@ NOBODY_SWITCHED = (2, 3, 4)
 class Store:
     """The application's objects, as they are now."""
 
-    #: (key, what the server calls this content) → its sha256 and its size: what was read once is not read again
+    #: (key, what the server calls this content) → its sha256 and its size, or all of it if it is small: what was
+    #: read once is not read again
     _known: ClassVar[dict[tuple[str, str], tuple[str, int]]] = {}
+    _read: ClassVar[dict[tuple[str, str], bytes]] = {}
 
     def __init__(self, world: World) -> None:
         self._client, self._bucket = world.client, world.playground.bucket
@@ -40,8 +45,13 @@ class Store:
         }
 
     def read(self, key: str) -> bytes:
+        name = (self._prefix + key, self.keys[key])
+        if (known := self._read.get(name)) is not None:
+            return known
         content = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
         assert isinstance(content, bytes)
+        if len(content) <= KEPT_BYTES:
+            self._read[name] = content
         return content
 
     def sha256_and_size(self, key: str) -> tuple[str, int]:
@@ -122,6 +132,11 @@ def hosts_serve_what_was_wanted(world: World, store: Store, name: str) -> None:
                         assert file.read_bytes() == content.read(), f"{host}: {member.name} of {release}"
 
 
+@functools.cache
+def read_manifest(content: bytes) -> Any:
+    return yaml.safe_load(content)
+
+
 def what_was_announced_can_be_fetched(world: World, store: Store, name: str) -> None:
     urls = [value.split(" ", 1)[1] for value in world.project.wanted().values()]
     address = f"{world.playground.consul_address()}/v1/event/list?name=deploy_{name}_web_playground"
@@ -131,7 +146,7 @@ def what_was_announced_can_be_fetched(world: World, store: Store, name: str) -> 
     for url in (*urls, *newest):
         key = url.split(f"/{name}/", 1)[1]
         assert key in store.keys, f"{url} was announced and is not there"
-        manifest = yaml.safe_load(store.read(key))
+        manifest = read_manifest(store.read(key))
         archive = manifest["src"].split(f"/{name}/", 1)[1]
         assert archive in store.keys, f"{manifest['src']}, of what was announced, is not there"
         assert store.sha256_and_size(archive)[0] == manifest["checksum"]

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -178,7 +179,7 @@ class FaultyPlayground(Playground):
     def restart_sshd(self) -> None:
         """sshd ends with all its sessions, as with the machine's restart, and comes back."""
         pair = [found for name in ("sshd.init", "sshd") if (found := processes.find(self.records, name))]
-        processes.send(pair[0], processes.signal.SIGKILL)
+        processes.send(pair[0], signal.SIGKILL)
         assert not processes.wait_until_gone(pair, 15)
         for started in self._started:
             started.poll()
