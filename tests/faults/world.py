@@ -129,12 +129,6 @@ class FaultyPlayground(Playground):
             **self.clock.environment(),
         }
 
-    def _consul_config(self, node: str, data_dir: Path) -> str:
-        # Consul's own pace of gossip: two dozen agents side by side would take a fifth of a core at the playground's.
-        config = json.loads(super()._consul_config(node, data_dir))
-        del config["gossip_lan"]
-        return json.dumps(config, indent=2)
-
     @property
     def temporary(self) -> Path:
         """The build server's TMPDIR."""

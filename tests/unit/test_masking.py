@@ -97,26 +97,3 @@ def test_passwords_in_urls_are_secrets() -> None:
     assert secrets_in_urls("git@git.example.com:acme/shop.git") == []
     assert secrets_in_urls("s3://bucket/a:b@c") == []
     assert secrets_in({"DATABASE_URL": "postgres://app:correct-horse@db/shop"}) == ["correct-horse"]
-
-
-def test_report_of_the_workers_own_bug_is_masked() -> None:
-    """It quotes whatever could not be borne."""
-    answered = io.BytesIO()
-    worker = Worker(io.BytesIO(), answered)
-    worker.hello(
-        lambda _: None,
-        root="/nowhere",
-        secrets=[SECRET],
-        consul=None,
-        store=None,
-        operator="me",
-        purpose="test",
-        environment="test",
-        application="shop",
-        compression="none",
-    )
-    worker.serve_one({"id": 1, "do": SECRET})
-    text = answered.getvalue().decode()
-    assert '"kind": "bug"' in text
-    assert MASK in text
-    assert "5b" not in text
