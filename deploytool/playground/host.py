@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 #: Between two starts of the same program, so that one that always fails does not eat the machine.
 BACKOFF_SECONDS = 0.5
 MS_BIND = 4096

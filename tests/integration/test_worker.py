@@ -909,6 +909,16 @@ def test_worker_that_can_not_be_kept_compiled_runs_all_the_same(start: Start, tm
     assert len(list((tmp_path / "root/.worker").iterdir())) == 2, "nothing is left of the attempt"
 
 
+def test_report_of_a_bug_holds_no_secret(start: Start) -> None:
+    """It quotes whatever could not be borne."""
+    worker = start(secrets=["correct-horse"])
+    with pytest.raises(DeployError, match="TypeError: ") as raised:
+        worker.ask("store_exists", **{"correct-horse": 1})
+    told = json.dumps(raised.value.as_dict())
+    assert "report it" in told
+    assert "correct-horse" not in told
+
+
 def test_bug_in_a_compiled_worker_shows_its_lines(start: Start) -> None:
     start().close()
     with pytest.raises(DeployError, match="the worker failed in `run`") as caught:
