@@ -59,7 +59,7 @@ test: venv
 
 # Each process has a playground of its own, and mostly waits: for limits, and for what is struck to come back.
 faults: venv
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 5 --dist load --maxschedchunk 1 --faults tests/faults $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist load --maxschedchunk 1 --faults tests/faults $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

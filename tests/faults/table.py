@@ -1,15 +1,17 @@
 """Which faults strike at which points: the product of both, less what is left out for a reason.
 
 A point is a boundary between two effects: the one that names it has happened, the next has not begun. A fault lasts
-from there until the command has ended, or for `LASTS_SECONDS`, and is mended before the same command is given again.
+from there until the command has ended, or for `lasts_seconds`, and is mended before the same command is given again.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Longer than a request to S3 waits for its answer; most commands give up earlier.
-LASTS_SECONDS = 40
+#: Most commands end earlier.
+LASTS_SECONDS = 15
+#: Longer than a request to S3 waits for its answer.
+HANGS_SECONDS = 35
 
 #: in the order of a deployment
 POINTS: Mapping[str, str] = {
@@ -51,6 +53,11 @@ DISK = ("build_server_full", "host_full")
 #: of the build server, and of a host
 CLOCK = ("clock_ahead", "clock_back", "host_clock_ahead")
 FAULTS = (*OPERATOR, *LINE, *S3, *CONSUL, *DISK, *CLOCK)
+
+
+def lasts_seconds(fault: str) -> float:
+    """How long a fault lasts at most."""
+    return HANGS_SECONDS if fault == "s3_hangs" else LASTS_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ SELECTION = (
 )
 
 
-#: Their cases take a minute, most of it waiting.
+#: Their cases take half a minute, most of it waiting.
 SLOW = ("s3_hangs", *CONSUL, "sshd_restarted")
 
 
