@@ -70,6 +70,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.getoption("--faults"):
         terminalreporter.section("faults")
         terminalreporter.line(table.counts())
+        stats = terminalreporter.stats
+        ended = {
+            how: sum("test_fault[" in each.nodeid for each in stats.get(how, []))
+            for how in ("passed", "failed", "error")
+        }
+        terminalreporter.line("cases that ran: " + ", ".join(f"{count} {how}" for how, count in ended.items()))
     if message := config.stash.get(LEFT_OUT, None):
         terminalreporter.section("LEFT OUT", sep="!", red=True, bold=True)
         terminalreporter.line(message, red=True)

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import urllib.request
 from io import BytesIO
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,8 @@ import yaml
 from tests.faults.world import HOSTS, World
 from tests.integration.project import Result
 
+#: git's locks and packs, what is written beside what it will replace, and Python's temporary files.
+UNDER_WAY = re.compile(r"^tmp|\.lock$|\.(new|old)(\.|$)|\.pyz\.|^\.part-")
 #: Of the store's objects larger ones are read again each time.
 KEPT_BYTES = 100_000
 #: They say that no host was switched, whatever else they say.
@@ -111,6 +114,9 @@ def records_point_to_whole_objects(store: Store, name: str) -> None:
             assert f"releases/{json.loads(store.read(key))['release']}/release.json" in store.keys, key
         elif re.fullmatch(r"environments/[^/]+/deployments/[^/]+\.json", key):
             assert json.loads(store.read(key))["release"], key
+        elif re.fullmatch(r"environments/[^/]+/deployments/[^/]+/web\.yml", key):
+            archive = read_manifest(store.read(key))["src"].split(f"/{name}/", 1)[1]
+            assert archive in store.keys, f"{key}: its archive is not there"
 
 
 def hosts_serve_what_was_wanted(world: World, store: Store, name: str) -> None:
@@ -165,16 +171,30 @@ def exit_code_agrees(world: World, result: Result | None, revision: str, before:
         assert after == before, (result.code, before, after)
     document: dict[str, Any] = result.json
     for host in document.get("hosts") or []:
+        place = f"{host['host']}/{host['role']}"
         if host["verdict"] == "verified":
-            assert after[f"{host['host']}/{host['role']}"] == document["release"], host
+            assert after[place] == document["release"], host
+        elif host["verdict"] == "aborted":
+            assert after[place] == before[place], host
 
 
-def nothing_is_left(world: World) -> None:
-    """No process, no lock, no unfinished upload and no temporary file."""
+def nobody_switches_before_go(world: World, before: dict[str, str | None], let_go: set[str]) -> None:
+    """`let_go` is `World.let_go` from before the command. It is what Consul says, and not the command, that counts."""
+    if not world.let_go() - let_go:
+        assert world.project.served() == before, "hosts have switched that nobody let go"
+
+
+def nothing_is_left(world: World, *, journal: bool = True) -> None:
+    """No process, no lock, no unfinished upload and no temporary file.
+
+    `journal`: nor a word of an upload that was given up. Its last part may still arrive: the next publish gives it up
+    once more, and then forgets it.
+    """
     world.until(lambda: not world.workers(), f"processes on the build server end: {world.workers()}", 30)
     world.until(lambda: not world.stretchers(), "hosts are done")
     assert Store(world).uploads() == []
-    assert temporary_files(world) == []
+    left = temporary_files(world, journal=journal)
+    assert not left, left
     locks = list((world.playground.build_root / world.project.application.name / "locks").iterdir())
     assert locks
     for lock in locks:
@@ -183,10 +203,15 @@ def nothing_is_left(world: World) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def temporary_files(world: World) -> list[str]:
-    """What lies where only what is under way may lie."""
+def temporary_files(world: World, *, journal: bool) -> list[str]:
+    """What lies where only what is under way may lie, or has the name of what is under way."""
     root = world.playground.build_root / world.project.application.name
-    found = [*world.playground.temporary.iterdir(), *root.glob("uploads/*"), *root.glob("unpacked/*")]
+    found = [*world.playground.temporary.iterdir(), *root.glob("unpacked/*")]
+    if journal:
+        found += root.glob("uploads/*")
+    cache = Path(os.environ["XDG_CACHE_HOME"])
+    for directory in (world.playground.build_root, cache):
+        found += [file for file in directory.rglob("*") if UNDER_WAY.search(file.name)]
     for host in HOSTS:
         found += world.playground.host_directory(host).glob("tmp/*")
         found += world.project.file(host, "incoming").glob("*")

@@ -64,6 +64,8 @@ class Relay:
         self.port = port
         self._seen = seen
         self.fault: Fault = healthy
+        #: how many requests it has answered, or left hanging, in the server's place
+        self.broken = 0
         self._listener: socket.socket | None = None
         self._guard = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -133,6 +135,7 @@ class Relay:
             body = near.body(headers)
             request = Request(method, target, body)
             answer = self.fault(request)
+            self.broken += answer is not None
             if isinstance(answer, Answer):
                 near.socket.sendall(answer.as_bytes())
                 return

@@ -119,5 +119,9 @@ FAULTS: Mapping[str, tuple[Strike, Mend]] = {
         lambda world, fab: world.playground.host_clock.set(HOUR_SECONDS),
         lambda world: world.playground.host_clock.set(0),
     ),
+    "host_agent_down": (
+        lambda world, fab: world.playground.stop_agent(HOSTS[0]),
+        lambda world: world.playground.start_agent(HOSTS[0]),
+    ),
     "host_full": (_fill_host, lambda world: (world.playground.host_directory(HOSTS[0]) / "filler").unlink()),
 }

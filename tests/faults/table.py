@@ -2,6 +2,9 @@
 
 A point is a boundary between two effects: the one that names it has happened, the next has not begun. A fault lasts
 from there until the command has ended, or for `lasts_seconds`, and is mended before the same command is given again.
+
+No point is what nobody waits for: `activated`, which a host tells beside its verification, and what it says it serves.
+There is no `current/` in the store: the deployment's record is the last that a deployment writes.
 """
 
 import itertools
@@ -20,7 +23,7 @@ POINTS: Mapping[str, str] = {
     "dependencies": "dependencies are installed",
     "assets": "assets are built",
     "packed": "tar has ended",
-    "first_part": "the upload's first part is stored",
+    "first_part": "the upload's first part of two is stored",
     "last_part": "the upload's last part is stored",
     "archived": "the upload is complete",
     "release_written": "the release's record is written",
@@ -48,11 +51,24 @@ IN_PARTS = ("packed", "first_part", "last_part", "archived")
 
 LINE = ("ssh_cut", "sshd_restarted")
 S3 = ("s3_refuses", "s3_hangs", "s3_500", "s3_503", "s3_403")
+#: the agent is the build server's
 CONSUL = ("consul_leader_lost", "consul_agent_down", "consul_403")
 DISK = ("build_server_full", "host_full")
 #: of the build server, and of a host
 CLOCK = ("clock_ahead", "clock_back", "host_clock_ahead")
-FAULTS = (*OPERATOR, *LINE, *S3, *CONSUL, *DISK, *CLOCK)
+HOST = ("host_agent_down", "host_full", "host_clock_ahead")
+FAULTS = tuple(dict.fromkeys((*OPERATOR, *LINE, *S3, *CONSUL, *DISK, *CLOCK, *HOST)))
+
+#: What a command may end with, beside 0: what it met may have been mended in time, or not been in its way any more.
+EXIT_CODES: Mapping[str, frozenset[int]] = {
+    **dict.fromkeys(OPERATOR, frozenset({130})),
+    **dict.fromkeys(LINE, frozenset({5})),
+    **dict.fromkeys(S3, frozenset({6, 8})),
+    **dict.fromkeys(CONSUL, frozenset({7, 8})),
+    **dict.fromkeys(CLOCK, frozenset({6, 8})),
+    **dict.fromkeys(HOST, frozenset({8})),
+    "build_server_full": frozenset({4}),
+}
 
 
 def lasts_seconds(fault: str) -> float:
@@ -77,7 +93,7 @@ def _between(first: str, last: str) -> tuple[str, ...]:
 EXCLUSIONS = (
     Exclusion(
         S3,
-        _between("fetched", "dependencies"),
+        _between("checked_out", "dependencies"),
         "nothing but git and the user's commands runs until `assets`: S3 is met where it is met from `assets` on",
     ),
     Exclusion(
@@ -87,18 +103,19 @@ EXCLUSIONS = (
     ),
     Exclusion(
         S3,
-        _between("fetched_last", "verified_first"),
+        _between("migrated", "verified_first"),
         "every host holds the archive, and records are written last: met where it is met from `verified_last` on",
     ),
     Exclusion(
         CONSUL,
         _between("fetched", "release_written"),
-        "Consul is not asked before the release is published: met where it is met from `reuse_written` on",
+        "Consul is asked beside the fetch, and again once the release is published: met from `reuse_written` on",
     ),
     Exclusion(
         ("build_server_full",),
-        _between("archived", "fetched_last"),
-        "nothing is written to the build server's disk but the end of the log until the migrations",
+        (*_between("archived", "release_written"), *_between("begun", "fetched_first")),
+        "nothing is written to the build server's disk but the end of the log, and who holds the lock for what is "
+        "claimed: met at `reuse_written` and from `fetched_last` on",
     ),
     Exclusion(
         ("build_server_full",),
@@ -107,14 +124,23 @@ EXCLUSIONS = (
     ),
     Exclusion(
         ("clock_ahead", "clock_back"),
-        (*_between("claimed", "wanted"), *_between("fetched_last", "verified_first")),
-        "its clock is next read to sign the deployment's record for S3: met where it is met from `event` and from "
-        "`verified_last` on",
+        _between("claimed", "wanted"),
+        "its clock is next read to sign the request for what is unpacked for migrations: met from `event` on",
     ),
     Exclusion(
-        ("host_full", "host_clock_ahead"),
+        ("clock_ahead", "clock_back"),
+        _between("migrated", "verified_first"),
+        "its clock is next read to sign the deployment's record for S3: met where it is met from `verified_last` on",
+    ),
+    Exclusion(
+        HOST,
         _between("fetched", "wanted"),
         "hosts do nothing before they have the event: met where it is met from `event` on",
+    ),
+    Exclusion(
+        ("host_agent_down",),
+        _between("verified_last", "recorded"),
+        "every host has said all that it has to say",
     ),
 )
 
@@ -158,6 +184,11 @@ SELECTION = (
 
 #: Their cases take half a minute, most of it waiting.
 SLOW = ("s3_hangs", *CONSUL, "sshd_restarted")
+
+
+def comes_before(point: str, other: str) -> bool:
+    names = list(POINTS)
+    return names.index(point) < names.index(other)
 
 
 def cases(*, whole: bool) -> tuple[Case, ...]:

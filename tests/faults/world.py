@@ -26,9 +26,9 @@ HOSTS = ("app1", "app2")
 #: Its agent is the build server's: the cluster's server can go away, and the agent stay.
 BUILD_NODE = "app3"
 APPLICATION = Application("faults", (PlaygroundRole("web", HOSTS),))
-#: A little more than two parts of an upload, whose size is fixed: three parts. Where no part is meant, one request.
-BIG_BYTES, SMALL_BYTES = 17 << 20, 1 << 10
-PARTS = 3
+#: A little more than one part of an upload, whose size is fixed: two parts. Where no part is meant, one request.
+BIG_BYTES, SMALL_BYTES = 9 << 20, 1 << 10
+PARTS = 2
 BUILD_DISK_MB, HOST_DISK_MB = 400, 250
 GATE_SECONDS = 60
 #: Dozens of these wait side by side on two cores.
@@ -327,6 +327,14 @@ class World:
         while not holds():
             assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
             time.sleep(POLL_SECONDS)
+
+    def broken(self) -> int:
+        """How many requests the relays have answered, or left hanging, in a server's place."""
+        return sum(relay.broken for relay in self.playground.relays)
+
+    def let_go(self) -> set[str]:
+        """The keys of the deployments whose hosts were let go."""
+        return {key for key, value in self.project.consul_keys().items() if value == "go all"}
 
     def stretchers(self) -> list[int]:
         """Processes of stretcher under way on the hosts: below each host's first process."""
