@@ -5,15 +5,24 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from deploytool.completion import SCRIPTS
 from deploytool.errors import DeployError
 from deploytool.recipes import RECIPES
+from deploytool.worker.foreign import one_line
+
+
+class _Parser(argparse.ArgumentParser):
+    """A command line may have been put together of what others wrote, and a mistake in it is quoted."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, which means what `fab`'s do."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deploytool", description="Build once on one server, publish to S3, and let every app server pull."
     )
     parser.add_argument("--version", action="version", version=f"deploytool {version('deploytool')}")
@@ -54,11 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _init(options: argparse.Namespace) -> None:
     # These need pydantic; a shell that starts needs only its script.
+    from deploytool.console import tell
     from deploytool.scaffold.proposal import Given
     from deploytool.scaffold.story import copy_template, init
 
+    def say(line: str) -> None:
+        tell(sys.stdout, line)
+
     if options.template:
-        copy_template(Path.cwd(), print)
+        copy_template(Path.cwd(), say)
         return
     given = Given(
         application=options.application,
@@ -69,7 +82,7 @@ def _init(options: argparse.Namespace) -> None:
         server=options.server,
         store=options.store,
     )
-    init(Path.cwd(), given, print)
+    init(Path.cwd(), given, say)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ class Console:
     @property
     def _rich(self) -> "RichConsole":
         if self._rich_console is None:
-            from rich.console import Console as RichConsole
-
-            self._rich_console = RichConsole(file=self._progress, highlight=False)
+            self._rich_console = _rich_as_it_is(self._progress)
         return self._rich_console
 
     def note(self, text: str) -> None:
@@ -75,7 +73,7 @@ class Console:
         with self._guard:
             line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {one_line(text)}")
             if self._live:
-                self._rich.print(line, markup=False, soft_wrap=True)
+                self._rich.print(line, soft_wrap=True)
             else:
                 tell(self._progress, line)
 
@@ -172,15 +170,13 @@ class Console:
 
     def summary(self, outcome: "Outcome", environment: str, role_hosts: tuple[HostResult, ...]) -> None:
         """The end of a deployment, for people: the table, then why each bad host is bad, and what to do."""
-        from rich.console import Console as RichConsole
-
         # Where no screen has an edge, no name is broken at one.
-        rich = RichConsole(file=self._results, highlight=False, width=None if self._results.isatty() else 1000)
+        rich = _rich_as_it_is(self._results, width=None if self._results.isatty() else 1000)
         with rich.capture() as written:
             if role_hosts:
                 rich.print(self._table(role_hosts, rows=len(role_hosts)))
             for line in (*reasons(outcome.concerned), *ending(outcome, environment)):
-                rich.print(one_line(line), markup=False, soft_wrap=True)
+                rich.print(one_line(line), soft_wrap=True)
         tell(self._results, self.shown(written.get()), end="")
 
     def print(self, line: str) -> None:
@@ -222,6 +218,13 @@ class Console:
                 add_to_summary(self._actions.summary, title, hosts, lines)
             except OSError as error:
                 self.note(f"the step's summary could not be written: {error}")
+
+
+def _rich_as_it_is(stream: TextIO, width: int | None = None) -> "RichConsole":
+    """rich, told to leave texts as they are: to it `:100:` is a picture, `[b]` a style, and a number has a colour."""
+    from rich.console import Console as RichConsole
+
+    return RichConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
 def tell(stream: TextIO, text: str, *, end: str = "\n") -> None:

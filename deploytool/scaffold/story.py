@@ -10,6 +10,7 @@ from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Prop
 from deploytool.scaffold.survey import Survey, survey
 from deploytool.scaffold.writing import write_new
 from deploytool.settings.files import FILL_IN
+from deploytool.worker.foreign import one_line
 
 Say = Callable[[str], None]
 
@@ -23,7 +24,8 @@ def init(directory: Path, given: Given, say: Say) -> None:
     proposal = propose(found, given)
     written = write_new(directory, proposal.files)
     for line in _words(found, proposal, written):
-        say(line)
+        # Names of files, and what git and Capistrano were told, are the repository's words.
+        say(one_line(line))
 
 
 def copy_template(directory: Path, say: Say) -> None:

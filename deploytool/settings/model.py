@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from deploytool.settings.files import FILL_IN, NAME, NAME_RULE
+from deploytool.worker.foreign import CONTROL
 
 #: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` or
 #: `FILL_IN` keeps it and is not held to its form.
@@ -46,7 +47,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _unresolved(value: object, info: ValidationInfo) -> bool:
     context: object = info.context
     checking_only = isinstance(context, dict) and context.get(CHECKING_ONLY) is True
-    return checking_only and isinstance(value, str) and ("${" in value or FILL_IN in value)
+    if not checking_only or not isinstance(value, str) or _has_control(value):
+        # A control character stays there, whatever comes in place of the rest.
+        return False
+    return "${" in value or FILL_IN in value
 
 
 def _form(check: Callable[[str], str]) -> AfterValidator:
@@ -93,7 +97,7 @@ def _as_dict(value: Mapping[K, V]) -> dict[K, V]:
 
 
 def _has_control(value: str) -> bool:
-    return any(character < " " or character == "\x7f" for character in value)
+    return CONTROL.search(value) is not None
 
 
 def _line(value: str) -> str:
@@ -250,6 +254,7 @@ def _store_url(value: str) -> str:
 
 
 def _http_url(value: str) -> str:
+    _line(value)
     if not re.fullmatch(r"https?://[^\s/?#][^\s?#]*", value):
         raise ValueError("must look like http://host:port or https://host.")
     _check_authority(value)

@@ -196,6 +196,37 @@ def test_status_has_a_line_for_each_host(host: str, release: str, frozen: str) -
     assert out.getvalue().count("\n") == 5
 
 
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@few
+@given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1))
+@example("app/models/x.rb:100:in 'foo'")
+@example("a:x:b")
+@example("[red]a[/red] [link=http://a]b[/link] \\[c]")
+@example("http://[::1]:80/x True None 'x' 12 <a b=1>")
+def test_what_a_host_says_is_shown_as_it_said_it(text: str) -> None:
+    said = f"<{text}>"
+    for screen in (Screen(), io.StringIO()):
+        console = Console(as_json=False, progress=screen, results=io.StringIO())
+        console.note(said)
+        assert screen.getvalue()[len("[00:00]") :] == f" {said}\n"
+    out = io.StringIO()
+    bad = HostResult(said, said, Verdict.FAILED, State.FETCHED, 1.0, said, (said,))
+    outcome = Outcome(release="R1", deployment="D1", exit_code=8, hosts=(bad,), objection=said)
+    Console(as_json=False, progress=io.StringIO(), results=out).summary(outcome, "staging", outcome.hosts)
+    _, row, _, reason, log, *_ = out.getvalue().split("\n")
+    assert row.count(said) == 2
+    assert reason == f"{said} ({said}) failed: {said}"
+    assert log == f"  | {said}"
+    # On a terminal as well; the table is as wide as that.
+    screen = Screen()
+    Console(as_json=False, progress=io.StringIO(), results=screen).summary(outcome, "staging", ())
+    assert screen.getvalue().split("\n")[1:3] == [reason, log]
+
+
 def test_character_that_the_terminal_has_not_is_written_by_number() -> None:
     written = io.BytesIO()
     screen = io.TextIOWrapper(written, encoding="ascii")

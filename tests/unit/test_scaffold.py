@@ -1,17 +1,21 @@
 """What `deploytool init` finds, proposes and writes."""
 
+import io
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from deploytool.__main__ import main
 from deploytool.errors import SettingsError, UsageError
 from deploytool.scaffold.capistrano import read_capistrano
 from deploytool.scaffold.proposal import Given, propose
 from deploytool.scaffold.story import copy_template, init
 from deploytool.scaffold.survey import survey
 from deploytool.settings import environments, load_every_environment, load_settings
+from tests.unit.test_hostile_text import NASTY, is_sound
 
 RAILS_CONFIG = {
     "config/database.yml": "default: &default\n  adapter: postgresql\n\nproduction:\n  <<: *default\n",
@@ -319,6 +323,59 @@ def test_capistranos_settings_are_in_the_proposal(tmp_path: Path) -> None:
     settings = yaml.safe_load((tmp_path / "config/deploy/deploy.yml").read_text())
     assert (settings["application"], settings["repository"]) == ("shop", "/srv/shop.git")
     assert settings["linked_files"] == [".env"]
+
+
+# --- a repository that means no good
+
+
+@pytest.mark.parametrize("nasty", [each for each in NASTY if not set(each) & {"\0", "/"}])
+def test_name_of_a_file_moves_no_cursor_and_forges_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], nasty: str
+) -> None:
+    tree(tmp_path, {"config/ev.yml": "x: 1\n"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    plain = capsys.readouterr().out
+    (tmp_path / "config/ev.yml").rename(tmp_path / f"config/ev{nasty}.yml")
+    for name in ("deploy.yml", "staging.yml", "production.yml"):
+        (tmp_path / "config/deploy" / name).unlink()
+    (tmp_path / "fabfile.py").unlink()
+    assert main(["init"]) == 0
+    said = capsys.readouterr().out
+    assert is_sound(said)
+    assert "files of the application's own (config/ev" in said
+    assert said.count("\n") == plain.count("\n")
+
+
+def test_terminal_without_the_characters_gets_them_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    tree(tmp_path, {"config/\N{SNOWMAN}.yml": "x: 1\n"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert b"(config/\\u2603.yml)" in written.getvalue()
+
+
+@pytest.mark.parametrize("more", ["", "${X}", "FILL_IN"])
+def test_control_character_is_no_part_of_a_value_that_is_taken_over(tmp_path: Path, more: str) -> None:
+    tree(tmp_path, {"config/deploy.rb": f"set :linked_files, ['con\u202efig{more}']\nset :branch, 'a\x9b{more}'\n"})
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path)
+    assert caught.value.tail == (
+        "branch: must not hold line breaks or other control characters.",
+        "linked_files.0: must not hold line breaks or other control characters.",
+    )
+    assert not (tmp_path / "config/deploy.yml").exists()
+
+
+def test_mistake_in_a_command_line_is_quoted_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["init", "\x1b[2J\nFORGED"], ["completion", "bash", "\x1b[2J"], ["\x1b[2J"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        said = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert is_sound(said)
+        assert "\nFORGED" not in said
 
 
 # --- the template
