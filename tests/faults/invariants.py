@@ -187,8 +187,8 @@ def nobody_switches_before_go(world: World, before: dict[str, str | None], let_g
 def nothing_is_left(world: World, *, journal: bool = True) -> None:
     """No process, no lock, no unfinished upload and no temporary file.
 
-    `journal`: nor a word of an upload that was given up. Its last part may still arrive: the next publish gives it up
-    once more, and then forgets it.
+    `journal`: nor what the next command begins by removing: a word of an upload that was given up, whose last part may
+    still arrive, and what was being unpacked for migrations.
     """
     world.until(lambda: not world.workers(), f"processes on the build server end: {world.workers()}", 30)
     world.until(lambda: not world.stretchers(), "hosts are done")
@@ -206,9 +206,9 @@ def nothing_is_left(world: World, *, journal: bool = True) -> None:
 def temporary_files(world: World, *, journal: bool) -> list[str]:
     """What lies where only what is under way may lie, or has the name of what is under way."""
     root = world.playground.build_root / world.project.application.name
-    found = [*world.playground.temporary.iterdir(), *root.glob("unpacked/*")]
+    found = list(world.playground.temporary.iterdir())
     if journal:
-        found += root.glob("uploads/*")
+        found += [*root.glob("uploads/*"), *root.glob("unpacked/*")]
     cache = Path(os.environ["XDG_CACHE_HOME"])
     for directory in (world.playground.build_root, cache):
         found += [file for file in directory.rglob("*") if UNDER_WAY.search(file.name)]
