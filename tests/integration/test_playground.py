@@ -177,18 +177,18 @@ def test_restarted_watch_gets_old_events_again(playground: Playground) -> None:
 def test_another_application_gets_its_own_watches_ports_and_settings(playground: Playground, tmp_path: Path) -> None:
     file = tmp_path / "playground.yml"
     state = str(playground.directory)
-    arguments = ["config", "--state", state, "--application", "blog", "--repository", str(tmp_path), "--role", "web"]
+    arguments = ["config", "--state", state, "--application", "gazette", "--repository", str(tmp_path), "--role", "web"]
     assert main([*arguments, "--write", str(file)]) == 0
     settings = yaml.safe_load(file.read_text())
     assert settings["repository"] == str(tmp_path)
     assert settings["roles"]["web"]["hosts"]["nodes"] == list(playground.hosts)
     assert settings["roles"]["web"]["deploy_to"] != str(playground.deploy_to("web"))
-    playground.fire("blog", "web", manifest_that_touches(playground, "heard-blog"))
+    playground.fire("gazette", "web", manifest_that_touches(playground, "heard-gazette"))
     for host in playground.hosts:
-        eventually((playground.host_directory(host) / "heard-blog").exists, f"{host} runs the blog's manifest")
+        eventually((playground.host_directory(host) / "heard-gazette").exists, f"{host} runs the gazette's manifest")
     again = Playground.attach(playground.directory)
-    assert again.hosts_of("web", "blog") == playground.hosts
-    assert again.app_port("app1", "web", "blog") != playground.app_port("app1", "web")
+    assert again.hosts_of("web", "gazette") == playground.hosts
+    assert again.app_port("app1", "web", "gazette") != playground.app_port("app1", "web")
 
 
 def test_two_environments_of_one_application_share_a_host_in_peace(
