@@ -83,7 +83,10 @@ EVENTS: Mapping[str, Shape] = {
 
 
 def fits(value: object, shape: Shape) -> bool:
-    """Whether a value of JSON has the shape. A whole number does for a `float`, and no truth value for a number."""
+    """Whether a value of JSON has the shape. A whole number does for a `float`, and no truth value for a number.
+
+    A number has 64 bits, as those of all that a worker counts: JSON's and Python's have no end, and floats have one.
+    """
     match shape:
         case tuple():
             return any(fits(value, each) for each in shape)
@@ -99,9 +102,11 @@ def fits(value: object, shape: Shape) -> bool:
             return named and (every is None or all(fits(each, every) for each in value.values()))
         case None:
             return value is None
+        case _ if shape in (int, float):
+            types = (int, float) if shape is float else int
+            return isinstance(value, types) and not isinstance(value, bool) and -(2**63) <= value < 2**63
         case _:
-            types = (int, float) if shape is float else shape
-            return isinstance(value, types) and (shape is bool or not isinstance(value, bool))
+            return isinstance(value, shape)
 
 
 def is_answer(do: str, message: Mapping[str, Any]) -> bool:

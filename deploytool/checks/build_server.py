@@ -32,10 +32,10 @@ def compressor_found(session: Session) -> str:
 
 def space_found(session: Session) -> str:
     results = session.run(stages.space(session.place), quiet=True)
-    text = "".join(stages.values(results, "free_kib"))
-    if not text:
+    free_kib = stages.free_kib(results)
+    if free_kib is None:
         return f"df does not tell how much is free in {session.place.root}"
-    free_mb = int(text) // 1024
+    free_mb = free_kib // 1024
     if free_mb < FREE_MB:
         raise StepError(
             f"only {free_mb} MB are free in {session.place.root} on the build server",
@@ -52,4 +52,4 @@ def linked_files_found(session: Session) -> str:
 
 def repository_found(session: Session) -> str:
     results = session.run(stages.reach(session.settings, session.place), quiet=True)
-    return f"it answers; its branches and tags: {stages.values(results, 'references')[0]}"
+    return f"it answers; its branches and tags: {stages.references(results)}"

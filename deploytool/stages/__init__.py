@@ -6,7 +6,7 @@ from deploytool.stages.compare import Commit, Comparison, compare, compared
 from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
 from deploytool.stages.keeping import CheckedOut, checked_out
 from deploytool.stages.place import Place
-from deploytool.stages.prerequisites import linked_files, programs, reach, space
+from deploytool.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
 from deploytool.stages.step import Code, Step, explain, values
 from deploytool.stages.survey import survey
 from deploytool.stages.versions import unfit
@@ -29,6 +29,7 @@ __all__ = [
     "explain",
     "fetch",
     "fetched",
+    "free_kib",
     "linked_files",
     "migrate",
     "migrate_after",
@@ -36,6 +37,7 @@ __all__ = [
     "pending",
     "programs",
     "reach",
+    "references",
     "space",
     "survey",
     "unfit",

@@ -8,7 +8,7 @@ from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step, only_value, values
+from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value, values
 from deploytool.worker.foreign import printable
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def compared(results: Sequence[str]) -> Comparison:
     """Read the result lines of `compare`. Raises StepError where an answer is missing: an empty one must not pass."""
 
     def commits(key: str) -> tuple[Commit, ...]:
-        parts = (line.partition("\t") for line in values(results, key))
-        return tuple(Commit(Revision(revision), printable(subject)) for revision, _, subject in parts)
+        told = groups(results, key, r"([0-9a-f]{40})\t(.*)", "compare")
+        return tuple(Commit(Revision(revision), printable(subject)) for revision, subject in told)
 
     def paths(key: str) -> tuple[str, ...]:
         return tuple(printable(path) for path in values(results, key))
@@ -155,9 +155,9 @@ def compared(results: Sequence[str]) -> Comparison:
     return Comparison(
         known=True,
         brings=commits("brings"),
-        brings_count=int(only_value(results, "brings_count", r"\d+", "compare")),
+        brings_count=int(only_value(results, "brings_count", NUMBER, "compare")),
         takes_away=commits("takes_away"),
-        takes_away_count=int(only_value(results, "takes_away_count", r"\d+", "compare")),
+        takes_away_count=int(only_value(results, "takes_away_count", NUMBER, "compare")),
         migrations_told=bool(values(results, "migrations_told")),
         migrations_added=paths("migration_added"),
         migrations_taken_away=paths("migration_taken_away"),

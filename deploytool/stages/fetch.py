@@ -8,7 +8,7 @@ from deploytool.recipes import RECIPES
 from deploytool.release import Revision
 from deploytool.stages import git, shell, versions
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step, only_value, values
+from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value
 from deploytool.stages.versions import Unmanaged, unmanaged
 
 if TYPE_CHECKING:
@@ -184,21 +184,13 @@ class Fetched:
 
 def fetched(results: Sequence[str]) -> Fetched:
     """Read the result lines of `fetch`. Raises StepError where an answer is missing: an empty one must not pass."""
-
-    linked_files = []
-    for line in values(results, "linked_file"):
-        digest, _, name = line.partition("\t")
-        linked_files.append(LinkedFileDigest(name, digest))
-    tools = {}
-    for line in values(results, "tool"):
-        program, _, version = line.partition("\t")
-        tools[program] = version
+    linked_files = groups(results, "linked_file", r"([0-9a-f]{64})\t(.+)", "fetch")
     return Fetched(
         revision=Revision(only_value(results, "revision", "[0-9a-f]{40}", "fetch")),
         kind=only_value(results, "kind", "heads|tags|sha", "fetch"),
-        committed_at=int(only_value(results, "committed_at", r"\d+", "fetch")),
+        committed_at=int(only_value(results, "committed_at", NUMBER, "fetch")),
         subject=only_value(results, "subject", ".*", "fetch"),
-        linked_files=tuple(linked_files),
-        tools=tools,
-        unmanaged=unmanaged(values(results, "unmanaged")),
+        linked_files=tuple(LinkedFileDigest(name, digest) for digest, name in linked_files),
+        tools={each[0]: each[1] for each in groups(results, "tool", r"([^\t]+)\t(.*)", "fetch")},
+        unmanaged=unmanaged(results, "fetch"),
     )

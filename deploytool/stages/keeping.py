@@ -16,7 +16,7 @@ import deploytool
 from deploytool.recipes import RECIPES
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
-from deploytool.stages.step import values
+from deploytool.stages.step import groups, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -208,9 +208,9 @@ class CheckedOut:
 
 
 def checked_out(results: Sequence[str]) -> CheckedOut:
-    """Read the result lines of `checkout`."""
-    keys = dict(line.split("\t", 1) for line in values(results, "key"))
-    return CheckedOut(keys, frozenset(values(results, "kept")))
+    """Read the result lines of `checkout`. Raises StepError if a key is none."""
+    keys = groups(results, "key", rf"({DEPENDENCIES}|{ASSETS})\t([0-9a-f]{{64}})", "checkout")
+    return CheckedOut({each[0]: each[1] for each in keys}, frozenset(values(results, "kept")))
 
 
 def aside(place: Place, *, reuse: bool) -> str:

@@ -1,12 +1,12 @@
 """What a build needs of its server, asked without changing anything: programs and the repository. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
 from deploytool.stages import git, shell, versions
 from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step
+from deploytool.stages.step import CODES, NUMBER, Step, only_value
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -72,6 +72,12 @@ def space(place: Place) -> Step:
     return Step("disk", shell.script(shell.assignments({"d_root": place.root}), _SPACE), 60)
 
 
+def free_kib(results: Sequence[str]) -> int | None:
+    """What `space` found out; None if the system does not tell. Raises StepError if it makes no sense."""
+    found = only_value(results, "free_kib", f"{NUMBER}|", "disk")
+    return int(found) if found else None
+
+
 def linked_files(settings: "Settings", place: Place) -> Step:
     """Look for `build.linked_files` where a build expects them; ends with the code of a missing one."""
     return Step(
@@ -98,3 +104,8 @@ def reach(settings: "Settings", place: Place) -> Step:
         ),
         60,
     )
+
+
+def references(results: Sequence[str]) -> int:
+    """How many branches and tags `reach` found. Raises StepError if it does not say that."""
+    return int(only_value(results, "references", NUMBER, "repository"))

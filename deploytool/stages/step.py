@@ -42,6 +42,10 @@ class Code(IntEnum):
 CODES = {"d_" + code.name.lower(): str(code.value) for code in Code}
 
 
+#: in an answer: a number of ours, within 64 bits
+NUMBER = "[0-9]{1,18}"
+
+
 def values(results: Sequence[str], key: str) -> tuple[str, ...]:
     """What the result lines say under that key, in their order."""
     found = []
@@ -50,6 +54,14 @@ def values(results: Sequence[str], key: str) -> tuple[str, ...]:
         if name == key:
             found.append(value)
     return tuple(found)
+
+
+def groups(results: Sequence[str], key: str, pattern: str, step: str) -> tuple[tuple[str, ...], ...]:
+    """The groups of the pattern in each of that key's values. Raises StepError if one does not match."""
+    found = [re.fullmatch(pattern, value) for value in values(results, key)]
+    if None in found:
+        raise StepError(f"the step {step} ended well on the build server, but what it said of its {key} makes no sense")
+    return tuple(each.groups() for each in found if each)
 
 
 def only_value(results: Sequence[str], key: str, pattern: str, step: str) -> str:
@@ -141,7 +153,7 @@ def explain(
         case Code.DIRECTORY_MISSING:
             return StepError(f"the directory {subject} is missing on the build server", hint="unpack the release again")
         case Code.VERSION_MISSING:
-            asked = [problem.split("\t", 2) for problem in problems]
+            asked = [(*problem.split("\t", 2), "?", "?")[:3] for problem in problems or (subject,)]
             return StepError(
                 "; ".join(
                     f"{file} asks for {wanted}, which {manager} on the build server has not installed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
 from deploytool.stages import shell
+from deploytool.stages.step import groups
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -116,9 +117,9 @@ def _managers(settings: "Settings") -> Sequence[str]:
     ]
 
 
-def unmanaged(lines: Sequence[str]) -> tuple[Unmanaged, ...]:
-    """What the result lines `unmanaged` say."""
-    return tuple(Unmanaged(*line.split("\t", 2)) for line in lines)
+def unmanaged(results: Sequence[str], step: str) -> tuple[Unmanaged, ...]:
+    """What the result lines `unmanaged` of that step say. Raises StepError if one makes no sense."""
+    return tuple(Unmanaged(*each) for each in groups(results, "unmanaged", r"([^\t]+)\t([^\t]+)\t(.+)", step))
 
 
 def unfit(asked: Sequence[Unmanaged], tools: Mapping[str, str]) -> Iterator[str]:

@@ -71,8 +71,8 @@ def of_shape(shape: Shape) -> st.SearchStrategy[Any]:
         case _:
             kinds: dict[type, st.SearchStrategy[Any]] = {
                 str: st.text(max_size=5),
-                int: st.integers(),
-                float: st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
+                int: st.integers(-(2**63), 2**63 - 1),
+                float: st.floats(-(2.0**63), 2.0**63, exclude_max=True) | st.integers(-(2**63), 2**63 - 1),
                 bool: st.booleans(),
             }
             return kinds[shape]
@@ -112,6 +112,25 @@ def test_any_other_answer_is_a_sentence(do: str, answer: Any) -> None:
         else:
             with pytest.raises(ConnectionFailed, match="the connection to the build server deploy@build broke"):
                 question.answer()
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["1" + "0" * 400, "1" + "0" * 5000, str(2**63), str(-(2**63) - 1), "1e300", "1e400", "-1e19", "NaN", "-Infinity"],
+)
+def test_number_that_64_bits_do_not_hold_is_no_answer(number: str) -> None:
+    hello = {**dict.fromkeys(ANSWERS["hello"], "x"), "pid": 1, "time": 1.5}
+    for do, answer, name in (
+        ("hello", hello, "time"),
+        ("hello", hello, "pid"),
+        ("publish_archive", {"checksum": "x", "size_bytes": 1, "unpacked_bytes": 1}, "size_bytes"),
+        ("prune_build_server", {"removed": [], "freed_bytes": 1}, "freed_bytes"),
+    ):
+        with asked({"ok": answer}, do) as question:
+            assert question.answer() == answer
+        said = json.dumps({"id": 1, "ok": {**answer, name: "HERE"}}).replace('"HERE"', number)
+        with asked(said.encode() + b"\n", do) as question, pytest.raises(ConnectionFailed, match="build server"):
+            question.answer()
 
 
 @few
