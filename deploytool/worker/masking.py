@@ -20,9 +20,19 @@ SHORTEST_GUESS = 8
 
 #: Of a variable that holds a secret, as far as its name can tell: what CI systems and cloud tools call theirs.
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|HTTP_AUTH"
-    r"|(?:API|ACCESS|SECRET|PRIVATE|MASTER|ENCRYPTION|SIGNING|SSH|DEPLOY)_?KEY|SECRET_KEY_BASE)$",
+    r"(?:PASSWORD|PASSWD|PASSPHRASE|AUTHTOKEN)$"
+    r"|(?:^|_)(?:TOKEN|SECRET|PASS|PAT"
+    r"|(?:API|ACCESS|SECRET|PRIVATE|MASTER|ENCRYPTION|SIGNING|SSH|DEPLOY|STORAGE)_?KEY|SECRET_KEY_BASE)$",
     re.IGNORECASE,
+)
+#: Of others that may hold one, or something that programs print all the time: name → how the value begins if it does.
+_PERHAPS_SECRET = (
+    # No directory: ORIGINAL_PWD and the like.
+    (re.compile("_PWD$", re.IGNORECASE), re.compile("[^/]")),
+    # No word: HTTPD_AUTH=disabled.
+    (re.compile("(?:^|_)AUTH$", re.IGNORECASE), re.compile(".*[^A-Za-z]", re.DOTALL)),
+    # API_TOKEN_PROD, but neither TOKEN_FILE nor TOKEN_URL, TOKEN_TTL or TOKEN_ISSUER.
+    (re.compile("(?:^|_)TOKEN_", re.IGNORECASE), re.compile(r"(?!/|.*://)(?=.*\d)(?=.*[A-Za-z])", re.DOTALL)),
 )
 _USER_INFORMATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/?#]*)@")
 _FIELD = re.compile("[a-z_]+")
@@ -232,7 +242,12 @@ def secrets_in(environ: Mapping[str, str]) -> List[str]:
 
     A guess: good for what programs print, and not for texts that another program is to understand.
     """
-    found = {value for name, value in environ.items() if _SECRET_NAME.search(name)}
+    found = {
+        value
+        for name, value in environ.items()
+        if _SECRET_NAME.search(name)
+        or any(perhaps.search(name) and secret.match(value) for perhaps, secret in _PERHAPS_SECRET)
+    }
     found |= {secret for value in environ.values() for secret in secrets_in_urls(value)}
     return [each for each in found if len(each) >= SHORTEST_GUESS]
 

@@ -196,6 +196,16 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "RAILS_MASTER_KEY": "abcdefgh",
         "DEPLOY_SSH_KEY": "-----BEGIN",
         "npm_config_token": "npm_12345",
+        "PGPASSWORD": "postgres-pw",
+        "MYSQL_PWD": "mysql-pw",
+        "DB_PASS": "database-pw",
+        "SMTP_PASS": "mail-password",
+        "REDISCLI_AUTH": "redis-pw",
+        "GITHUB_PAT": "github_pat_1",
+        "NPM_CONFIG__AUTH": "bWU6aHVudGVyMg==",
+        "NPM_CONFIG__AUTHTOKEN": "npm_67890",
+        "AZURE_STORAGE_KEY": "azure-key==",
+        "API_TOKEN_PROD": "tok_12345",
     }
     open_to_all = {
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -204,6 +214,18 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "API_TOKEN": "short",
         "HOME": "/home/deploy",
         "TOKENS_PER_MINUTE": "100000000",
+        "PWD": "/home/deploy",
+        "OLDPWD": "/home/deploy/shop",
+        "INITIAL_PWD": "/home/deploy/app",
+        "LB_BYPASS": "/healthz/1",
+        "HTTPD_AUTH": "disabled",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token1",
+        "TOKEN_URL": "https://sso.example.com/v1/token",
+        "TOKEN_ISSUER": "accounts.example.com",
+        "TOKEN_TTL_SECONDS": "100000000",
+        # Nobody knows which keys are secret.
+        "STRIPE_KEY": "sk_live_1234",
+        "CACHE_KEY": "v1-linux-gems",
         "COMPOSER_HOME": "https://packages.example.com/path@1",
     }
     assert sorted(secrets_in({**secret, **open_to_all})) == sorted(secret.values())
@@ -216,4 +238,6 @@ def test_passwords_in_urls_are_secrets() -> None:
     assert secrets_in_urls(f"https://{token}:x-oauth-basic@github.com/") == ["x-oauth-basic", token]
     assert secrets_in_urls("git@git.example.com:acme/shop.git") == []
     assert secrets_in_urls("s3://bucket/a:b@c") == []
+    key = "0123456789abcdef0123456789abcdef"
+    assert secrets_in({"SENTRY_DSN": f"https://{key}@o1.ingest.sentry.io/2"}) == [key]
     assert secrets_in({"DATABASE_URL": "postgres://app:correct-horse@db/shop"}) == ["correct-horse"]
