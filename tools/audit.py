@@ -13,10 +13,13 @@ from typing import Any
 #: Ours is installed from this directory, and in no index.
 OURS = "deploytool"
 COMMAND = (sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "--skip-editable")
-#: How the last line of pip-audit's stderr begins when nobody answered it: the classes of its HTTP client.
-NO_ANSWER = ("requests.exceptions.", "urllib3.exceptions.")
-#: What pip-audit itself says of a service that gave no answer, or a broken one.
-NO_SERVICE = ("pip_audit._service.interface.ConnectionError", "pip_audit._service.interface.ServiceError")
+#: How the last line of pip-audit's stderr begins when nobody answered it: classes of its HTTP client, and its own. A
+#: service that answers, and refuses, or with a certificate or a text that is none, is another matter.
+NO_ANSWER = (
+    *(f"requests.exceptions.{name}:" for name in ("ConnectionError", "ConnectTimeout", "ReadTimeout", "Timeout")),
+    "requests.exceptions.ProxyError:",
+    "pip_audit._service.interface.ConnectionError:",
+)
 
 
 def verdict(exit_code: int, out: str, err: str) -> tuple[int, list[str]]:
@@ -25,7 +28,7 @@ def verdict(exit_code: int, out: str, err: str) -> tuple[int, list[str]]:
         said = json.loads(out)
     except ValueError:
         last = (err.strip().splitlines() or ["it said nothing"])[-1]
-        if last.startswith((*NO_ANSWER, *NO_SERVICE)) or "Could not connect" in last:
+        if last.startswith(NO_ANSWER) or "Could not connect" in last:
             return 0, [f"NOT AUDITED: no vulnerability service can be reached from here ({last[:160]})"]
         return 1, [f"pip-audit failed with exit code {exit_code}:", *err.strip().splitlines()[-20:]]
     packages = [each for each in said["dependencies"] if each["name"] != OURS]

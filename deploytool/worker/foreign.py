@@ -15,13 +15,15 @@ from typing import Any, Union
 #: file takes: C0, DEL, C1, the marks and overrides of direction, the separators of lines and paragraphs.
 CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
+TAB_COLUMNS = 4
+
 #: Nothing that anybody means is nested so deeply; what is would end in a RecursionError, here or where it is shown.
 DEEPEST = 60
 
 
 def printable(text: str) -> str:
     """The text as what can be shown within one line: a replacement character for each that is not of it."""
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(4))
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.expandtabs(TAB_COLUMNS))
 
 
 def one_line(text: str) -> str:

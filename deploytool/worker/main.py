@@ -237,7 +237,8 @@ class Worker:
             try:
                 act(why)
             except Exception:
-                traceback.print_exc()
+                # The operator is shown them as last words.
+                print(self._masking.text(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         os._exit(0)
 
     def _end_steps(self, why: str) -> None:

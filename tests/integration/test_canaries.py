@@ -40,7 +40,7 @@ from tests.integration.project import TINY, Project, Result
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 #: What quoting of any kind changes, around the core.
-ODD = "x\"y\\z/+ '&$é"
+ODD = "x\"y\\z/+ '&$<é"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,12 @@ if [ -e FAIL ]; then
   python3 -c 'import os, urllib.parse as u; print(u.urlencode(os.environ), u.quote(os.environ["API_TOKEN"], safe=""))'
   printf 'me:%s' "$API_TOKEN" | base64 -w0
   cat "$CONSUL_TOKEN_FILE"
+  printf '%q\n' "$API_TOKEN" "$BUILD_PASSWORD"
+  set
+  set -x
+  : "$API_TOKEN" "$BUILD_PASSWORD"
+  LC_ALL=C
+  : "$API_TOKEN" "$BUILD_PASSWORD"
   false
 fi
 """

@@ -931,3 +931,21 @@ def test_worker_archive_is_the_same_every_time() -> None:
 
     assert worker_archive() == worker_archive()
     assert io.BytesIO(worker_archive()).read(2) == b"PK"
+
+
+def test_what_fails_at_the_end_is_said_without_the_secrets() -> None:
+    script = """
+from types import SimpleNamespace
+from deploytool.worker.main import Worker
+
+def release():
+    raise ValueError("refused: token-1234")
+
+worker = Worker(None, None)
+worker._masking.learn(["token-1234"])
+worker._locks["test"] = SimpleNamespace(release=release)
+worker.end("the test is over")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stderr.splitlines()[-1] == "ValueError: refused: ***"
+    assert "token-1234" not in done.stderr

@@ -64,6 +64,9 @@ def test_packages_that_were_left_out_are_named(verdict: Verdict) -> None:
     "last",
     [
         "requests.exceptions.ConnectionError: HTTPSConnectionPool: Max retries exceeded",
+        "requests.exceptions.ReadTimeout: HTTPSConnectionPool: Read timed out.",
+        "requests.exceptions.ProxyError: HTTPSConnectionPool: Unable to connect to proxy",
+        "pip_audit._service.interface.ConnectionError: Could not connect to OSV's vulnerability feed",
         "ERROR:pip_audit._cli:Could not connect to PyPI's vulnerability feed",
     ],
 )
@@ -72,6 +75,21 @@ def test_a_service_that_can_not_be_reached_is_told_in_one_line(verdict: Verdict,
     assert code == 0
     assert len(lines) == 1
     assert lines[0].startswith("NOT AUDITED: ")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://index/pypi/rich/json",
+        "requests.exceptions.SSLError: HTTPSConnectionPool: certificate verify failed",
+        "requests.exceptions.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        "pip_audit._service.interface.ServiceError",
+    ],
+)
+def test_a_service_that_answers_and_refuses_fails(verdict: Verdict, last: str) -> None:
+    code, lines = verdict(1, "", f"Traceback (most recent call last):\n  …\n{last}\n")
+    assert code == 1
+    assert lines[-1] == last
 
 
 def test_whatever_else_goes_wrong_fails(verdict: Verdict) -> None:

@@ -1,34 +1,96 @@
 """What counts as a secret, and in which spellings it is found."""
 
 import base64
+import html
 import json
+import re
 import shlex
 import subprocess
 from urllib.parse import quote, quote_plus
+from xml.sax import saxutils
 
+import markupsafe
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploytool.worker.foreign import one_line
 from deploytool.worker.masking import MASK, Masking, secrets_in, secrets_in_urls
 
-SECRET = "cañary/\"5b\\1e $77+x='&y"
+SECRET = "cañary/\"5b\\1e $77+x='&y<5b>~'\tz"
+
+
+def bash(script: str, locale: str = "C.UTF-8") -> str:
+    """What bash prints, on either channel."""
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"TOKEN": SECRET, "LC_ALL": locale},
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+    )
+    (line,) = (line for line in done.stdout.decode("utf-8", "replace").splitlines() if "5b" in line and "(" not in line)
+    return line
+
+
+def in_json(*, as_numbers: str = "", digits: str = "04x", ascii_only: bool = False) -> str:
+    """The secret as JSON, with these characters as numbers."""
+    return "".join(
+        f"\\u{ord(each):{digits}}"
+        if each in as_numbers or (ascii_only and not each.isascii())
+        else json.dumps(each, ensure_ascii=False)[1:-1]
+        for each in SECRET
+    )
+
+
+def in_lower_case(encoded: str) -> str:
+    return re.sub("%..", lambda found: found.group().lower(), encoded)
+
 
 SPELLINGS = {
     "itself": SECRET,
     "JSON": json.dumps({"token": SECRET}),
     "JSON in Unicode": json.dumps({"token": SECRET}, ensure_ascii=False),
+    "JSON of Go and Rails": in_json(as_numbers="<>&"),
+    "JSON of Gson": in_json(as_numbers="<>&='"),
+    "JSON of PHP": in_json(ascii_only=True).replace("/", "\\/"),
+    "JSON of PHP, with all its flags": in_json(as_numbers="<>&'\"", ascii_only=True).replace("/", "\\/"),
+    "JSON of .NET": in_json(as_numbers="<>&'\"+`", digits="04X", ascii_only=True),
+    "JSON in upper case": in_json(digits="04X", ascii_only=True),
+    "JSON within JSON": json.dumps({"body": json.dumps({"token": SECRET})}),
+    "JSON within JSON in Unicode": json.dumps(json.dumps(SECRET, ensure_ascii=False), ensure_ascii=False),
+    "Go's JSON within JSON": json.dumps(in_json(as_numbers="<>&"), ensure_ascii=False),
     "a URL": f"https://x/?token={quote(SECRET, safe='')}",
+    "a URL in lower case": in_lower_case(quote(SECRET, safe="")),
+    "a URL of JavaScript": quote(SECRET, safe="!'()*"),
+    "a whole URL of JavaScript": quote(SECRET, safe="!'()*;,/?:@&=+$#"),
     "a path": f"https://x/{quote(SECRET)}",
+    "a path of Go": quote(SECRET, safe="$&+=:@"),
     "a form": f"token={quote_plus(SECRET)}",
+    "a form in lower case": in_lower_case(quote_plus(SECRET)),
+    "a form of Java": quote_plus(SECRET, safe="*").replace("~", "%7E"),
     "a shell": f"export TOKEN={shlex.quote(SECRET)}",
+    "bash's list of what is exported": bash("export -p"),
+    "bash's list of variables": bash("set"),
+    "bash's list of variables in ASCII": bash("set", "C"),
+    "bash's trace": bash('set -x; : "$TOKEN"'),
+    "bash's trace in ASCII": bash('set -x; : "$TOKEN"', "C"),
+    "bash's %q": bash("printf '%q\\n' \"$TOKEN\""),
+    "Python": repr({"token": SECRET}),
+    "Python in ASCII": ascii({"token": SECRET}),
+    "Python's bytes": repr(SECRET.encode()),
+    "HTML": html.escape(SECRET),
+    "HTML between tags": html.escape(SECRET, quote=False),
+    "HTML of Go and Jinja": str(markupsafe.escape(SECRET)),
+    "XML": saxutils.escape(SECRET, {'"': "&quot;", "'": "&apos;"}),
+    "YAML in double quotes": yaml.safe_dump(SECRET, default_style='"', width=1000),
+    "YAML in double quotes in Unicode": yaml.safe_dump(SECRET, default_style='"', width=1000, allow_unicode=True),
+    "CSV": '"' + SECRET.replace('"', '""') + '"',
+    "one line": f"fatal: {one_line(SECRET)}",
     "base64": base64.b64encode(SECRET.encode()).decode(),
     "a password": base64.b64encode(f"me:{SECRET}".encode()).decode(),
     "a user's name": base64.b64encode(f"{SECRET}:".encode()).decode(),
     "base64 for URLs": base64.urlsafe_b64encode(f"?{SECRET}?".encode()).decode(),
-    "bash's listing": subprocess.run(
-        ["bash", "-c", "export -p"], env={"TOKEN": SECRET, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True
-    ).stdout.strip(),
 }
 
 
@@ -37,6 +99,60 @@ def test_a_secret_is_masked_in_every_spelling(text: str) -> None:
     masked = Masking([SECRET]).text(text)
     assert MASK in masked
     assert "5b" not in masked
+
+
+def test_a_secret_with_a_quote_is_masked_in_the_trace_of_a_shell() -> None:
+    secret = "it's a secret''s"
+    env = {"TOKEN": secret}
+    for shell in ("bash", "sh"):
+        done = subprocess.run([shell, "-c", 'set -x; : "$TOKEN"; set'], env=env, capture_output=True, text=True)
+        shown = [
+            line for line in (done.stdout + done.stderr).splitlines() if "a secret" in line and "set -x" not in line
+        ]
+        assert len(shown) >= 2
+        assert {line: Masking([secret]).text(line).count(MASK) for line in shown} == dict.fromkeys(shown, 1)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@given(secret=st.text("ab019'\"\\ $`!#~:=,;&|<>(){}[]^*?%@\té", min_size=6, max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_a_secret_is_masked_in_whatever_bash_makes_of_it(locale: str, secret: str) -> None:
+    said = subprocess.run(
+        ["bash", "-c", 'set +o posix; printf \'%q\\n\' "x=$TOKEN" "$TOKEN"; declare -p TOKEN; set -x; : "$TOKEN"'],
+        env={"TOKEN": secret, "LC_ALL": locale},
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+    )
+    lines = said.stdout.decode("utf-8", "replace").splitlines()
+    assert len(lines) == 4
+    masking = Masking([secret])
+    assert [line for line in lines if MASK not in masking.text(line)] == []
+
+
+def test_yaml_in_single_quotes_is_masked() -> None:
+    secret = "it's: a 'secret'"
+    written = yaml.safe_dump(secret)
+    assert "''" in written
+    assert Masking([secret]).text(written) == "'***'\n"
+
+
+def test_a_secret_that_is_shown_within_one_line_is_masked() -> None:
+    secret = "tab\tsecret\x1b123"
+    for before in ("", "a", "ab", "abc", "abcd: "):
+        assert Masking([secret]).text(one_line(before + secret)) == before + MASK
+
+
+def test_a_secret_that_is_no_text_is_masked() -> None:
+    secret = b"caf\xe9-secret".decode("utf-8", "surrogateescape")
+    masking = Masking([secret])
+    assert masking.text(b"caf\xe9-secret".decode("utf-8", "replace")) == MASK
+    assert masking.text("caf%E9-secret") == MASK
+    assert Masking(["half \ud800 a pair"]).text(json.dumps("half \ud800 a pair")) == '"***"'
+
+
+def test_names_in_json_are_masked_but_those_of_our_own_fields() -> None:
+    masking = Masking(["Secret-1", "release"])
+    assert masking.value({"Secret-1": ["x"], "release": "release"}) == {MASK: ["x"], "release": MASK}
 
 
 @given(st.binary(max_size=9), st.text("abcXYZ019+/é\"' ", min_size=6, max_size=40), st.binary(max_size=9))
@@ -54,6 +170,10 @@ def test_each_line_of_a_key_is_masked_and_all_of_it_in_json() -> None:
     masking = Masking([key])
     assert masking.text("> b3BlbnNzaC1rZXktdjE") == "> ***"
     assert masking.text(json.dumps(key)) == '"***"'
+
+
+def test_a_secret_that_contains_another_is_masked_whole() -> None:
+    assert Masking(["abc-123", "x/abc-123-y"]).text("x/abc-123-y x%2Fabc-123-y abc-123") == "*** *** ***"
 
 
 def test_what_is_learned_later_is_masked_by_whoever_masks_already() -> None:
@@ -76,6 +196,16 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "RAILS_MASTER_KEY": "abcdefgh",
         "DEPLOY_SSH_KEY": "-----BEGIN",
         "npm_config_token": "npm_12345",
+        "PGPASSWORD": "postgres-pw",
+        "MYSQL_PWD": "mysql-pw",
+        "DB_PASS": "database-pw",
+        "SMTP_PASS": "mail-password",
+        "REDISCLI_AUTH": "redis-pw",
+        "GITHUB_PAT": "github_pat_1",
+        "NPM_CONFIG__AUTH": "bWU6aHVudGVyMg==",
+        "NPM_CONFIG__AUTHTOKEN": "npm_67890",
+        "AZURE_STORAGE_KEY": "azure-key==",
+        "API_TOKEN_PROD": "tok_12345",
     }
     open_to_all = {
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -84,6 +214,18 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "API_TOKEN": "short",
         "HOME": "/home/deploy",
         "TOKENS_PER_MINUTE": "100000000",
+        "PWD": "/home/deploy",
+        "OLDPWD": "/home/deploy/shop",
+        "INITIAL_PWD": "/home/deploy/app",
+        "LB_BYPASS": "/healthz/1",
+        "HTTPD_AUTH": "disabled",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/token1",
+        "TOKEN_URL": "https://sso.example.com/v1/token",
+        "TOKEN_ISSUER": "accounts.example.com",
+        "TOKEN_TTL_SECONDS": "100000000",
+        # Nobody knows which keys are secret.
+        "STRIPE_KEY": "sk_live_1234",
+        "CACHE_KEY": "v1-linux-gems",
         "COMPOSER_HOME": "https://packages.example.com/path@1",
     }
     assert sorted(secrets_in({**secret, **open_to_all})) == sorted(secret.values())
@@ -96,4 +238,6 @@ def test_passwords_in_urls_are_secrets() -> None:
     assert secrets_in_urls(f"https://{token}:x-oauth-basic@github.com/") == ["x-oauth-basic", token]
     assert secrets_in_urls("git@git.example.com:acme/shop.git") == []
     assert secrets_in_urls("s3://bucket/a:b@c") == []
+    key = "0123456789abcdef0123456789abcdef"
+    assert secrets_in({"SENTRY_DSN": f"https://{key}@o1.ingest.sentry.io/2"}) == [key]
     assert secrets_in({"DATABASE_URL": "postgres://app:correct-horse@db/shop"}) == ["correct-horse"]
