@@ -10,13 +10,15 @@ from typing import NoReturn
 from deploytool.completion import SCRIPTS
 from deploytool.errors import DeployError
 from deploytool.recipes import RECIPES
-from deploytool.worker.foreign import one_line
 
 
 class _Parser(argparse.ArgumentParser):
     """A command line may have been put together of what others wrote, and a mistake in it is quoted."""
 
     def error(self, message: str) -> NoReturn:
+        # A shell that starts needs only its script, and makes no mistake.
+        from deploytool.worker.foreign import one_line
+
         super().error(one_line(message))
 
 

@@ -35,10 +35,17 @@ valid_utf8() {
 # Filter: lines without the secrets that stretcher has from this host, and hands to every hook. By the shell itself, as
 # they must stand on no command line.
 without_secrets() {
+  set --
+  for secret in "${AWS_SECRET_ACCESS_KEY-}" "${AWS_SESSION_TOKEN-}" "${CONSUL_HTTP_TOKEN-}" "${CONSUL_HTTP_AUTH-}"; do
+    # A shorter one is a slip of the hand, and would be found everywhere.
+    case $secret in ????????*) set -- "$@" "$secret" ;; *) continue ;; esac
+    case $secret in
+      # As it stands in a URL: AWS makes keys of letters, digits and these.
+      *[/+=]*) set -- "$@" "$(printf '%s' "$secret" | sed -e 's:/:%2F:g' -e 's/+/%2B/g' -e 's/=/%3D/g')" ;;
+    esac
+  done
   while IFS= read -r said_line || [ -n "$said_line" ]; do
-    for secret in "${AWS_SECRET_ACCESS_KEY-}" "${AWS_SESSION_TOKEN-}" "${CONSUL_HTTP_TOKEN-}" "${CONSUL_HTTP_AUTH-}"; do
-      # A shorter one is a slip of the hand, and would be found everywhere.
-      case $secret in ????????*) ;; *) continue ;; esac
+    for secret; do
       said_rest=$said_line
       said_line=
       while :; do

@@ -33,6 +33,7 @@ import pytest
 
 from deploytool.playground.configs import Keys
 from deploytool.playground.playground import HOSTS as HOSTS_OF_THE_PLAYGROUND
+from deploytool.tasks import make_namespace
 from tests.integration.guarded import Guarded
 from tests.integration.project import TINY, Project, Result
 
@@ -41,6 +42,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 #: What quoting of any kind changes, around the core.
 ODD = "x\"y\\z/+ '&$<é"
+
+
+#: All that a host's hook has, as it is, and as part of URLs.
+HOST_HOOK = "env; env | sed -e s:/:%2F:g -e s/+/%2B/g -e s/=/%3D/g"
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +440,8 @@ class Evidence:
         return {
             "CANARY_WORLD": "operator",
             "XDG_CACHE_HOME": str(self.world.root / "cache"),
+            "HOME": str(self.world.root / "operator-home"),
+            "TMPDIR": str(self.world.root / "operator-tmp"),
             "GITHUB_ACTIONS": "true",
             "GITHUB_STEP_SUMMARY": str(self.world.root / "summary.md"),
             "GITHUB_TOKEN": CANARIES["CI job"].secret,
@@ -460,6 +467,8 @@ class Evidence:
 def set_up(world: World, project: Project, git: str) -> None:
     """Settings with a secret wherever there can be one."""
     root = world.root
+    for name in ("operator-home", "operator-tmp"):
+        (root / name).mkdir()
     (root / "token").write_text(CANARIES["build server's Consul token"].secret + "\n")
     (root / "refused-token").write_text(CANARIES["refused Consul token"].secret + "\n")
     (world.build_root / "tiny/shared/playground/master.key").write_text(CANARIES["build.linked_files"].secret)
@@ -495,7 +504,7 @@ def set_up(world: World, project: Project, git: str) -> None:
     }
     settings["notify"] = {"webhook": "${S_WEBHOOK}", "command": ["env; cat >>notices.jsonl"]}
     for role in settings["roles"].values():
-        role["hooks"] = {"post": ['if [ -e "{{ release_path }}/FAIL_ON_HOST" ]; then env; false; fi']}
+        role["hooks"] = {"post": [f'if [ -e "{{{{ release_path }}}}/FAIL_ON_HOST" ]; then {HOST_HOOK}; false; fi']}
     project.write()
 
 
@@ -530,6 +539,11 @@ def run_everything(evidence: Evidence) -> None:
     run(6, "deploy", env=refused, label="with a refused key")
     run(6, "check", "--json", env=refused, label="with a refused key")
     evidence.change(lambda settings: settings["store"].update(credentials="build_server"))
+    run(0, "build")
+    run(0, "build", "--json")
+    run(0, "mark", "--release", first, "--good", "--why", "seen by a person")
+    run(2, "promote", label="where nothing waits")
+    run(0, "unlock", "--json", label="where nobody holds anything")
     run(0, "rollback")
     run(0, "rollback", "--json", "--release", first)
     run(0, "migrate", "--json", "--release", first)
@@ -614,7 +628,14 @@ def test_consul_holds_no_secret(evidence: Evidence) -> None:
     assert found_in_consul(evidence.world) == {}
 
 
+def test_every_task_was_run(evidence: Evidence) -> None:
+    tasks = set(make_namespace(()).task_names)
+    assert tasks
+    assert tasks == {name.split()[0] for name in evidence.results}
+
+
 def test_no_command_line_ever_held_a_secret(evidence: Evidence) -> None:
+    """As far as is seen by looking at all processes a hundred times a second."""
     assert {whose: len(seen) > 20 for whose, seen in evidence.processes.seen.items() if whose} == {
         "operator": True,
         "build": True,
