@@ -52,14 +52,14 @@ demo-down: $(VENV)/.run-stamp
 parts: venv
 	$(BIN)/python -m deploytool.playground parts
 
-# More processes than the two cores that CI has: the tests mostly wait, for hosts and for limits.
+# More processes than the two cores that CI has: tests also wait, for hosts and for limits. In the order of tests/conftest.py.
 # Byte code is written, as wherever people install the tool.
 test: venv
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Each process has a playground of its own, and mostly waits: for limits, and for what is struck to come back.
 faults: venv
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 6 --dist load --maxschedchunk 1 --faults tests/faults $(PYTEST_ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist load --maxschedchunk 1 --faults tests/faults $(PYTEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ Fabric does, and so are its UserKnownHostsFile and GlobalKnownHostsFile.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
@@ -396,7 +397,11 @@ class SshChannel:
         self._listener.start()
 
     def write(self, data: bytes) -> None:
-        self._channel.sendall(data)
+        try:
+            self._channel.sendall(data)
+        except EOFError as error:
+            # What paramiko says of a line that broke under it. It is no OSError.
+            raise BrokenPipeError(errno.EPIPE, "the connection has ended") from error
 
     def read(self) -> bytes:
         return bytes(self._channel.recv(1 << 16))

@@ -17,6 +17,29 @@ from tests.faults import table
 TESTS = Path(__file__).parent
 REAL_PARTS = (TESTS / "integration", TESTS / "faults")
 LEFT_OUT = pytest.StashKey[str]()
+#: Files that take a minute or more, the longest first. They begin first, so that in the end nobody waits for one alone:
+#: a file's tests stay in one process, and share its playground.
+LONG = (
+    "test_fleet_truth",
+    "test_releases",
+    "test_host_scripts",
+    "test_main_job",
+    "test_waves",
+    "test_demo",
+    "test_plan",
+    "test_check",
+    "test_two_products",
+    "test_acl",
+    "test_app_server",
+    "test_operator_hooks",
+    "test_migrations",
+    "test_keeping",
+    "test_products",
+    "test_hostile_input",
+    "test_getting_started",
+    "test_faults",
+    "test_canaries",
+)
 
 
 def _why_not(config: pytest.Config) -> str | None:
@@ -37,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     needing = [item for item in items if any(directory in item.path.parents for directory in REAL_PARTS)]
     for item in needing:
         item.add_marker("integration")

@@ -48,9 +48,11 @@ def is_running(process: Recorded) -> bool:
 def children(pid: int) -> tuple[int, ...]:
     """The pids of the children of this process, oldest first; empty if it is gone."""
     found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(word) for word in listing.read_text().split()]
+    # It may go at any moment, its directory first.
+    with contextlib.suppress(OSError):
+        for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(word) for word in listing.read_text().split()]
     return tuple(sorted(found))
 
 

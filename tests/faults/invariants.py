@@ -181,7 +181,8 @@ def exit_code_agrees(world: World, result: Result | None, revision: str, before:
 def nobody_switches_before_go(world: World, before: dict[str, str | None], let_go: set[str]) -> None:
     """`let_go` is `World.let_go` from before the command. It is what Consul says, and not the command, that counts."""
     if not world.let_go() - let_go:
-        assert world.project.served() == before, "hosts have switched that nobody let go"
+        after = world.project.served()
+        assert after == before, f"hosts have switched that nobody let go: {after}, {world.project.consul_keys()}"
 
 
 def nothing_is_left(world: World, *, journal: bool = True) -> None:

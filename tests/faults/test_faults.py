@@ -66,7 +66,7 @@ def struck(world: World, case: Case) -> Result | None:
                 fab.wait(timeout=30)
             world.gates.open()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                fab.communicate(timeout=table.lasts_seconds(case.fault))
+                fab.communicate(timeout=case.lasts_seconds)
         out, err = fab.communicate(timeout=COMMAND_SECONDS)
     except BaseException:
         world.gates.open()

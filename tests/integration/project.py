@@ -207,7 +207,8 @@ class Project:
         import urllib.request
 
         prefix = f"deploytool/{self.application.name}/playground/{below}"
-        url = f"{self.playground.consul_address()}/v1/kv/{prefix}?recurse"
+        # A server that has only just become the leader may not have read all that it has written.
+        url = f"{self.playground.consul_address()}/v1/kv/{prefix}?recurse&consistent"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 entries = json.load(answer)

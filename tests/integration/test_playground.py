@@ -126,6 +126,15 @@ def test_one_path_is_another_directory_on_each_host(playground: Playground) -> N
     assert not place.exists()
 
 
+def test_process_that_goes_while_its_children_are_looked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path, _pattern: str) -> Iterator[Path]:
+        raise FileNotFoundError(str(path))
+        yield path
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert processes.children(os.getpid()) == ()
+
+
 def test_host_has_own_processes_and_a_name_that_consul_does_not_know(playground: Playground) -> None:
     hostname = playground.run_on_host("app1", ["uname", "-n"]).stdout.strip()
     assert hostname not in playground.hosts

@@ -10,7 +10,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from deploytool.build_server import MARK, Refusal, boot, known_hosts_files, known_keys
+from deploytool.build_server import MARK, Refusal, SshChannel, boot, known_hosts_files, known_keys
 from deploytool.errors import ConnectionFailed, StepError
 
 BUILD: Any = SimpleNamespace(server="deploy@build", root="/var/tmp/deploytool")
@@ -156,3 +156,15 @@ def test_whatever_goes_wrong_at_the_start_ends_the_line(fault: BaseException) ->
     with pytest.raises((ConnectionFailed, KeyboardInterrupt)):
         boot_over(line)
     assert line.ended
+
+
+def test_line_that_breaks_under_a_write_is_told_like_every_broken_pipe() -> None:
+    """paramiko raises an EOFError, from where it writes packets."""
+
+    def sendall(_data: bytes) -> None:
+        raise EOFError
+
+    channel = object.__new__(SshChannel)
+    channel._channel = SimpleNamespace(sendall=sendall)
+    with pytest.raises(BrokenPipeError, match="the connection has ended"):
+        channel.write(b"{}\n")
