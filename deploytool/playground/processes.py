@@ -19,6 +19,8 @@ from pathlib import Path
 #: Below the range from which Linux takes the ports of outgoing connections (it begins at 32768), so that nothing
 #: takes a port between the moment it was found free and the moment its server listens.
 PORTS = range(12_000, 32_000)
+#: One for each port that this process has drawn, to its end.
+_reservations: list[socket.socket] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,24 @@ def is_free(port: int) -> bool:
     return True
 
 
+def _reserve(port: int) -> bool:
+    """Whether no other process has drawn it that still runs: its server may listen later, or only now and then."""
+    # A name without a file, of the same network namespace as the port; it is gone with the process.
+    mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        mark.bind(f"\0deploytool-playground-port-{port}")
+    except OSError:
+        mark.close()
+        return False
+    _reservations.append(mark)
+    return True
+
+
 def free_ports(names: Sequence[str]) -> dict[str, int]:
-    """A free port of loopback for each name, drawn at random, so that several playgrounds at once get along."""
+    """A free port of loopback for each name, drawn at random, so that several playgrounds at once get along.
+
+    It is kept free from others that draw until this process ends.
+    """
     drawn = random.sample(PORTS, k=len(PORTS))
-    free = (port for port in drawn if is_free(port))
+    free = (port for port in drawn if is_free(port) and _reserve(port))
     return {name: next(free) for name in names}

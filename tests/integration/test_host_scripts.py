@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploytool.manifest import HostCommand, Phase, RoleManifest, check_manifest, manifest_url, render
+from deploytool.playground import processes
 from deploytool.playground.parts import Parts, find_or_install
 from deploytool.release import DeploymentId, Release, ReleaseId, Revision
 
@@ -1812,20 +1812,10 @@ def test_everything_works_with_bash_as_sh(host: Host) -> None:
 # the real Consul
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def agent(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real agent whose node name differs from the machine's; its address."""
-    http, lan, wan, server = free_ports(4)
+    http, lan, wan, server = processes.free_ports(["http", "lan", "wan", "server"]).values()
     log = (tmp_path_factory.mktemp("consul") / "log").open("w")
     arguments = ["agent", "-dev", "-node", "real-node", "-bind", "127.0.0.1", "-dns-port", "-1", "-grpc-port", "-1"]
     ports = ["-http-port", http, "-serf-lan-port", lan, "-serf-wan-port", wan, "-server-port", server]

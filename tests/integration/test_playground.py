@@ -126,6 +126,28 @@ def test_one_path_is_another_directory_on_each_host(playground: Playground) -> N
     assert not place.exists()
 
 
+def test_port_that_was_drawn_is_drawn_by_nobody_else_before_its_server_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = range(31_900, 31_920)
+    monkeypatch.setattr(processes, "PORTS", few)
+    drawn = set(processes.free_ports(["one", "other"]).values())
+    assert len(drawn) == 2
+    draw = """
+from deploytool.playground import processes
+processes.PORTS = range(31_900, 31_920)
+names = map(str, range(20))
+while True:
+    try:
+        print(*processes.free_ports([next(names)]).values())
+    except (StopIteration, RuntimeError):
+        break
+"""
+    told = subprocess.run([sys.executable, "-c", draw], capture_output=True, text=True, check=True, timeout=60)
+    others = {int(port) for port in told.stdout.split()}
+    assert others
+    assert not others & drawn
+    assert not drawn & set(processes.free_ports(["third"]).values())
+
+
 def test_process_that_goes_while_its_children_are_looked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(path: Path, _pattern: str) -> Iterator[Path]:
         raise FileNotFoundError(str(path))
