@@ -214,7 +214,8 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
         release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
     ]
     newest = _newest(deployments.answer()["keys"], settings.environment)
-    if len(stored) <= keep and not orphans:
+    # What was built within the last day stays anyway, however many there are.
+    if not orphans and (len(stored) <= keep or all(is_recent(release, now) for release in stored)):
         return _Swept(tuple(listed), newest)
     deployed = _since(session, named.answer()["names"], min(listed))
     environments = {name: Known(deployed.history(session, name, keep, stored)) for name in deployed.environments}

@@ -369,6 +369,18 @@ def test_small_store_is_not_read() -> None:
     assert worker.asked[-2][1] == {"keep": list(RELEASES[:2]), "logs": 50}
 
 
+def test_store_of_a_single_day_is_not_read() -> None:
+    """However many releases it has: none of them may go yet."""
+    young = tuple(release_id(hours) for hours in range(23, 1, -1))
+    worker = Store(store_of(young, production=one_after_the_other(young, until_hours_ago=1)))
+    assert clean_up(Session(worker, production=1), ()).releases == ()  # type: ignore[arg-type]
+    assert "store_read" not in {do for do, _ in worker.asked}
+    assert releases_in(worker.objects) == set(young)
+    young = (release_id(25), *young)
+    worker = Store(store_of(young, production=one_after_the_other(young, until_hours_ago=1)))
+    assert [each.release for each in clean_up(Session(worker, production=1), ()).releases] == [young[0]]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("count", [2, 12])
 def test_consul_keeps_the_newest_ten_deployments_of_this_environment(count: int) -> None:
     known = one_after_the_other([RELEASES[at % 3] for at in range(count)])
