@@ -7,6 +7,7 @@ not end, until the test opens it.
 import base64
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import re
@@ -33,6 +34,8 @@ BUILD_DISK_MB, HOST_DISK_MB = 400, 250
 GATE_SECONDS = 60
 #: Dozens of these wait side by side on two cores.
 POLL_SECONDS = 0.1
+#: Older deployments are taken out of the store before a case: every command of every case would read them.
+KEPT_DEPLOYMENTS = 6
 
 GATE = """#!/bin/sh
 # gate DIRECTORY POINT: waits there if that is the point that is held.
@@ -315,6 +318,19 @@ class World:
             self.commit()
             self.project.deploy()
         self.is_well = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """What the store tells of all but the last deployments. Each case ends with one that every host serves."""
+        place = {
+            "Bucket": self.playground.bucket,
+            "Prefix": f"{APPLICATION.name}/environments/playground/deployments/",
+        }
+        told = [entry["Key"] for entry in self.client.list_objects_v2(**place).get("Contents", [])]
+        by_deployment = itertools.groupby(told, key=lambda key: re.split(r"[/.]", key.removeprefix(place["Prefix"]))[0])
+        deployments = [list(keys) for _, keys in by_deployment]
+        if old := [{"Key": key} for keys in deployments[:-KEPT_DEPLOYMENTS] for key in keys]:
+            self.client.delete_objects(Bucket=place["Bucket"], Delete={"Objects": old, "Quiet": True})
 
     def commit(self, archive_bytes: int = SMALL_BYTES) -> str:
         """A new revision, whose build makes so much."""
