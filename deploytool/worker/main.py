@@ -44,6 +44,9 @@ LAST_ANSWERS_SECONDS = 5.0
 
 #: So many records are read from the store side by side.
 READERS = 8
+#: What deployments have written, which nobody ever writes again; and of how many objects a worker remembers the text.
+WRITTEN_ONCE = re.compile(r"environments/[^/]+/deployments/.+\.json$")
+REMEMBERED = 1000
 
 #: All that a worker does that was started to write nothing. `run` is among them: its scripts are the operator's, who
 #: gives them a temporary directory of their own.
@@ -112,6 +115,8 @@ class Worker:
         self._heard = time.monotonic()
         self._masking = Masking()
         self._locks: Dict[str, locks.Lock] = {}
+        #: key → text
+        self._remembered: Dict[str, str] = {}
         self._groups = Groups(self._note_groups)
         self._log: Optional[steps.Log] = None
         self._read_only = read_only
@@ -555,8 +560,16 @@ class Worker:
         return {"content": self._text(key)}
 
     def _text(self, key: str) -> Optional[str]:
+        """None if there is none. What is written once is asked for once, as a deploy looks back more than once."""
+        if key in self._remembered:
+            return self._remembered[key]
         content = self._store.get(key)
-        return None if content is None else content.decode("utf-8", "replace")
+        if content is None:
+            return None
+        text: str = content.decode("utf-8", "replace")
+        if WRITTEN_ONCE.match(key) and len(self._remembered) < REMEMBERED:
+            self._remembered[key] = text
+        return text
 
     def store_read(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
         """The text of each key, None where there is none."""

@@ -636,6 +636,21 @@ def test_many_objects_are_read_at_once_and_missing_ones_are_none(start: Start) -
     assert worker.ask("store_read", keys=[])["contents"] == {}
 
 
+def test_what_a_deployment_has_written_is_read_once(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    record, begun = (f"environments/production/deployments/{name}.json" for name in ("20260301T120000Zabcd", "x/begun"))
+    mark = "environments/production/marks/release/moment.json"
+    assert worker.ask("store_read", keys=[record, begun])["contents"] == {record: None, begun: None}
+    worker.ask("store_put", entries=[[record, "1"], [begun, "1"], [mark, "1"]])
+    assert worker.ask("store_read", keys=[record, begun, mark])["contents"] == {record: "1", begun: "1", mark: "1"}
+    for key in (record, begun, mark):
+        # Nobody ever does that.
+        (file,) = tmp_path.glob(f"store/**/{key}")
+        file.write_text("2")
+    assert worker.ask("store_read", keys=[record, begun, mark])["contents"] == {record: "1", begun: "1", mark: "2"}
+    assert start().ask("store_read", keys=[record])["contents"] == {record: "2"}
+
+
 def test_object_that_can_not_be_read_has_a_sentence_among_many(start: Start, tmp_path: Path) -> None:
     worker = start()
     worker.ask("store_put", entries=[["many/1", "x"], ["many/2/below", "x"]])
