@@ -117,6 +117,8 @@ class Worker:
         self._locks: Dict[str, locks.Lock] = {}
         #: key → text
         self._remembered: Dict[str, str] = {}
+        #: prefix → a key before those that were newest when they were last asked for
+        self._late: Dict[str, str] = {}
         self._groups = Groups(self._note_groups)
         self._log: Optional[steps.Log] = None
         self._read_only = read_only
@@ -595,18 +597,31 @@ class Worker:
         """The keys below a prefix, and with them the texts of the `newest`; `whole`: whether these are all its keys.
 
         Where there are very many keys, those after the first of `since` will do that have as many as the patterns ask
-        for. So it does not take longer with every key that was ever written.
+        for. So it does not take longer with every key that was ever written. Asked again, those will do that come after
+        where the newest began.
         """
+        keys, whole = self._recent(prefix, patterns, since)
+        chosen = newest(keys, patterns)
+        if chosen and not whole:
+            before = keys[: keys.index(min(chosen))]
+            self._late[prefix] = before[-1] if before else self._late.get(prefix, "")
+        return {"keys": keys, "whole": whole, **self.store_read(tell, chosen if read else [])}
+
+    def _recent(self, prefix: str, patterns: Sequence[Sequence[Any]], since: Sequence[str]) -> Tuple[List[str], bool]:
+        """Keys below the prefix among which are the newest of the patterns, and whether these are all."""
         store = self._store
+        if late := self._late.get(prefix):
+            keys = store.list(prefix, late)
+            if has_enough(keys, patterns):
+                return keys, False
         keys, whole = store.first(prefix)
-        if not whole:
-            for beyond in since:
-                keys = store.list(prefix, beyond)
-                if has_enough(keys, patterns):
-                    break
-            else:
-                keys, whole = store.list(prefix), True
-        return {"keys": keys, "whole": whole, **self.store_read(tell, newest(keys, patterns) if read else [])}
+        if whole:
+            return keys, True
+        for beyond in since:
+            keys = store.list(prefix, beyond)
+            if has_enough(keys, patterns):
+                return keys, False
+        return store.list(prefix), True
 
     def store_built(self, tell: Tell, key: str) -> Dict[str, Any]:
         """The release that a record for reuse names, the text of that one's own record, and its keys.

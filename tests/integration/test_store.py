@@ -206,6 +206,16 @@ def test_of_very_many_keys_only_the_newest_are_listed(start: Start, playground: 
     assert answer["contents"]["x/d/1005.json"] == "newest"
     assert answer["contents"].keys() == {"x/d/1003.json", "x/d/1004.json", "x/d/1005.json", "x/m/1"}
 
+    worker.ask("store_put", entries=[["x/d/1006.json", "newer"], ["x/d/1007.json", "newest"]])
+    again = worker.ask("store_newest", since=["x/d/1004"], **asked)
+    assert again["keys"] == [*(f"x/d/{number}.json" for number in range(1003, 1008)), "x/m/1"]
+    assert again["contents"].keys() == {"x/d/1005.json", "x/d/1006.json", "x/d/1007.json", "x/m/1"}
+    assert not again["whole"]
+    more = worker.ask("store_newest", since=["x/d/0500"], **{**asked, "patterns": [[r"x/d/(\d+)\.json", 6]]})
+    assert more["contents"].keys() == {f"x/d/{number}.json" for number in range(1002, 1008)}
+    worker.ask("store_delete", keys=["x/d/1006.json", "x/d/1007.json"])
+
+    worker = start()
     whole = worker.ask("store_newest", since=["x/d/1004"], read=False, **asked)
     assert (len(whole["keys"]), whole["whole"], whole["contents"]) == (1006, True, {})
     assert worker.ask("store_list", prefix="x/", beyond="x/d/1005") == {"keys": ["x/d/1005.json", "x/m/1"]}
