@@ -603,8 +603,8 @@ class Worker:
         keys, whole = self._recent(prefix, patterns, since)
         chosen = newest(keys, patterns)
         if chosen and not whole:
-            before = keys[: keys.index(min(chosen))]
-            self._late[prefix] = before[-1] if before else self._late.get(prefix, "")
+            if before := keys[: keys.index(min(chosen))]:
+                self._late[prefix] = before[-1]
         return {"keys": keys, "whole": whole, **self.store_read(tell, chosen if read else [])}
 
     def _recent(self, prefix: str, patterns: Sequence[Sequence[Any]], since: Sequence[str]) -> Tuple[List[str], bool]:
@@ -614,14 +614,14 @@ class Worker:
             keys = store.list(prefix, late)
             if has_enough(keys, patterns):
                 return keys, False
-        keys, whole = store.first(prefix)
+        first, whole = store.first(prefix)
         if whole:
-            return keys, True
+            return first, True
         for beyond in since:
-            keys = store.list(prefix, beyond)
+            keys = [key for key in first if key > beyond] + store.list(prefix, max(beyond, first[-1]))
             if has_enough(keys, patterns):
                 return keys, False
-        return store.list(prefix), True
+        return first + store.list(prefix, first[-1]), True
 
     def store_built(self, tell: Tell, key: str) -> Dict[str, Any]:
         """The release that a record for reuse names, the text of that one's own record, and its keys.

@@ -24,7 +24,7 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30
 ATTEMPTS = 3
 #: Of what may be very long so many keys are listed first: the processor time of a listing is that of its keys.
-FIRST_KEYS = 100
+FIRST_KEYS = 300
 #: What the directory store writes at once.
 WRITE_BYTES = 1 << 20
 #: Beside the object that it is going to be, in the directory store.
