@@ -602,9 +602,8 @@ class Worker:
         """
         keys, whole = self._recent(prefix, patterns, since)
         chosen = newest(keys, patterns)
-        if chosen and not whole:
-            if before := keys[: keys.index(min(chosen))]:
-                self._late[prefix] = before[-1]
+        if not whole and chosen and (before := keys[: keys.index(min(chosen))]):
+            self._late[prefix] = before[-1]
         return {"keys": keys, "whole": whole, **self.store_read(tell, chosen if read else [])}
 
     def _recent(self, prefix: str, patterns: Sequence[Sequence[Any]], since: Sequence[str]) -> Tuple[List[str], bool]:
