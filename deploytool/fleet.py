@@ -186,6 +186,8 @@ class Fleet:
         #: those that have ended otherwise than verified
         self._lost: dict[tuple[str, str], None] = {}
         self._known = frozenset(self.expected)
+        #: how long anybody has listened to them since the announcement, in seconds
+        self.listened_seconds = 0.0
 
     def hear(self, report: Report, seconds: float) -> bool:
         """Take in one report, `seconds` after the announcement; False if the host was not expected."""
@@ -215,10 +217,21 @@ class Fleet:
             elif best is None or final[0] >= best[0]:
                 best = (*final, report)
         if best is None:
-            return HostResult(role, host, Verdict.SILENT, state, last, _still(state), ())
+            return HostResult(role, host, Verdict.SILENT, state, last, self._still(state), ())
         if best[1] is Verdict.VERIFIED:
             state = State.VERIFIED
         return HostResult(role, host, best[1], state, last, best[2].reason, best[2].log, best[2].incomplete)
+
+    def _still(self, state: State | None) -> str:
+        match state:
+            case None:
+                # A deployment that was given up early has not listened for long: not a reason to suspect the host.
+                heard = f"not a word in {self.listened_seconds:.0f} s"
+                return f"{heard}: is it still fetching, is its consul watch running, and can it read the store?"
+            case State.FETCHED:
+                return "it fetched the archive and said nothing more"
+            case _:
+                return f"it reported {state.value} and said nothing more"
 
     def results(self) -> tuple[HostResult, ...]:
         """The expected hosts, in their order."""
@@ -246,13 +259,3 @@ class Fleet:
         order = list(Verdict)
         found = [result for result in self.results() if result.verdict is not Verdict.VERIFIED]
         return tuple(sorted(found, key=lambda result: order.index(result.verdict)))
-
-
-def _still(state: State | None) -> str:
-    match state:
-        case None:
-            return "not a word: is its consul watch running, and can it read the store?"
-        case State.FETCHED:
-            return "it fetched the archive and said nothing more"
-        case _:
-            return f"it reported {state.value} and said nothing more"

@@ -529,6 +529,7 @@ class Listening:
 
     def _hear(self, timeout_seconds: float) -> bool:
         message = self._reports.next(timeout_seconds)
+        self.fleet.listened_seconds = round(time.monotonic() - self._begin, 1)
         if message is None or "event" not in message:
             return False
         for news in message["event"]["reports"]:
@@ -539,7 +540,7 @@ class Listening:
                 continue
             report = read_report(news["role"], news["host"], news["state"], news["value"])
             if report is not None:
-                seconds = round(time.monotonic() - self._begin, 1)
+                seconds = self.fleet.listened_seconds
                 expected = self.fleet.hear(report, seconds)
                 self._session.console.report(report, seconds, expected=expected)
         return True

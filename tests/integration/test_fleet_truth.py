@@ -4,6 +4,7 @@ The whole `fab` command on the real sshd, S3 server, Consul cluster and stretche
 application. Numbers in brackets are those of the cases that the tool promises to tell right.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -177,6 +178,23 @@ class Truth(Project):
         process = self.start("playground", "deploy", "--json")
         until((self.work / "migrating").exists, "all hosts wait at the barrier", 90)
         return process
+
+    @contextlib.contextmanager
+    def heard_last_by(self, host: str) -> Iterator["subprocess.Popen[str]"]:
+        """Deploy; until the end of the context the role web of that host does not hear of it, all others hold it."""
+        before = self.wanted()["wanted/web"]
+        watch = self.playground.host_directory(host) / "watches/truth-web-playground"
+        text = watch.read_text()
+        watch.unlink()
+        until(lambda: "deploy_truth_web" not in commands_on(self.playground, host), "the watch has ended")
+        process = self.start("playground", "deploy", "--json")
+        until(lambda: self.wanted()["wanted/web"] != before, "the deployment is announced", 90)
+        deployment = self.wanted()["wanted/web"].split()[0]
+        places = [place.split("/") for place in ALL if place != f"{host}/web"]
+        fetched = {f"reports/{role}/{other}/{deployment}/fetched" for other, role in places}
+        until(lambda: fetched <= set(self.consul_keys()), "all others hold the archive")
+        yield process
+        watch.write_text(text)
 
     def go_on(self) -> None:
         (self.work / "on").touch()
@@ -481,7 +499,11 @@ def test_disk_that_is_too_small_on_one_host_stops_all_before_any_switch(truth: T
     truth.repository.commit({"big": "x" * 3_000_000})
     mounted = truth.playground.run_on_host("app2", ["mount", "-t", "tmpfs", "-o", "size=1m", "none", "tmp"])
     assert mounted.returncode == 0, mounted.stderr
-    result = truth.failing_deploy()
+    # It hears last: once it has failed, nobody is waited for long.
+    with truth.heard_last_by("app2") as process:
+        pass
+    result = truth.finish(process)
+    assert result.code == 8, result.err
     assert result.verdicts() == {**truth.all("aborted"), "app2/web": "failed"}
     assert "is too small" in truth.host_result(result, "app2/web")["reason"]
     assert (truth.answers(), truth.wanted()) == (truth.all(old["revision"]), wanted)
@@ -535,16 +557,9 @@ def test_manifest_that_is_missing_in_the_store(truth: Truth) -> None:
     truth.commit_new()
     truth.settings["wait"]["fetch_seconds"] = 8
     truth.write()
-    watch = truth.playground.host_directory("app2") / "watches/truth-web-playground"
-    text = watch.read_text()
-    watch.unlink()
-    process = truth.start("playground", "deploy", "--json")
-    until(lambda: truth.wanted() != wanted, "the deployment is announced", 90)
-    deployment = truth.wanted()["wanted/web"].split()[0]
-    fetched = f"reports/web/{{}}/{deployment}/fetched"
-    until(lambda: {fetched.format("app1"), fetched.format("app3")} <= set(truth.consul_keys()), "others fetched")
-    assert truth.delete_objects(f"deployments/{deployment}/web.yml")
-    watch.write_text(text)
+    with truth.heard_last_by("app2") as process:
+        deployment = truth.wanted()["wanted/web"].split()[0]
+        assert truth.delete_objects(f"deployments/{deployment}/web.yml")
     result = truth.finish(process)
     assert result.code == 8, result.err
     assert result.verdicts() == {**truth.all("aborted"), "app2/web": "silent"}

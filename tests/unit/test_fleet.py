@@ -20,9 +20,11 @@ def hear(fleet: Fleet, host: str, *states: State) -> None:
 
 
 def test_host_that_said_nothing_is_silent() -> None:
-    result = fleet_of("app1").result("web", "app1")
+    fleet = fleet_of("app1")
+    fleet.listened_seconds = 61.3
+    result = fleet.result("web", "app1")
     assert (result.verdict, result.state, result.seconds) == (Verdict.SILENT, None, None)
-    assert "not a word" in result.reason
+    assert "not a word in 61 s" in result.reason
 
 
 def test_host_that_only_fetched_is_silent_and_its_state_is_kept() -> None:
