@@ -26,7 +26,13 @@ pytestmark = pytest.mark.integration
 
 Start = Callable[..., WorkerClient]
 DAY = 86400
-NOW = time.time()
+#: when the test began, in seconds: pytest may have read this file long before it comes to it
+NOW = 0.0
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "NOW", time.time())
 
 
 @pytest.fixture
