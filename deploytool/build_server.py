@@ -345,7 +345,11 @@ class LocalChannel:
 
     def read(self) -> bytes:
         assert self._process.stdout is not None
-        return os.read(self._process.stdout.fileno(), 1 << 16)
+        try:
+            return os.read(self._process.stdout.fileno(), 1 << 16)
+        except ValueError:
+            # `end` does not wait for whoever reads, who may be on the way here only now.
+            return b""
 
     def set_patience(self, seconds: float | None) -> None:
         """No limit is needed: what hangs on this machine, its user can see."""

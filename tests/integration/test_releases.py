@@ -68,8 +68,14 @@ def rolled_back(project: Project, *arguments: str) -> Result:
 
 
 def kept(project: Project, host: str) -> set[str]:
-    """The releases on a host's disk."""
-    return {path.name for path in project.file(host, "releases").iterdir()}
+    """The releases on a host's disk, once it has swept: it reports first."""
+    deadline = time.monotonic() + 60
+    while True:
+        names = {path.name for path in project.file(host, "releases").iterdir()}
+        if not any(name.startswith(".") for name in names):
+            return names
+        assert time.monotonic() < deadline, names
+        time.sleep(0.1)
 
 
 def record_of(project: Project, deployment: str, environment: str = "playground") -> dict[str, Any]:

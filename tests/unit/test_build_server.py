@@ -10,7 +10,7 @@ from typing import Any
 import paramiko
 import pytest
 
-from deploytool.build_server import MARK, Refusal, SshChannel, boot, known_hosts_files, known_keys
+from deploytool.build_server import MARK, LocalChannel, Refusal, SshChannel, boot, known_hosts_files, known_keys
 from deploytool.errors import ConnectionFailed, StepError
 
 BUILD: Any = SimpleNamespace(server="deploy@build", root="/var/tmp/deploytool")
@@ -168,3 +168,12 @@ def test_line_that_breaks_under_a_write_is_told_like_every_broken_pipe() -> None
     channel._channel = SimpleNamespace(sendall=sendall)
     with pytest.raises(BrokenPipeError, match="the connection has ended"):
         channel.write(b"{}\n")
+
+
+def test_whoever_comes_to_read_after_the_end_reads_the_end() -> None:
+    """The thread that listens may be late, on a busy machine: that is no traceback."""
+    channel = LocalChannel(("cat",))
+    channel.write(b"a line\n")
+    assert channel.read() == b"a line\n"
+    assert channel.end() == 0
+    assert channel.read() == b""
