@@ -38,11 +38,12 @@ def consul_agent(
         # All of them are on one machine, whose own id they must not share.
         "disable_host_node_id": True,
         "disable_update_check": True,
-        # Quick to start and quick to notice a dead host; a real network needs the defaults.
+        # Quick to start and to notice a dead host, also where tests keep the machine busy, and many such clusters idle
+        # side by side; a real network needs the defaults.
         "gossip_lan": {
-            "gossip_interval": "50ms",
-            "probe_interval": "300ms",
-            "probe_timeout": "150ms",
+            "gossip_interval": "100ms",
+            "probe_interval": "500ms",
+            "probe_timeout": "250ms",
             "suspicion_mult": 3,
         },
         "performance": {"raft_multiplier": 1},
