@@ -107,6 +107,15 @@ def expected_hosts(session: Session, nodes: Sequence[str], asked: Asked | None =
     return only_nodes(found, nodes) if nodes else found
 
 
+def tell_lost(session: Session, found: Expected) -> None:
+    """Note each host that has lost what it had proved: its release has died since."""
+    for (role, host), word in sorted(found.words.items()):
+        if word.reason and not word.verified and (role, host) in found.hosts:
+            session.console.note(
+                f"{host} ({role}) does not serve {word.release} any more, since {word.time}: {word.reason}"
+            )
+
+
 def refuse_deaf_roles(session: Session, found: Expected) -> None:
     """Raise ConsulError if a role has no host that could hear the event."""
     for role in found.up:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import deploytool
 from deploytool import stages
 from deploytool.errors import StepError, StoreError, UsageError
-from deploytool.manifest import render_manifest
+from deploytool.manifest import made_up_release, render_manifest
 from deploytool.outcome import Outcome
 from deploytool.release import (
     NO_DEPLOYMENT,
@@ -58,20 +58,7 @@ def rehearse_manifests(every: "Mapping[str, Settings]") -> None:
     Raises SettingsError.
     """
     settings = next(iter(every.values()))
-    made_up = Release(
-        id=ReleaseId("20000101T000000Z-0000000"),
-        application=settings.application,
-        revision=Revision("0" * 40),
-        branch=settings.branch,
-        built_at="2000-01-01T00:00:00Z",
-        built_by="nobody",
-        build_key="0" * 64,
-        compression=settings.build.compression,
-        checksum="0" * 64,
-        size_bytes=1,
-        unpacked_bytes=1,
-    )
-    render_all(every, made_up)
+    render_all(every, made_up_release(settings))
 
 
 def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[str, str]]:

@@ -20,16 +20,18 @@ from deploytool.errors import (
     StoreError,
 )
 from deploytool.journal import moment_name
+from deploytool.proof import PROOFS, asked_proof
 from deploytool.release import DeploymentId, event_name
 from deploytool.session import Session
 
 if TYPE_CHECKING:
     from deploytool.command import Command
+    from deploytool.settings import Settings
 
 
 def check_all(command: "Command") -> list[Check]:
     """Every check in the order in which a deploy needs them, the failed ones first by their exit codes' order."""
-    checks = [tried("settings", lambda: settings_found(command))]
+    checks = [tried("settings", lambda: settings_found(command)), *check_proofs(command.settings)]
     try:
         with command.session(f"check {command.settings.environment}") as session:
             server = command.settings.build.server
@@ -42,17 +44,14 @@ def check_all(command: "Command") -> list[Check]:
 
 
 def settings_found(command: "Command") -> str:
-    """Settings are read by now; here every manifest is rendered and checked. Warns of roles that prove nothing."""
+    """Settings are read by now; here every manifest is rendered and checked."""
     rehearse_manifests(command.every)
-    unproven = [
-        role
-        for role, given in command.settings.roles.items()
-        if not (given.verify.pid_file or given.verify.url or given.verify.command)
-    ]
-    found = f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
-    if unproven:
-        found += f"; {', '.join(unproven)} has no `verify`: its hosts prove only that `current` points to the release"
-    return found
+    return f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
+
+
+def check_proofs(settings: "Settings") -> list[Check]:
+    """How strong the proof is that each role's settings ask for."""
+    return [Check(f"proof of {name}", True, PROOFS[asked_proof(role.verify)]) for name, role in settings.roles.items()]
 
 
 def check_services_and_hosts(session: Session) -> list[Check]:

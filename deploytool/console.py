@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.errors import FleetError, Interrupted
 from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named
+from deploytool.proof import PROOFS, weakest
 from deploytool.worker.foreign import one_line, printable
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
 
 def ending(outcome: "Outcome", environment: str) -> list[str]:
     """What is told of a deployment after its hosts."""
-    return [*others(outcome), *conclusion(outcome, environment), *still_due(outcome)]
+    return [*others(outcome), *proofs(outcome), *conclusion(outcome, environment), *still_due(outcome)]
 
 
 def reasons(results: Sequence[HostResult]) -> list[str]:
@@ -258,6 +259,21 @@ def reasons(results: Sequence[HostResult]) -> list[str]:
         lines += ["", f"{', '.join(bad.hosts)} {bad.verdict.value}" + (f": {bad.reason}" if bad.reason else "")]
         lines += [f"  | {line}" for line in bad.log]
     return [*lines, ""] if lines else []
+
+
+def proofs(outcome: "Outcome") -> list[str]:
+    """What the verified hosts have proved, the weakest of each role; and what else they saw."""
+    verified = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
+    by_role: dict[str, list[str]] = {}
+    for result in verified:
+        if result.proof:
+            by_role.setdefault(result.role, []).append(result.proof)
+    lines = [f"proof of {role}: {PROOFS[weakest(words)]}" for role, words in by_role.items()]
+    seen: dict[str, list[str]] = {}
+    for result in verified:
+        if result.notes:
+            seen.setdefault(result.notes, []).append(f"{result.host} ({result.role})")
+    return [*lines, *(f"{named(hosts)}: {notes}" for notes, hosts in seen.items())]
 
 
 def others(outcome: "Outcome") -> list[str]:

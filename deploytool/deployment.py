@@ -8,7 +8,7 @@ A release is finished before a rollout begins.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand
+from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand, tell_lost
 from deploytool.building import begin_fetch, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
@@ -83,6 +83,7 @@ def deploy(session: Session, wishes: Wishes, outcome: Outcome) -> None:
         session.begins(f"deploy {wishes.what}", outcome)
         with outcome.phase("hosts"):
             here = standing()
+            tell_lost(session, here.expected)
             # Also later on, if a build comes between; but no build is worth while without it.
             in_steps(settings, wishes, here.expected)
         with outcome.phase("build"):
@@ -160,6 +161,7 @@ def promote(session: Session, outcome: Outcome) -> None:
         session.begins("promote", outcome)
         with outcome.phase("hosts"):
             here = standing()
+            tell_lost(session, here.expected)
             outcome.down = here.expected.down
             release = read_release(session, unfinished_release(session, here))
         outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from deploytool.proof import known_proof
 from deploytool.worker.foreign import printable, read_json
 
 #: Longer lines of hosts are cut: with half a megabyte in one value, nothing else would be seen.
@@ -61,6 +62,10 @@ class Report:
     log: tuple[str, ...] = ()
     #: the host was to serve a release that it kept, and has not kept it whole
     incomplete: bool = False
+    #: how strong the host's proof is, see PROOFS; empty if it does not say
+    proof: str = ""
+    #: what else it saw when it proved the release, in a sentence
+    notes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,9 @@ class HostResult:
     reason: str
     log: tuple[str, ...]
     incomplete: bool = False
+    #: of a host that is verified: how strong its proof is, and what else it saw
+    proof: str = ""
+    notes: str = ""
 
     def as_dict(self) -> Mapping[str, object]:
         return {
@@ -87,6 +95,8 @@ class HostResult:
             "seconds": self.seconds,
             "reason": self.reason,
             "log": list(self.log),
+            "proof": self.proof,
+            "notes": self.notes,
         }
 
 
@@ -125,10 +135,15 @@ def read_report(role: str, host: str, state: str, value: str) -> Report | None:
         content = read_json(value)
         reason, log = str(content.get("reason") or ""), str(content.get("log") or "")
         incomplete = content.get("incomplete") is True
+        proof, notes = str(content.get("proof") or ""), str(content.get("notes") or "")
     except (ValueError, AttributeError):
-        reason, log, incomplete = "", value, False
+        reason, log, incomplete, proof, notes = "", value, False, "", ""
     lines = tuple(printable(line[:LONGEST_LINE]) for line in log.splitlines()[-20:])
-    return Report(role, host, known, printable(" ".join(reason.split())[:LONGEST_LINE]), lines, incomplete)
+    return Report(role, host, known, _sentence(reason), lines, incomplete, known_proof(proof), _sentence(notes))
+
+
+def _sentence(text: str) -> str:
+    return printable(" ".join(text.split())[:LONGEST_LINE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,10 @@ class LastWord:
     verified: bool = False
     #: the releases that it has whole
     kept: tuple[str, ...] = ()
+    #: why it is not proven any more; empty if it is, or never was
+    reason: str = ""
+    #: how strong the proof was, see PROOFS; empty if the host does not say
+    proof: str = ""
 
 
 def read_last_word(value: str | None) -> LastWord:
@@ -167,6 +186,8 @@ def read_last_word(value: str | None) -> LastWord:
         kept=tuple(printable(each[:LONGEST_WORD]) for each in kept if isinstance(each, str))
         if isinstance(kept, list)
         else (),
+        reason=_sentence(str(said.get("reason") or "")),
+        proof=known_proof(str(said.get("proof") or "")),
     )
 
 
@@ -220,7 +241,10 @@ class Fleet:
             return HostResult(role, host, Verdict.SILENT, state, last, self._still(state), ())
         if best[1] is Verdict.VERIFIED:
             state = State.VERIFIED
-        return HostResult(role, host, best[1], state, last, best[2].reason, best[2].log, best[2].incomplete)
+        _, verdict, said = best
+        return HostResult(
+            role, host, verdict, state, last, said.reason, said.log, said.incomplete, said.proof, said.notes
+        )
 
     def _still(self, state: State | None) -> str:
         match state:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote
 
 from deploytool.errors import SettingsError
-from deploytool.release import DeploymentId, Release, ReleaseId, consul_prefix
+from deploytool.release import DeploymentId, Release, ReleaseId, Revision, consul_prefix
 
 if TYPE_CHECKING:
     import yaml
@@ -33,19 +33,25 @@ TEMPLATE_NAME = "manifest.yml.j2"
 BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
 _ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
+_TREE = ("inside", "shared", "incoming", "virtualenv")
+_PROOF = ("sockets", "verify")
 _POST = ("post", "drain", "activate", "undrain", "settle")
 _FAILURE = ("failure", "failure-undrain", "failure-tell")
 PARTS: dict[Phase, tuple[str, ...]] = {
-    "pre": (*_ALWAYS, "guard", "barrier", "switch", "shared", "incoming", "pre"),
-    "post": (*_ALWAYS, "switch", "shared", "incoming", "virtualenv", "verify", "retention", "draining", *_POST),
+    "pre": (*_ALWAYS, "guard", "barrier", "switch", "inside", "shared", "incoming", "pre"),
+    "post": (*_ALWAYS, "switch", *_TREE, *_PROOF, "retention", "draining", *_POST),
     "success": (*_ALWAYS, "retention", "success"),
-    "failure": (*_ALWAYS, "guard", "switch", "verify", "retention", "draining", *_FAILURE),
+    "failure": (*_ALWAYS, "guard", "switch", *_PROOF, "retention", "draining", *_FAILURE),
 }
+#: What a host keeps with a verified release, to see every minute whether it serves still.
+LOOK_PARTS = (*_ALWAYS, "guard", "switch", *_PROOF, "look")
 #: Only for roles with the hooks `drain` and `undrain`.
 DRAINING = frozenset({"draining", "drain", "undrain", "failure-undrain"})
 
 #: The same for a probe of `fab ENV check`.
-PROBE_PARTS = ("limits", "log", "process", "keys", BUS, "room", "report", "shared", "probe")
+PROBE_PARTS = ("limits", "log", "process", "keys", BUS, "room", "report", "inside", "shared", "sockets", "probe")
+#: And for one of `fab ENV status --probe`.
+PROVE_PARTS = (*_ALWAYS, "switch", *_PROOF, "prove")
 
 #: Linux takes no single argument of this size or more (MAX_ARG_STRLEN), and a command is one argument of `sh -c`.
 LONGEST_COMMAND_BYTES = 128 * 1024
@@ -92,6 +98,12 @@ class RoleManifest:
     #: take a host out of traffic for the switch, and bring it back
     drain: tuple[HostCommand, ...] = ()
     undrain: tuple[HostCommand, ...] = ()
+    #: a TCP port of the release's own; None if not asked for
+    verify_port: int | None = None
+    #: whether it must listen where the release before did
+    verify_as_before: bool = True
+    #: where builds lie: what runs from there is no release; empty if only the build server knows
+    build_root: str = ""
 
     @property
     def drains(self) -> bool:
@@ -217,6 +229,9 @@ def role_manifest(
         verify_url=rendered(f"{at}.verify.url", said.verify.url),
         verify_expect=rendered(f"{at}.verify.expect", said.verify.expect),
         verify_command=rendered(f"{at}.verify.command", said.verify.command),
+        verify_port=said.verify.port,
+        verify_as_before=said.verify.as_before,
+        build_root=_build_root(settings),
         hook_seconds=settings.wait.hook_seconds,
         stable_seconds=settings.proof_seconds,
         bus_directory=(settings.consul.address or "").partition("file://")[2],
@@ -227,6 +242,12 @@ def role_manifest(
     if problems:
         raise SettingsError(problems)
     return manifest
+
+
+def _build_root(settings: "Settings") -> str:
+    """The application's work area on the build server; empty below a home directory, which only that server knows."""
+    root = settings.build.root
+    return f"{root}/{settings.application}" if root.startswith("/") else ""
 
 
 def _render_setting(label: str, template: str, names: dict[str, str], problems: list[str]) -> str:
@@ -327,7 +348,15 @@ def host_script(manifest: RoleManifest, phase: Phase) -> str:
     bus = "directory" if manifest.bus_directory else "consul"
     names = (part for part in PARTS[phase] if manifest.drains or part not in DRAINING)
     parts = (_host_part(bus if name == BUS else name) for name in names)
-    return "\n".join([f"{mark} begin", *_values(manifest), *_lists(manifest, phase), *parts, f"{mark} end"])
+    look = [f"look_script={shell_quote(look_script(manifest))}"] if phase == "success" else []
+    return "\n".join([f"{mark} begin", *_values(manifest), *_lists(manifest, phase), *look, *parts, f"{mark} end"])
+
+
+def look_script(manifest: RoleManifest) -> str:
+    """What the host runs every minute while it serves the release: see `look.sh`."""
+    bus = "directory" if manifest.bus_directory else "consul"
+    parts = (_host_part(bus if name == BUS else name) for name in LOOK_PARTS)
+    return "\n".join([*_values(manifest), *_lists(manifest, "failure"), *parts])
 
 
 def _values(manifest: RoleManifest) -> Iterator[str]:
@@ -343,6 +372,9 @@ def _values(manifest: RoleManifest) -> Iterator[str]:
         "verify_url": manifest.verify_url,
         "verify_expect": manifest.verify_expect,
         "verify_command": manifest.verify_command,
+        "verify_port": str(manifest.verify_port or ""),
+        "verify_as_before": "yes" if manifest.verify_as_before else "no",
+        "build_root": manifest.build_root,
     }
     numbers = {
         "unpacked_bytes": manifest.release.unpacked_bytes,
@@ -416,8 +448,39 @@ def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
         _each("unpacking_programs", ((name,) for name in UNPACKING[settings.build.compression])),
         *(_host_part(bus if part == BUS else part) for part in PROBE_PARTS),
     ]
-    script = yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}")
-    return f"# A probe by deploytool: it changes nothing.\ncommands:\n  pre:\n    - {script}\n"
+    return _PROBE.format(yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}"))
+
+
+def render_proof(settings: "Settings", role: str, probe: DeploymentId) -> str:
+    """A manifest for `fab ENV status --probe`: the host proves anew what it serves, and nothing else changes.
+
+    It does so by what the deployment said that brought it; by these settings only where that has left nothing behind.
+    """
+    manifest = role_manifest(settings, role, made_up_release(settings), probe)
+    bus = "directory" if manifest.bus_directory else "consul"
+    parts = (_host_part(bus if part == BUS else part) for part in PROVE_PARTS)
+    script = "\n".join([*_values(manifest), *_lists(manifest, "failure"), *parts])
+    return _PROBE.format(yaml_scalar(script, 6))
+
+
+_PROBE = "# A probe by deploytool: it changes nothing.\ncommands:\n  pre:\n    - {}\n"
+
+
+def made_up_release(settings: "Settings") -> Release:
+    """No release that there is: for a manifest that is rendered only to be looked at, or for what else it says."""
+    return Release(
+        id=ReleaseId("20000101T000000Z-0000000"),
+        application=settings.application,
+        revision=Revision("0" * 40),
+        branch=settings.branch,
+        built_at="2000-01-01T00:00:00Z",
+        built_by="nobody",
+        build_key="0" * 64,
+        compression=settings.build.compression,
+        checksum="0" * 64,
+        size_bytes=1,
+        unpacked_bytes=1,
+    )
 
 
 # YAML

@@ -23,6 +23,7 @@ from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
 from deploytool.operator_hooks import OF_A_BUILD, Moment
 from deploytool.outcome import role_hosts
+from deploytool.proof import PROOFS, asked_proof
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Session
 from deploytool.stages import Comparison, Fetched
@@ -103,6 +104,8 @@ class Plan:
     hooks: tuple[Moment, ...] = ()
     #: release → hosts that a rollout has brought it to which did not come to its end
     unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: role → how strong the proof is that its settings ask for, see `proof.PROOFS`
+    proofs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -141,6 +144,7 @@ class Plan:
             "waves": [role_hosts(sorted(wave.hosts)) for wave in self.waves],
             "pause_after": self.pause_after,
             "hooks": list(self.hooks),
+            "proofs": dict(self.proofs),
             "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
             "under_way": list(self.under_way),
             "lock": self.lock,
@@ -225,6 +229,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         pause_after=settings.rollout.pause_after,
         hooks=hooks_to_come(settings, builds=found is not None and reused is None),
         unfinished=status.unfinished,
+        proofs={name: asked_proof(role.verify) for name, role in settings.roles.items()},
     )
 
 
@@ -404,6 +409,8 @@ def _host_lines(plan: Plan) -> Iterator[str]:
     for role, hosts in plan.up.items():
         down = plan.down.get(role, ())
         yield f"hosts of {role}: {', '.join(hosts) or 'none'}" + (f"; down: {', '.join(down)}" if down else "")
+        if role in plan.proofs:
+            yield f"proof of {role}: {PROOFS[plan.proofs[role]]}"
     if len(plan.waves) > 1:
         for number, wave in enumerate(plan.waves):
             names = named([f"{host} ({role})" for role, host in sorted(wave.hosts)])
@@ -418,7 +425,9 @@ def _host_lines(plan: Plan) -> Iterator[str]:
             f"`fab {plan.environment} promote` would go on with that release"
         )
     for host in plan.behind:
-        yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}"
+        yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}" + (
+            f", and does not prove it any more: {host.reason}" if host.reason else ""
+        )
     for name in plan.under_way:
         yield f"deployment {name} is under way: its hosts wait for `go`"
 

@@ -6,7 +6,7 @@ lock → history → choice → what changes → rollout by what the hosts have 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays
+from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays, tell_lost
 from deploytool.building import TEMPLATES, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
@@ -38,6 +38,7 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
         session.begins(f"rollback to {release_id}" if release_id else "rollback", outcome)
         with outcome.phase("hosts"):
             here = standing()
+            tell_lost(session, here.expected)
             outcome.down = here.expected.down
         with outcome.phase("choice"):
             release = read_release(session, choose_target(session, here, release_id))

@@ -5,6 +5,7 @@ It changes nothing.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from deploytool.audience import selectors
@@ -17,6 +18,9 @@ from deploytool.migrations import read_due
 from deploytool.release import ReleaseId, is_release_id
 from deploytool.session import Session
 from deploytool.worker.announcement import is_open
+
+#: of hosts, and of records
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class HostStatus:
     verified: bool
     wanted_release: str | None
     wanted_deployment: str | None
+    #: why it is not proven, in the host's own words; empty if it is, or does not say
+    reason: str = ""
+    #: how strong its proof was, see `proof.PROOFS`; empty if it does not say
+    proof: str = ""
 
     @property
     def behind(self) -> bool:
@@ -64,6 +72,8 @@ class Status:
     unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: the drops and renames that have not run yet; None if there are none, or that was not asked for
     migrate_after_due: Due | None = None
+    #: when that was, by the build server's clock: words of hosts are as old as the time between; None if nobody asked
+    asked_at: datetime | None = None
 
     @property
     def exit_code(self) -> int:
@@ -114,7 +124,7 @@ def read_status(session: Session) -> Status:
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
     lock, frozen = holder.answer()["sentence"], freezing.answer()["frozen"]
-    return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished)
+    return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished, asked_at=session.now())
 
 
 def read_whole_status(session: Session) -> Status:
@@ -149,17 +159,51 @@ def _host(role: str, host: str, up: bool, serving: str | None, release: str | No
         verified=said.verified,
         wanted_release=release,
         wanted_deployment=wanted,
+        reason=said.reason,
+        proof=said.proof,
     )
+
+
+def read_proven_status(session: Session) -> Status:
+    """The whole status after every host has proved anew what it serves; a host that does not answer proves nothing.
+
+    Raises LockedError while somebody deploys: a host's stretcher might take the one event for the other.
+    """
+    from deploytool.checks.hosts import prove_hosts
+
+    answers = prove_hosts(session)
+    found = read_whole_status(session)
+
+    def with_answer(host: HostStatus) -> HostStatus:
+        if (host.role, host.host) not in answers:
+            return host
+        answer = answers[host.role, host.host]
+        return replace(host, verified=host.verified and answer.proven, reason=answer.reason or host.reason)
+
+    return replace(found, hosts=tuple(map(with_answer, found.hosts)))
+
+
+def age_words(then: str | None, now: datetime | None) -> str:
+    """How long ago a host's time was, as in `3 min ago`; nothing if that makes no sense."""
+    try:
+        seconds = (now - datetime.strptime(then or "", TIME_FORMAT).replace(tzinfo=UTC)).total_seconds() if now else -1
+    except ValueError:
+        seconds = -1
+    if seconds < 0:
+        return ""
+    for length, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def lines(status: Status, environment: str) -> list[str]:
     """The status for people: a line a host, those behind first, then what is under way."""
     ordered = sorted(status.hosts, key=lambda host: (not host.behind, host.role, host.host))
-    widths = [max(len(cell) for cell in column) for column in zip(*map(_cells, ordered), strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(_cells(host), widths, strict=True)).rstrip()
-        for host in ordered
-    ]
+    rows = [_cells(host, status.asked_at) for host in ordered]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    text += [f"{host.host} ({host.role}): {host.reason}" for host in ordered if host.up and host.behind and host.reason]
     text += [
         f"deployment {name} is under way: hosts wait for `go`"
         if status.lock is not None
@@ -190,7 +234,7 @@ def lines(status: Status, environment: str) -> list[str]:
     return text
 
 
-def _cells(host: HostStatus) -> tuple[str, ...]:
+def _cells(host: HostStatus, now: datetime | None) -> tuple[str, ...]:
     if host.wanted_deployment is None:
         word = "nothing wanted yet"
     elif not host.behind:
@@ -198,7 +242,9 @@ def _cells(host: HostStatus) -> tuple[str, ...]:
     elif host.wanted_release is None:
         word = f"BEHIND: deployment {host.wanted_deployment} is wanted, and its manifest can't be read"
     elif host.release == host.wanted_release:
-        word = "NOT PROVEN"
+        word = "NO LONGER PROVEN" if host.reason else "NOT PROVEN"
     else:
         word = f"BEHIND: {host.wanted_release} is wanted"
-    return (host.role, host.host, "up" if host.up else "down", host.release or "-", host.time or "-", word)
+    age = age_words(host.time, now)
+    seen = f"{host.time} ({age})" if age else host.time or "-"
+    return (host.role, host.host, "up" if host.up else "down", host.release or "-", seen, word)

@@ -221,19 +221,20 @@ def migrate(
     run(context, "migrate", json, body)
 
 
-@command(help={"json": _JSON})
-def status(context: Context, json: bool = False) -> None:
+@command(help={"probe": "every host proves anew what it serves", "json": _JSON})
+def status(context: Context, probe: bool = False, json: bool = False) -> None:
     """Show which host serves what, and who is behind
 
-    Also which deployment is under way, which migrations are due, and who holds the lock. Exit code 8 if a host that is
-    up does not serve, proven, what is wanted of it.
+    Each host's last word, and how old it is; with --probe its word of now. Also which deployment is under way, which
+    migrations are due, and who holds the lock. Exit code 8 if a host that is up is not proven to serve what is wanted
+    of it.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.status import lines, read_whole_status
+        from deploytool.status import lines, read_proven_status, read_whole_status
 
         with this.session(f"status of {this.settings.environment}") as session:
-            found = read_whole_status(session)
+            found = read_proven_status(session) if probe else read_whole_status(session)
         this.outcome.exit_code = found.exit_code
         if not json:
             for line in lines(found, this.settings.environment):

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploytool.audience import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.checks.finding import Check, error_of, failed, tried
 from deploytool.errors import DeployError, FleetError, LockedError
+from deploytool.fleet import LONGEST_LINE
 from deploytool.history import RoleHost
-from deploytool.manifest import manifest_url, render_probe
+from deploytool.journal import moment_name
+from deploytool.manifest import manifest_url, render_probe, render_proof
+from deploytool.proof import PROOFS, asked_proof, is_weaker
 from deploytool.release import DeploymentId, event_name, probe_key, probes_prefix
 from deploytool.session import Session
 from deploytool.worker.foreign import printable, read_json
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 #: So long hosts are waited for. A host that is well answers within a second or two.
 ANSWER_SECONDS = 15
+#: And while they prove anew: one that serves is as quick, another looks again for a while (prove.sh).
+PROOF_SECONDS = 30
 
 
 def check_event_sizes(session: Session) -> list[Check]:
@@ -93,7 +98,11 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
         "probe_hosts",
         probe=probe,
         place=probes_prefix(settings.environment),
-        roles=[probe_of(settings, role, hosts, probe) for role, hosts in asked.items() if hosts],
+        roles=[
+            probe_of(settings, role, hosts, probe, render_probe(settings, role, probe))
+            for role, hosts in asked.items()
+            if hosts
+        ],
         seconds=ANSWER_SECONDS,
     )
     checks = []
@@ -108,20 +117,92 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
                 said = read_answer(answer["answers"][role].get(host))
                 wanted = expected.single.get((role, host)) or expected.whole.get(role)
                 checks.append(tried(f"watch {host} ({role})", partial(judged, settings, role, said, wanted)))
+                checks += weak_proof(settings, role, host, said)
     return checks
 
 
-def probe_of(settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId) -> Mapping[str, object]:
+def weak_proof(settings: "Settings", role: str, host: str, said: "HostAnswer | None") -> list[Check]:
+    """A line for a host that has learned where its role listens, while the settings ask for less than that."""
+    asked = asked_proof(settings.roles[role].verify)
+    if said is None or not said.listens or not is_weaker(asked, "listening"):
+        return []
+    return [
+        Check(
+            f"proof {host} ({role})",
+            True,
+            f"the role listens on {said.listens}, and its settings ask only for: {PROOFS[asked]}. "
+            f"Hosts ask each release to listen where the one before did; say so yourself with "
+            f"`roles.{role}.verify.port`, or better `verify.url`",
+        )
+    ]
+
+
+def probe_of(
+    settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId, manifest: str
+) -> Mapping[str, object]:
     """A role's probe, as the worker takes it."""
     key = probe_key(settings.environment, probe, role)
     return {
         "role": role,
         "event": event_name(settings.application, role, settings.environment),
         "key": key,
-        "manifest": render_probe(settings, role, probe),
+        "manifest": manifest,
         "url": manifest_url(settings.store.url, key),
         "hosts": hosts,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class ProofAnswer:
+    """What a host found when it was asked to prove anew what it serves."""
+
+    proven: bool
+    reason: str
+
+
+def prove_hosts(session: Session) -> Mapping[RoleHost, ProofAnswer]:
+    """Have every host that is up prove anew what it serves, and correct its last word.
+
+    A host that does not answer has proved nothing. Hosts are left out to which a deployment may be on its way. Raises
+    LockedError while somebody deploys, ConsulError if Consul can't be asked.
+    """
+    settings, environment = session.settings, session.settings.environment
+    with session.lock(environment, wait=False), session.console.step("prove"):
+        expected = read_audience(session)
+        busy = busy_hosts(session, expected)
+        probe = DeploymentId(moment_name(session.now()))
+        asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
+        answer = session.worker.ask(
+            "probe_hosts",
+            probe=probe,
+            place=probes_prefix(environment),
+            roles=[
+                probe_of(settings, role, hosts, probe, render_proof(settings, role, probe))
+                for role, hosts in asked.items()
+                if hosts
+            ],
+            seconds=PROOF_SECONDS,
+        )
+    for (role, host), deployment in busy.items():
+        session.console.note(f"{host} ({role}) is not asked: {deployment} is still under way there")
+    return {
+        (role, host): read_proof(answer["answers"].get(role, {}).get(host), answer["failures"].get(role))
+        for role, hosts in asked.items()
+        for host in hosts
+    }
+
+
+def read_proof(value: str | None, failure: Mapping[str, Any] | None) -> ProofAnswer:
+    """A host's answer as it stands in Consul, where any host may write anything. `failure`: why it was not asked."""
+    if failure is not None:
+        return ProofAnswer(False, f"it was not asked: {error_of({'failure': failure}).message}")
+    if value is None:
+        return ProofAnswer(False, f"it did not answer within {PROOF_SECONDS} s; `fab ENV check` tries the way to it")
+    try:
+        said = read_json(value)
+        return ProofAnswer(said["proven"] is True, printable(str(said.get("reason") or "")[:LONGEST_LINE]))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ProofAnswer(False, f"its answer makes no sense: {printable(value[:100])}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +220,8 @@ class HostAnswer:
     wanted: str
     #: what a deployment would lack there
     problems: tuple[str, ...]
+    #: where the release that serves listens, for people; empty if the host has not learned that
+    listens: str = ""
 
     @property
     def stretcher(self) -> str:
@@ -173,6 +256,7 @@ def read_answer(value: str | None) -> HostAnswer | None:
         user=text("user"),
         wanted=text("wanted"),
         problems=tuple(printable(str(each)) for each in problems) if isinstance(problems, list) else (),
+        listens=text("listens"),
     )
 
 

@@ -17,7 +17,7 @@ Finding = tuple[Path, str]
 _SELECTORS = ("node_meta", "service", "nodes")
 
 #: defaults, as this runs before they are put in
-_WAIT = (("hook", 120), ("stable", 2), ("activate", 300))
+_WAIT = (("hook", 120), ("stable", 5), ("activate", 300))
 
 
 def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterator[Finding]:

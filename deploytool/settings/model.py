@@ -300,6 +300,15 @@ def _verify_url(value: str) -> str:
     return value
 
 
+def _port(value: object, info: ValidationInfo) -> object:
+    if _unresolved(value, info):
+        # Any does while only checking.
+        return 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
+        raise ValueError("must be a port: a number between 1 and 65535.")
+    return value
+
+
 def _word(value: str) -> str:
     """A name of Consul's or AWS's: goes into queries and keys."""
     _line(value)
@@ -451,6 +460,13 @@ class Verify(Model):
     url: Annotated[str, _form(_verify_url)] | None = Field(default=None, description="answers 2xx; a template")
     expect: str | None = Field(default=None, description="text that the answer of url must hold; a template")
     command: Annotated[str, _form(_command)] | None = Field(default=None, description="exits 0; a template")
+    port: Annotated[int, BeforeValidator(_port)] | None = Field(
+        default=None, description="a TCP port on which the release's own processes listen and take connections"
+    )
+    as_before: bool = Field(
+        default=True,
+        description="without port and url: whether a release must listen wherever the one before it did",
+    )
 
 
 class Hooks(Model):
@@ -544,7 +560,7 @@ class Wait(Model):
     activate_seconds: Seconds = Field(default=300, description="from `go` to the final report")
     hook_seconds: Seconds = Field(default=120, description="for one hook")
     stable_seconds: Annotated[int, _between(0, _LONGEST_SECONDS)] = Field(
-        default=2, description="how long a proof must hold"
+        default=5, description="how long a proof must hold"
     )
 
 

@@ -2,7 +2,8 @@
 # catch-up.sh APPLICATION ENVIRONMENT ROLE DEPLOY_TO
 #
 # Brings this host to the release that is wanted here, if it missed the event, is new, was cut off in the middle of a
-# switch, or has a last word to say that never arrived. It only hands the wanted manifest to stretcher: what is to be
+# switch, or has a last word to say that never arrived; else sees whether what it serves still does, by the script that the
+# deployment has left here for that. It only hands the wanted manifest to stretcher: what is to be
 # done, and whether, the manifest's guard decides. Exit status 1: Consul did not answer, try again.
 prefix=deploytool/$1/$2 role=$3 room=$4/.deploytool
 node=${DEPLOYTOOL_NODE:-$(cat "$room/node" 2>/dev/null)}
@@ -35,7 +36,13 @@ read -r last _ 2>/dev/null <"$room/last" || last=
 if [ -n "$last" ] && ! LC_ALL=C expr "x$last" '<' "x$deployment" >/dev/null &&
   [ ! -e "$room/switch" ] && [ ! -e "$room/drained" ]; then
   ask "serving/$role/$node" || exit 1
-  case $(value_of "serving/$role/$node") in *"\"deployment\": \"$last\""*) exit 0 ;; esac
+  word=$(value_of "serving/$role/$node")
+  case $word in
+    *"\"deployment\": \"$last\""*)
+      [ ! -f "$room/kit/look" ] || sh "$room/kit/look" "$word"
+      exit 0
+      ;;
+  esac
 fi
 
 # A stretcher is at work here already.

@@ -6,6 +6,7 @@ switch_release=$release
 write_state switch "$deployment $release $switch_previous" || leave failed "$room/switch can't be written"
 point_current "releases/$release" || leave failed "$current_path can't be pointed to releases/$release"
 take_stamp
+restarted=no
 hook_directory=$release_path
 post_hooks run_hook || leave failed "$hook_problem"
 restart_commands run_restart || leave failed "$hook_problem"

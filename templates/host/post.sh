@@ -26,6 +26,9 @@ else
     leave failed "nothing was unpacked; does the manifest's template say so in dest?"
 fi
 linked_files need_file || leave failed "$link_problem"
+if [ -L "$release_path" ] || [ -L "$incoming" ]; then
+  leave failed "$release_path or $incoming is a link, and a release is a directory; move it away"
+fi
 if [ -d "$release_path" ]; then
   link_shared "$release_path" || leave failed "$link_problem"
 else
@@ -42,3 +45,4 @@ else
 fi
 virtualenv_runs "$release_path" || leave failed "$virtualenv_problem"
 find_previous
+hear_before

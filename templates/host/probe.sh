@@ -54,8 +54,11 @@ if kv_list "$consul_prefix/wanted/$role"; then
   kv_pick "$consul_prefix/wanted/$role/$node" || kv_pick "$consul_prefix/wanted/$role" || :
   host_wanted=${kv_value%% *}
 fi
+# Where the release that serves listens, as its proof has found.
+host_listens=$(all_words "$(sed -n 's/^[0-9] \([a-z]* .*\)$/\1/p' "$room/kit/listens" 2>/dev/null)")
 put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
-  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "problems": [%s]}' \
+  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "listens": "%s", "problems": [%s]}' \
     "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
-    "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" "$host_problems"
+    "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" \
+    "$(printf '%s' "$host_listens" | clean_lines | json_text)" "$host_problems"
 )"

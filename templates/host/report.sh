@@ -16,7 +16,8 @@ put_patiently() {
 }
 
 # report STATE REASON LOG [incomplete]: says that this host has reached a state of this deployment; with the last word,
-# that it only lacks the release that it should have kept, and has changed nothing.
+# that it only lacks the release that it should have kept, and has changed nothing. Where report_more is set, the report has
+# these fields too: JSON, each with a comma before it.
 report() {
   # Good news are the rule, and have little to say.
   report_reason=
@@ -28,7 +29,7 @@ report() {
     report_log=$(printf '%s' "$3" | json_text)
   fi
   put_patiently "$consul_prefix/reports/$role/$node/$deployment/$1" \
-    "{\"time\": \"$(utc_time)\", \"reason\": \"$report_reason\", \"log\": \"$report_log\"${4:+, \"incomplete\": true}}"
+    "{\"time\": \"$(utc_time)\", \"reason\": \"$report_reason\", \"log\": \"$report_log\"${4:+, \"incomplete\": true}${report_more-}}"
 }
 
 # Sets serving_kept to the items of a JSON list of the releases that this host has whole.
@@ -39,7 +40,17 @@ list_kept() {
   done
 }
 
-# tell_serving RELEASE VERIFIED: the host's last word, what `current` points to now. RELEASE is empty if it is gone.
+# kit_fields RELEASE: prints how strong the proof of the release was, and what else was seen then, as fields for a report.
+kit_fields() {
+  [ "$(cat -- "$room/kit/target" 2>/dev/null)" = "releases/$1" ] || return 0
+  kit_proof=$(cat -- "$room/kit/proof" 2>/dev/null | clean_lines | json_text)
+  [ -z "$kit_proof" ] || printf ', "proof": "%s"' "$kit_proof"
+  kit_notes=$(cat -- "$room/kit/notes" 2>/dev/null | clean_lines | json_text)
+  [ -z "$kit_notes" ] || printf ', "notes": "%s"' "$kit_notes"
+}
+
+# tell_serving RELEASE VERIFIED [REASON]: the host's last word, what `current` points to now. RELEASE is empty if it is
+# gone. REASON says why it is not verified any more.
 tell_serving() {
   list_kept
   serving_name=null
@@ -47,8 +58,9 @@ tell_serving() {
     serving_name="\"$(printf '%s' "$1" | clean_lines | json_text)\""
   fi
   put_patiently "$consul_prefix/serving/$role/$node" "$(
-    printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s, "releases": [%s]}' \
-      "$serving_name" "$deployment" "$(utc_time)" "$2" "$serving_kept"
+    printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s%s%s, "releases": [%s]}' \
+      "$serving_name" "$deployment" "$(utc_time)" "$2" "${3:+, \"reason\": \"$(printf '%s' "$3" | clean_lines | json_text)\"}" \
+      "$(kit_fields "$1")" "$serving_kept"
   )"
 }
 

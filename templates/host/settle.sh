@@ -1,7 +1,9 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, its end: the release serves, proven.
 
+notes=$(old_processes)
 grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
+rm -f -- "$room/lost" "$room/looked"
 keep_kit || rm -rf -- "$room/kit"
 switch_before=$switch_previous
 finish_switch verified

@@ -1,8 +1,10 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Puts links to shared files and directories into a release.
 
-# link_into PATH: into link_tree, in place of whatever the release has under that name.
+# link_into PATH: into link_tree, in place of whatever the release has under that name. Fails, with way_out.
 link_into() {
+  lies_inside "$link_tree" "$1" || return 1
+  way_out=
   [ "$(readlink "$link_tree/$1")" != "$shared_path/$1" ] || return 0
   link_parent=${1%/*}
   if [ "$link_parent" != "$1" ]; then
@@ -12,8 +14,9 @@ link_into() {
 }
 
 link_directory() {
+  way_out=
   mkdir -p -- "$shared_path/$1" && link_into "$1" && return 0
-  link_problem="linked_dirs: $1 can't be linked into $link_tree"
+  link_problem="linked_dirs: $1 can't be linked into $link_tree${way_out:+: $way_out; nothing was removed}"
   return 1
 }
 
@@ -24,8 +27,9 @@ need_file() {
 }
 
 link_file() {
+  way_out=
   link_into "$1" && return 0
-  link_problem="linked_files: $1 can't be linked into $link_tree"
+  link_problem="linked_files: $1 can't be linked into $link_tree${way_out:+: $way_out; nothing was removed}"
   return 1
 }
 

@@ -1,6 +1,12 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `success`: the release serves, and everything that follows may fail without harm.
 
+# keep_look: what catch-up.sh runs every minute from now on, as long as this release serves.
+keep_look() {
+  [ "$(cat -- "$room/kit/target")" = "releases/$release" ] &&
+    printf '%s\n' "$look_script" >"$room/kit/look.new" && mv -f -- "$room/kit/look.new" "$room/kit/look"
+}
+
 cd /
 # stretcher's log is on stdin: taken off, so that it never waits for us, and of no further use.
 cat >/dev/null
@@ -8,10 +14,12 @@ exec </dev/null
 name_run
 if recall_node; then
   # The last word only after the report: without it, catch-up.sh sees to it that both are said.
+  report_more=$(kit_fields "$release")
   report verified "$release serves" '' && tell_serving "$release" true || :
 else
   say "$node_problem"
 fi
+keep_look || say "$room/kit/look can't be written: if the release dies later on, this host does not notice"
 sweep
 hook_directory=$release_path
 success_hooks run_hook || say "$hook_problem"

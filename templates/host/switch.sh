@@ -26,19 +26,46 @@ directory_of() {
 }
 
 # What proves the release that serves, as its own deployment said it: kept, because an undo has to restart and prove that
-# release, not the new one. A file per text, so that nothing needs quoting.
+# release, not the new one. A file per text, so that nothing needs quoting. The kit of the release before is kept beside it,
+# for a release that dies after its proof.
 keep_kit() {
   rm -rf -- "$room/kit.new"
   mkdir -- "$room/kit.new" &&
     printf '%s' "releases/$release" >"$room/kit.new/target" &&
+    printf '%s' "$switch_previous" >"$room/kit.new/previous" &&
     printf '%s' "$verify_pid_file" >"$room/kit.new/pid_file" &&
+    printf '%s' "$verify_port" >"$room/kit.new/port" &&
     printf '%s' "$verify_url" >"$room/kit.new/url" &&
     printf '%s' "$verify_expect" >"$room/kit.new/expect" &&
     printf '%s' "$verify_command" >"$room/kit.new/command" &&
+    printf '%s' "$verify_as_before" >"$room/kit.new/as_before" &&
+    printf '%s' "$(heard_now)" >"$room/kit.new/listens" &&
+    printf '%s' "$strength" >"$room/kit.new/proof" &&
+    printf '%s' "$notes" >"$room/kit.new/notes" &&
     kit_count=1000 &&
     restart_commands keep_restart &&
-    rm -rf -- "$room/kit" &&
-    mv -T -- "$room/kit.new" "$room/kit"
+    put_kit
+}
+
+# In place of the one before, which stays as `kit.before` if it is another release's.
+put_kit() {
+  if [ "$(cat -- "$room/kit/target" 2>/dev/null)" != "releases/$release" ]; then
+    rm -rf -- "$room/kit.before"
+    if [ -d "$room/kit" ]; then
+      mv -T -- "$room/kit" "$room/kit.before" || return 1
+    fi
+  fi
+  rm -rf -- "$room/kit" && mv -T -- "$room/kit.new" "$room/kit"
+}
+
+# heard_now: prints listening as heard_before is written: with how many releases in a row have listened there.
+heard_now() {
+  printf '%s\n' "$listening" | while IFS= read -r now_endpoint; do
+    case $newline$heard_before$newline in
+      *"$newline"[12]" $now_endpoint$newline"*) printf '2 %s\n' "$now_endpoint" ;;
+      *) [ -z "$now_endpoint" ] || printf '1 %s\n' "$now_endpoint" ;;
+    esac
+  done
 }
 
 keep_restart() {
@@ -60,9 +87,14 @@ take_kit() {
     read_kit url && verify_url=$kit_text
     read_kit expect && verify_expect=$kit_text
     read_kit command && verify_command=$kit_text
+    # A kit of the version before has none of these.
+    verify_port='' verify_as_before=yes heard_before=''
+    read_kit port 2>/dev/null && verify_port=$kit_text
+    read_kit as_before 2>/dev/null && verify_as_before=$kit_text
+    read_kit listens 2>/dev/null && heard_before=$kit_text
     return 0
   fi
-  verify_expect=
+  verify_expect='' verify_port='' heard_before=''
   return 1
 }
 

@@ -1,8 +1,29 @@
-# shellcheck shell=sh disable=SC2016,SC2034,SC2154
+# shellcheck shell=sh disable=SC2010,SC2016,SC2034,SC2086,SC2154
 # Proves that the running processes serve a release. What can't be read is not proven.
 #
-# Reads verify_pid_file, verify_url, verify_expect and verify_command; verify_path, the release's directory; and stamp,
-# which workers must be younger than (0: age proves nothing here).
+# Reads verify_pid_file, verify_port, verify_url, verify_expect, verify_command and verify_as_before; verify_path, the
+# release's directory; stamp, which workers must be younger than (0: age proves nothing here); and heard_before, on what
+# the processes of the release before listened, `SEEN ENDPOINT` a line: SEEN is 2 where those of two releases did.
+
+# read_foreign PID: sets foreign to the program or script that the process runs, if that is of another release or of a
+# build: what it imports from there is not what is proven.
+read_foreign() {
+  foreign=$(
+    {
+      readlink "/proc/$1/exe"
+      tr '\0' '\n' <"/proc/$1/cmdline" | sed -n -e '1p' -e '2,${' -e '/^\//{' -e 'p' -e 'q' -e '}' -e '/^[^-]/q' -e '}'
+    } 2>/dev/null | while IFS= read -r run_path; do
+      case $run_path in
+        "$verify_real"/* | "$verify_path"/*) ;;
+        "$releases_real"/* | "$deploy_to"/releases/* | "${build_root:-/nowhere}"/*)
+          printf '%s\n' "$run_path"
+          break
+          ;;
+      esac
+    done
+  )
+  [ -n "$foreign" ]
+}
 
 # worker_serves PID: fails, with doubt.
 worker_serves() {
@@ -21,16 +42,27 @@ worker_serves() {
   case $worker_directory in
     *" (deleted)") ;;
     "$verify_real" | "$verify_real"/*)
-      if [ "$process_start" -gt "$stamp" ]; then
-        proof="$proof $1:$process_start"
-        return 0
+      if [ "$process_start" -le "$stamp" ]; then
+        doubt="process $1 runs since before the switch"
+        return 1
       fi
-      doubt="process $1 runs since before the switch"
-      return 1
+      runs_only_this "$1" || return 1
+      proof="$proof $1:$process_start"
+      return 0
       ;;
   esac
   doubt="process $1 still runs in $worker_directory, not in $verify_real"
   return 1
+}
+
+# runs_only_this PID: fails, with doubt. Each is looked at once, and again at the end: what was a shell may run a program.
+runs_only_this() {
+  case $looked_at in *" $1:$process_start "*) return 0 ;; esac
+  if read_foreign "$1"; then
+    doubt="process $1 runs $foreign, which is not of this release: a reload that keeps its master keeps what that was started with; restart it, from $current_path"
+    return 1
+  fi
+  looked_at="$looked_at$1:$process_start "
 }
 
 # Prints the children of a process that aren't just waiting to be reaped.
@@ -46,8 +78,8 @@ children_of() {
   done
 }
 
-# A master may stay, as gunicorn's does on HUP: its workers count, and itself only if it has none.
-pid_file_serves() {
+# Sets master to the process that the pid file names. Fails, with doubt.
+read_master() {
   case $verify_pid_file in
     /*) pid_file=$verify_pid_file ;;
     *) pid_file=$current_path/$verify_pid_file ;;
@@ -67,6 +99,11 @@ pid_file_serves() {
     doubt="process $master of $pid_file does not run"
     return 1
   fi
+}
+
+# A master may stay, as gunicorn's does on HUP: its workers count, and itself only if it has none.
+pid_file_serves() {
+  read_master || return 1
   workers=$(children_of "$master")
   for worker in ${workers:-$master}; do
     worker_serves "$worker" || return 1
@@ -151,22 +188,220 @@ command_serves() {
   return 1
 }
 
-# Everything at once, once. Sets proof to the workers seen; fails, with doubt.
+# Sets own to the processes of the release that count: those in its directory, younger than the switch where something was
+# restarted; and the master of the pid file, whose workers are proven.
+find_own() {
+  own=
+  for own_pid in $(processes_in "$verify_real"); do
+    if read_process "$own_pid" && { [ "${restarted:-no}" = no ] || [ "$process_start" -gt "$stamp" ]; }; then
+      own="$own $own_pid"
+    fi
+  done
+  if [ -n "$verify_pid_file" ]; then
+    own="$own $master"
+  fi
+}
+
+# sockets_serve: whether the release listens where it should, and takes connections. Sets listening and strength; fails,
+# with doubt.
+sockets_serve() {
+  find_own
+  read_listening "$verify_real" $own
+  if [ -n "$listening" ] && [ -z "$verify_pid_file" ]; then
+    for own_pid in $own; do
+      if read_process "$own_pid"; then
+        runs_only_this "$own_pid" || return 1
+      fi
+    done
+  fi
+  if [ -n "$verify_port" ]; then
+    port_serves || return 1
+    strength=listening
+  elif [ -z "$verify_url" ] && [ "$verify_as_before" = yes ]; then
+    as_before || return 1
+  fi
+  [ -n "$listening" ] || return 0
+  sockets_left=$listening$newline
+  while [ -n "$sockets_left" ]; do
+    socket=${sockets_left%%"$newline"*}
+    sockets_left=${sockets_left#*"$newline"}
+    takes "$socket" || return 1
+    case $socket in
+      "unix @"*) ;;
+      *) strength=listening ;;
+    esac
+  done
+}
+
+# takes ENDPOINT: asked once in a proof, and again at its end. Fails, with doubt.
+takes() {
+  case $newline$taken$newline in *"$newline$1$newline"*) return 0 ;; esac
+  # What any program may have for itself, at a place that the kernel chose, is nobody's door.
+  if is_fixed "1 $1" && ! accepts "$1"; then
+    doubt="the release listens on $(endpoint_words "$1"), but takes no connection there: its workers are not up"
+    return 1
+  fi
+  taken=$taken$1$newline
+}
+
+# is_fixed SEEN ENDPOINT: whether the endpoint was chosen by somebody, so that every release has it: a port that the kernel
+# does not give away by itself, a socket in deploy_to; or one that two releases had.
+is_fixed() {
+  case $1 in
+    "2 "*) return 0 ;;
+    "1 unix current/"* | "1 unix $deploy_to/"*) return 0 ;;
+    "1 unix "*) return 1 ;;
+  esac
+  # At once: a shell reads by the byte, and gets but one of this file.
+  kernels_ports=$(cat /proc/sys/net/ipv4/ip_local_port_range) || return 0
+  fixed_port=$((0x${1##*:}))
+  [ "$fixed_port" -lt "${kernels_ports%%[!0-9]*}" ] || [ "$fixed_port" -gt "${kernels_ports##*[!0-9]}" ]
+}
+
+# as_before: whether it listens where the release before did. Fails, with doubt.
+as_before() {
+  before_left=$heard_before${heard_before:+$newline}
+  while [ -n "$before_left" ]; do
+    before=${before_left%%"$newline"*}
+    before_left=${before_left#*"$newline"}
+    is_fixed "$before" || continue
+    covered "${before#* }" "$listening" || others_serve "${before#* }" "the release before listened on" || return 1
+  done
+  case $heard_before in
+    *" tcp"*)
+      case $listening in *tcp*) return 0 ;; esac
+      doubt="the release before listened on $(all_words "$(printf '%s\n' "$heard_before" | sed 's/^[0-9] //')"), and none of the processes of this one listens${own:+ ($own)}"
+      [ -n "$verify_pid_file" ] || [ -n "$own" ] || doubt="$doubt; no process has its working directory there"
+      doubt="$doubt; $as_before_hint"
+      return 1
+      ;;
+  esac
+}
+as_before_hint="if that is meant, say where it listens with verify.port or verify.url, or set verify.as_before: false"
+
+# port_serves: whether verify_port is listened on by the release, or by somebody who is no other release. Fails, with doubt.
+port_serves() {
+  port_hexadecimal=$(printf '%04X' "$verify_port")
+  case $newline$listening$newline in *":$port_hexadecimal$newline"*) return 0 ;; esac
+  others_serve "tcp $any_address:$port_hexadecimal" "nothing of the release listens on"
+}
+
+# others_serve ENDPOINT WORDS: whether a program outside of all releases takes connections there, as systemd does for a
+# socket unit, or a proxy in front of a container. Fails, with doubt, which begins with WORDS.
+others_serve() {
+  doubt="$2 $(endpoint_words "$1")"
+  others=$(
+    listeners_near $$ | while read -r other_inode other_endpoint; do
+      case $other_endpoint in
+        "$1") ;;
+        "tcp"*":${1##*:}") [ -n "$verify_port" ] || covered "$1" "$other_endpoint" || continue ;;
+        *) continue ;;
+      esac
+      printf '%s %s\n' "$other_inode" "$other_endpoint"
+    done
+  )
+  if [ -z "$others" ]; then
+    doubt="$doubt, and nobody listens there now"
+    [ -n "$verify_port" ] || doubt="$doubt; $as_before_hint"
+    return 1
+  fi
+  others_left=$others$newline
+  while [ -n "$others_left" ]; do
+    other=${others_left%%"$newline"*}
+    others_left=${others_left#*"$newline"}
+    other_pids=$(holders_of "${other%% *}")
+    if [ -z "$other_pids" ]; then
+      doubt="$doubt; who listens there can't be seen by $(id -un): run stretcher as root or as the application's user, or use verify.url"
+      return 1
+    fi
+    for other_pid in $other_pids; do
+      other_place=$(readlink "/proc/$other_pid/cwd") || other_place=
+      case $other_place in
+        "$verify_real" | "$verify_real"/*) other_place="$other_place, since before the switch" ;;
+        "$releases_real"/*) ;;
+        *)
+          other_place=$(readlink "/proc/$other_pid/exe") || other_place=
+          case $other_place in "$releases_real"/*) ;; *) continue ;; esac
+          ;;
+      esac
+      doubt="$doubt; process $other_pid of $other_place has it"
+      return 1
+    done
+  done
+  if ! accepts "${other#* }"; then
+    doubt="$doubt; process $other_pid listens there, and takes no connection"
+    return 1
+  fi
+}
+
+# hear_before: sets heard_before to what the release that serves listens on now, and to what it did when it was proven, if
+# nothing of it runs any more. Called right before a switch.
+hear_before() {
+  heard_before=
+  [ "$switch_previous" != - ] || return 0
+  if read_kit target 2>/dev/null && [ "$kit_text" = "$switch_previous" ] && read_kit listens 2>/dev/null; then
+    heard_before=$kit_text
+  fi
+  before_real=$(cd -P -- "$(directory_of "$switch_previous")" 2>/dev/null && pwd -P) || return 0
+  master=
+  if [ -n "$verify_pid_file" ]; then
+    read_master || master=
+  fi
+  # shellcheck disable=SC2046
+  read_listening "$before_real" $(processes_in "$before_real") $master
+  [ -z "$listening" ] || heard_before=$(heard_live)
+}
+
+# heard_live: prints listening, with the numbers that heard_before has.
+heard_live() {
+  printf '%s\n' "$listening" | while IFS= read -r live_endpoint; do
+    case $newline$heard_before$newline in
+      *"${newline}2 $live_endpoint$newline"*) printf '2 %s\n' "$live_endpoint" ;;
+      *) printf '1 %s\n' "$live_endpoint" ;;
+    esac
+  done
+}
+
+# old_processes: prints a sentence on processes of other releases that run on; nothing if there are none.
+old_processes() {
+  old_list=$(
+    ls -ld /proc/[0-9]*/cwd /proc/[0-9]*/exe 2>/dev/null | LC_ALL=C grep -aF -- " -> $releases_real/" |
+      while IFS= read -r old_line; do
+        old_place=${old_line#* -> }
+        case $old_place in
+          "$verify_real" | "$verify_real"/*) continue ;;
+        esac
+        old_pid=${old_line#* /proc/}
+        old_release=${old_place#"$releases_real"/}
+        printf '%s of %s\n' "${old_pid%%/*}" "${old_release%%[/ ]*}"
+      done | sort -u | tr '\n' ',' | sed -e 's/,$//' -e 's/,/, /g'
+  )
+  [ -z "$old_list" ] || printf 'processes of other releases still run: %s' "$old_list" | cut -b 1-300
+}
+
+# Everything at once, once. Sets proof to the workers seen, listening, and strength; fails, with doubt.
 holds_now() {
   proof=
-  if [ -z "$verify_pid_file$verify_url$verify_command" ]; then
-    [ "$(cd -P -- "$current_path" && pwd -P)" = "$verify_real" ] && return 0
-    doubt="$current_path does not point to $verify_path"
-    return 1
+  strength='link'
+  if [ -z "$verify_pid_file$verify_port$verify_url$verify_command" ]; then
+    if [ "$(cd -P -- "$current_path" && pwd -P)" != "$verify_real" ]; then
+      doubt="$current_path does not point to $verify_path"
+      return 1
+    fi
   fi
   if [ -n "$verify_pid_file" ]; then
     pid_file_serves || return 1
+    strength=process
+  fi
+  sockets_serve || return 1
+  if [ -n "$verify_command" ]; then
+    command_serves || return 1
+    [ "$strength" = listening ] || strength='command'
   fi
   if [ -n "$verify_url" ]; then
     url_serves || return 1
-  fi
-  if [ -n "$verify_command" ]; then
-    command_serves || return 1
+    strength=answers
+    case $verify_expect in *"$release"* | *"$revision"*) strength=revision ;; esac
   fi
 }
 
@@ -183,20 +418,24 @@ verify_release() {
     doubt="there is no $verify_path"
     return 1
   }
+  releases_real=$(cd -P -- "$deploy_to/releases" 2>/dev/null && pwd -P) || releases_real=$deploy_to/releases
   read_clock
   verify_deadline=$((clock + hook_seconds))
   held_since=
   held=
+  looked_at=' '
+  taken=
   while :; do
     if holds_now; then
       read_clock
       if [ -z "$held_since" ] || ! still_there "$held" "$proof"; then
         # A proof that keeps breaking is none.
-        if [ "$clock" -gt "$verify_deadline" ]; then
+        if [ -n "$held_since" ] && [ "$clock" -gt "$verify_deadline" ]; then
           doubt="the workers do not stay: $held, then $proof"
           return 1
         fi
         held_since=$clock_hundredths
+        [ -z "$held" ] || taken=
       fi
       held=$proof
       still_to_hold=$((held_since + stable_seconds * 100 - clock_hundredths))
@@ -204,6 +443,7 @@ verify_release() {
     else
       held_since=
       held=
+      taken=
       read_clock
       [ "$clock" -le "$verify_deadline" ] || return 1
     fi
@@ -211,7 +451,8 @@ verify_release() {
     if [ -z "$held_since" ] && [ $((verify_deadline - clock)) -ge $((hook_seconds - 2)) ]; then
       sleep 0.1
     elif [ -n "$held_since" ] && [ "$still_to_hold" -lt 40 ]; then
-      # The last look, not long after the time is over.
+      # The last look, not long after the time is over; at everything.
+      taken='' looked_at=' '
       sleep "0.$((still_to_hold / 10))$((still_to_hold % 10))"
     else
       sleep 0.4

@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2034
+# shellcheck shell=sh disable=SC2034,SC2154
 # A Python virtual environment is tied to the interpreter that made it: by links in bin/ and by the line `home` in
 # pyvenv.cfg, both with the build server's path. What is installed in it runs with any interpreter of the same X.Y.
 
@@ -18,6 +18,11 @@ virtualenv_runs() {
   python_found=$("python$python_version" -I -c "$python_says" 2>/dev/null) || return 1
   python_found=${python_found#* }
   virtualenv_problem="the release's venv can't be led to $python_found"
+  if ! lies_inside "$1" venv/bin/python; then
+    virtualenv_problem="$virtualenv_problem: $way_out"
+    return 1
+  fi
+  rm -f -- "$virtualenv/pyvenv.cfg.new"
   for python_link in python python3 "python$python_version"; do
     ln -sfn -- "$python_found" "$virtualenv/bin/$python_link" || return 1
   done

@@ -18,14 +18,18 @@ from deploytool.errors import SettingsError
 from deploytool.manifest import (
     BUS,
     LONGEST_COMMAND_BYTES,
+    LOOK_PARTS,
     PARTS,
     PROBE_PARTS,
+    PROVE_PARTS,
     check_manifest,
     host_script,
+    look_script,
     manifest_url,
     render,
     render_manifest,
     render_probe,
+    render_proof,
     role_manifest,
     shell_quote,
     yaml_scalar,
@@ -61,7 +65,10 @@ def given_settings(**changes: Any) -> Any:
     role = SimpleNamespace(
         restart=changes.pop("restart", ()),
         verify=SimpleNamespace(
-            **({"pid_file": None, "url": None, "expect": None, "command": None} | changes.pop("verify", {}))
+            **(
+                {"pid_file": None, "url": None, "expect": None, "command": None, "port": None, "as_before": True}
+                | changes.pop("verify", {})
+            )
         ),
         hooks=SimpleNamespace(**(none | changes.pop("hooks", {}))),
     )
@@ -75,6 +82,8 @@ def given_settings(**changes: Any) -> Any:
         "linked_dirs": (),
         "linked_files": (),
         "consul": SimpleNamespace(address=None),
+        "branch": "main",
+        "build": SimpleNamespace(root="/var/tmp/deploytool", compression="gzip"),
         "store": SimpleNamespace(url="s3://acme-deploys/shop"),
         "wait": SimpleNamespace(hook_seconds=120, stable_seconds=2),
         "proof_seconds": 2,
@@ -371,7 +380,7 @@ DRAINED = {"drain": ("leave {{ role }}",), "undrain": ("come back",)}
 
 def test_hosts_that_are_not_drained_are_told_nothing_of_it() -> None:
     text = render_manifest(given_settings(), "web", RELEASE, DEPLOYMENT, None)
-    assert "drain" not in text
+    assert "undrain" not in text
     assert "drained" in render_manifest(given_settings(hooks=DRAINED), "web", RELEASE, DEPLOYMENT, None)
 
 
@@ -404,7 +413,7 @@ def test_phase_is_read_by_plain_shells(phase: Any, shell: str, hooks: Any) -> No
 
 def test_every_host_script_belongs_to_a_phase_or_to_the_probe() -> None:
     buses = {"consul", "directory"}
-    used = {part for parts in (*PARTS.values(), PROBE_PARTS) for part in parts} - {BUS}
+    used = {part for parts in (*PARTS.values(), LOOK_PARTS, PROBE_PARTS, PROVE_PARTS) for part in parts} - {BUS}
     assert {path.stem for path in HOST.glob("*.sh")} == used | buses
 
 
@@ -420,6 +429,10 @@ def test_shellcheck_finds_nothing() -> None:
 def test_phase_calls_no_function_that_it_does_not_have(phase: Any, hooks: Any) -> None:
     """A missing part would only show on the path that needs it, on a host, in an undo."""
     assert_all_is_defined(host_script(role_manifest(given_settings(hooks=hooks), "web", RELEASE, DEPLOYMENT), phase))
+
+
+def test_look_calls_no_function_that_it_does_not_have() -> None:
+    assert_all_is_defined(look_script(role_manifest(given_settings(), "web", RELEASE, DEPLOYMENT)))
 
 
 def assert_all_is_defined(script: str) -> None:
@@ -447,7 +460,7 @@ def assert_all_is_defined(script: str) -> None:
 
 
 def probe_script(**changes: Any) -> str:
-    said = given_settings(build=SimpleNamespace(compression="zstd"), **changes)
+    said = given_settings(build=SimpleNamespace(root="~/work", compression="zstd"), **changes)
     (command,) = yaml.safe_load(render_probe(said, "web", DEPLOYMENT))["commands"]["pre"]
     return str(command)
 
@@ -460,17 +473,23 @@ def test_probe_is_read_by_plain_shells_and_has_all_that_it_calls(address: str | 
     assert_all_is_defined(script)
 
 
+def test_proof_anew_is_read_by_plain_shells_and_has_all_that_it_calls() -> None:
+    (command,) = yaml.safe_load(render_proof(given_settings(verify={"port": 8000}), "web", DEPLOYMENT))["commands"][
+        "pre"
+    ]
+    assert "verify_port='8000'" in command
+    assert_all_is_defined(command)
+
+
 def test_probe_tells_a_stretcher_with_templates_from_one_without() -> None:
-    text = render_probe(given_settings(build=SimpleNamespace(compression="gzip")), "web", DEPLOYMENT)
+    text = render_probe(given_settings(), "web", DEPLOYMENT)
     newer = yaml.safe_load(expand(text, {}))["commands"]["pre"][0]
     assert "newer='yes'" in newer.splitlines()
     assert "newer='{{`yes`}}'" in yaml.safe_load(text)["commands"]["pre"][0].splitlines()
 
 
 def test_probe_downloads_switches_and_removes_nothing() -> None:
-    manifest = yaml.safe_load(
-        render_probe(given_settings(build=SimpleNamespace(compression="gzip")), "web", DEPLOYMENT)
-    )
+    manifest = yaml.safe_load(render_probe(given_settings(), "web", DEPLOYMENT))
     assert set(manifest) == {"commands"}
     assert set(manifest["commands"]) == {"pre"}
     probe = (HOST / "probe.sh").read_text()

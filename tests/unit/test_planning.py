@@ -232,7 +232,7 @@ class ReadingSession(Answering):
 def settings_of_a_project(tmp_path: Any, **changes: Any) -> Any:
     made = given_settings(**changes)
     made.directory, made.secrets = tmp_path, ()
-    made.build = type("Build", (), {"compression": "gzip"})()
+    made.build = type("Build", (), {"compression": "gzip", "root": "~/work"})()
     return made
 
 

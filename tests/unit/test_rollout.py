@@ -103,7 +103,7 @@ class Fleet(Store):
 def session_of(worker: Store, tmp_path: Path | None = None) -> Any:
     session: Any = Session(worker)
     settings = given_settings(
-        application="app", directory=tmp_path, build=SimpleNamespace(migrate=(), migrate_after=())
+        application="app", directory=tmp_path, build=SimpleNamespace(migrate=(), migrate_after=(), root="~/work")
     )
     settings.wait.fetch_seconds = settings.wait.activate_seconds = 0.2
     settings.store.keep_releases, settings.store.endpoint_url = 2, None

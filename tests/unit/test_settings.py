@@ -165,7 +165,7 @@ def test_defaults_are_those_of_the_design(project: Project) -> None:
         "fetch_seconds": 600,
         "activate_seconds": 300,
         "hook_seconds": 120,
-        "stable_seconds": 2,
+        "stable_seconds": 5,
     }
     assert not loaded.build.is_local
 
@@ -573,7 +573,7 @@ WRONG = [
         "wait: {stable_seconds: 300}",
         "wait.activate_seconds: must be more than 840, twice hook_seconds + stable_seconds",
     ),
-    ("wait: {activate_seconds: 200}", "wait.activate_seconds: must be more than 244"),
+    ("wait: {activate_seconds: 200}", "wait.activate_seconds: must be more than 250"),
     (
         "rollout: {min_healthy_seconds: 60}",
         "wait.activate_seconds: must be more than 360, twice hook_seconds + rollout.min_healthy_seconds",

@@ -1,6 +1,7 @@
 """Which host is behind, from what it said last and what is wanted of it."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,9 @@ class Hosts:
 
     def model_dump(self, mode: str) -> dict[str, Any]:
         return {"nodes": ["a"]}
+
+
+NOW = datetime(2026, 11, 23, 6, 10, tzinfo=UTC)
 
 
 class ScriptedWorker(Answering):
@@ -51,7 +55,7 @@ def session(roles: dict[str, Any], lock: str | None = None) -> Any:
         for role in roles
     }
     settings = SimpleNamespace(environment="production", roles={role: SimpleNamespace(hosts=Hosts()) for role in roles})
-    return SimpleNamespace(settings=settings, worker=ScriptedWorker(roles, manifests, lock))
+    return SimpleNamespace(settings=settings, worker=ScriptedWorker(roles, manifests, lock), now=lambda: NOW)
 
 
 def role(**changes: Any) -> dict[str, Any]:

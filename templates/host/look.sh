@@ -1,0 +1,99 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Does the release that this host has verified still serve? Kept on the host with its kit, and run every minute by
+# catch-up.sh, which gives the host's last word. Looks at processes and sockets, and asks nothing of the application but to
+# take a connection. A release that has died is told; while its rollout is still open, the host goes back.
+
+# For a restart of the application's own, which is no death.
+look_seconds=${DEPLOYTOOL_LOOK_SECONDS:-10}
+# How old the last word may become while all is well.
+word_seconds=${DEPLOYTOOL_WORD_SECONDS:-300}
+
+# rollout_is_open: whether the operator has let this host go and not yet all: so it is one of the first, and goes back.
+rollout_is_open() {
+  [ "$last_deployment" = "$deployment" ] && kv_list "$consul_prefix/wanted/$role" || return 1
+  kv_pick "$consul_prefix/wanted/$role/$node" && [ "${kv_value%% *}" = "$deployment" ] || return 1
+  if kv_pick "$consul_prefix/wanted/$role"; then
+    is_before "${kv_value%% *}" "$deployment" || return 1
+  fi
+  look_go=$consul_prefix/deployments/$deployment/$role/go
+  kv_list "$look_go" && kv_pick "$look_go" && [ "$kv_value" != "go all" ]
+}
+
+# go_back: to the release before, by its own kit; see undo_switch.
+go_back() {
+  read_kit previous || return 1
+  switch_deployment=$deployment switch_release=$release switch_previous=$kit_text
+  write_state switch "$deployment $release $switch_previous" || return 1
+  rm -rf -- "$room/kit.lost"
+  mv -T -- "$room/kit" "$room/kit.lost"
+  [ ! -d "$room/kit.before" ] || mv -T -- "$room/kit.before" "$room/kit"
+  undo_switch
+  rm -rf -- "$room/kit.lost"
+}
+
+# In the words of the last deployment: it is the one that the last word is about.
+has_died() {
+  died="it was verified, and does not serve any more: $doubt"
+  if rollout_is_open; then
+    hook_seconds=$all_seconds
+    go_back || undone="not undone: $room/switch or its kit can't be written or read"
+    died="$died; $undone"
+    say "$died"
+    report failed "$died" ''
+    rm -f -- "$room/lost"
+    tell_serving "$serving_now" "$proven"
+    return
+  fi
+  say "$died"
+  write_state lost "$release" || return
+  if [ "$last_deployment" = "$deployment" ]; then
+    report failed "$died; not undone" ''
+  fi
+  (
+    deployment=$last_deployment
+    tell_serving "$release" false "$doubt"
+  )
+}
+
+# The last word again, with the time of now.
+serves_on() {
+  deployment=$last_deployment
+  tell_serving "$release" true && rm -f -- "$room/lost" && write_state looked "$clock"
+}
+
+# What came to listen only later on is looked for as well.
+learn() {
+  learned=$(printf '%s\n%s\n' "$heard_before" "$(heard_live)" | LC_ALL=C sort -u | grep .) || return 0
+  [ "$learned" = "$heard_before" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens"; }
+}
+
+cd /
+exec </dev/null
+name_run
+holder=$(readlink "$room/lock") && holder_lives "$holder" && exit 0
+read_switch
+if [ -n "$switch_deployment" ] || [ -e "$room/drained" ]; then exit 0; fi
+read_current && [ "$current_target" = "releases/$release" ] && recall_node && take_kit "$current_target" || exit 0
+read_state lost
+case $1:$state in
+  *'"verified": true'*) ;;
+  *":$release") ;;
+  # It was not verified before, whatever the reason: it is not for a look to say that it is.
+  *) exit 0 ;;
+esac
+all_seconds=$hook_seconds
+hook_seconds=$look_seconds stable_seconds=0 stamp=0 restarted=no verify_url='' verify_command=''
+verify_path=$release_path
+if verify_release; then
+  learn
+  was_lost=$state
+  read_clock
+  read_state looked
+  case $state in '' | *[!0-9]*) state=-$word_seconds ;; esac
+  if [ -n "$was_lost" ] || [ $((clock - state)) -ge "$word_seconds" ] || [ "$state" -gt "$clock" ]; then
+    take_lock 0 && serves_on
+  fi
+elif [ "$state" != "$release" ]; then
+  take_lock 0 && has_died
+fi
+drop_lock
