@@ -11,28 +11,30 @@ lies_inside() {
   }
   inside_left=$2/
   inside_path=$1
+  inside_shown=
   while :; do
     inside_name=${inside_left%%/*}
     inside_left=${inside_left#*/}
     # The last name is what takes its place; the path itself, if it is a link, is replaced and not followed.
     [ -n "$inside_left" ] || return 0
     inside_path=$inside_path/$inside_name
+    inside_shown=$inside_shown${inside_shown:+/}$inside_name
     if [ -L "$inside_path" ]; then
       inside_real=$(cd -P -- "$inside_path" 2>/dev/null && pwd -P) || {
-        way_out="$inside_path is a link to $(readlink "$inside_path"), which is no directory"
+        way_out="in the release $inside_shown is a link to $(readlink "$inside_path"), which is no directory"
         return 1
       }
       case $inside_real in
         "$inside_tree" | "$inside_tree"/*) ;;
         *)
-          way_out="$inside_path is a link that leads out of the release, to $inside_real"
+          way_out="in the release $inside_shown is a link that leads out of it, to $inside_real"
           return 1
           ;;
       esac
     elif [ ! -e "$inside_path" ]; then
       return 0
     elif [ ! -d "$inside_path" ]; then
-      way_out="$inside_path is no directory"
+      way_out="in the release $inside_shown is no directory"
       return 1
     fi
   done

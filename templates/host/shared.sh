@@ -16,7 +16,7 @@ link_into() {
 link_directory() {
   way_out=
   mkdir -p -- "$shared_path/$1" && link_into "$1" && return 0
-  link_problem="linked_dirs: $1 can't be linked into $link_tree${way_out:+: $way_out; nothing was removed}"
+  link_problem="linked_dirs: $1 can't be linked: ${way_out:-$link_tree/$1 could not be made}; nothing was removed"
   return 1
 }
 
@@ -29,7 +29,7 @@ need_file() {
 link_file() {
   way_out=
   link_into "$1" && return 0
-  link_problem="linked_files: $1 can't be linked into $link_tree${way_out:+: $way_out; nothing was removed}"
+  link_problem="linked_files: $1 can't be linked: ${way_out:-$link_tree/$1 could not be made}; nothing was removed"
   return 1
 }
 

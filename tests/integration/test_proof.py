@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +33,8 @@ from tests.integration.test_host_scripts import (
 
 pytestmark = pytest.mark.integration
 
+#: Not what PATH has, which may be a script that takes a while to find the real one.
+PYTHON = shlex.quote(sys.executable)
 THIRD_RELEASE = "20261123T080000Z-ccccccc"
 
 #: A server of a few lines: listens on its port after so many seconds, and dies after as many more.
@@ -101,7 +105,7 @@ def restart(what: str, *, stop: str = STOP) -> dict[str, object]:
 
 
 def serve(port: int, boots: float = 0, dies: float = 600, address: str = "") -> dict[str, object]:
-    return restart(f"exec python3 server.py {port} {boots} {dies} {address}")
+    return restart(f"exec {PYTHON} server.py {port} {boots} {dies} {address}")
 
 
 def reason(run: Run) -> str:
@@ -187,7 +191,7 @@ def test_master_that_listens_while_its_workers_boot_is_verified_when_they_take_c
     host: Host, port: int
 ) -> None:
     first(host, port)
-    host.changes |= {**restart(f"exec python3 master.py {port} 2 600"), "hook_seconds": 30}
+    host.changes |= {**restart(f"exec {PYTHON} master.py {port} 2 600"), "hook_seconds": 30}
     began = time.monotonic()
     run = host.deploy(SECOND, NEW)
     assert run.reports["verified"]["proof"] == "listening", run.log
@@ -196,13 +200,13 @@ def test_master_that_listens_while_its_workers_boot_is_verified_when_they_take_c
 
 def test_master_whose_workers_never_come_up_is_not_verified(host: Host, port: int) -> None:
     first(host, port)
-    host.changes |= restart(f"exec python3 master.py {port} 600 600")
+    host.changes |= restart(f"exec {PYTHON} master.py {port} 600 600")
     assert "takes no connection there" in reason(host.deploy(SECOND, NEW))
 
 
 def test_master_that_stays_while_its_workers_crash_in_a_loop_is_not_verified(host: Host, port: int) -> None:
     first(host, port)
-    host.changes |= {**restart(f"exec python3 master.py {port} 0 1.5"), "stable_seconds": 4, "hook_seconds": 6}
+    host.changes |= {**restart(f"exec {PYTHON} master.py {port} 0 1.5"), "stable_seconds": 4, "hook_seconds": 6}
     assert "verified" not in host.deploy(SECOND, NEW).reports
     assert host.current == f"releases/{OLD}"
 
@@ -222,11 +226,11 @@ def test_worker_that_runs_a_program_of_another_release_or_of_the_build_does_not_
     build = tmp_path / "build/shop"
     program = (host.deploy_to / "releases" / OLD if where == "release" else build) / "program.py"
     host.tree["program.py"] = "import time; time.sleep(600)"
-    host.changes |= {**restart("exec python3 program.py"), "build_root": str(build)}
+    host.changes |= {**restart(f"exec {PYTHON} program.py"), "build_root": str(build)}
     assert "verified" in host.deploy(FIRST, OLD).reports
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text("import time; time.sleep(600)")
-    host.changes |= {**restart(f"exec python3 -u '{program}'"), "stable_seconds": 1}
+    host.changes |= {**restart(f"exec {PYTHON} -u '{program}'"), "stable_seconds": 1}
     assert f"runs {program}, which is not of this release" in reason(host.deploy(SECOND, NEW))
 
 
@@ -261,7 +265,7 @@ def test_port_on_which_nobody_listens_is_no_proof(host: Host, port: int) -> None
 
 def test_port_that_a_program_outside_of_all_releases_serves_is_a_proof(host: Host, port: int) -> None:
     """As systemd does for a socket unit, or a proxy in front of a container."""
-    outside = subprocess.Popen(["python3", "-c", SERVER, str(port), "0", "600"], cwd="/")
+    outside = subprocess.Popen([sys.executable, "-c", SERVER, str(port), "0", "600"], cwd="/")
     try:
         host.changes |= {**restart("exec sleep 600"), "verify_port": port, "hook_seconds": 20}
         run = host.deploy(FIRST, OLD)
@@ -310,7 +314,7 @@ while True:
 def test_unix_socket_is_a_door_as_well(host: Host, place: str) -> None:
     path = place.format(shared=host.deploy_to / "shared")
     host.tree["unix.py"] = UNIX
-    host.changes |= {**restart(f'exec python3 unix.py "$PWD/{path}" 0'.replace("$PWD//", "/")), "hook_seconds": 20}
+    host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/{path}" 0'.replace("$PWD//", "/")), "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
     until((host.deploy_to / "current" / path).exists, 20)
     run = host.deploy(SECOND, NEW)
@@ -321,10 +325,10 @@ def test_unix_socket_is_a_door_as_well(host: Host, place: str) -> None:
 
 def test_unix_socket_that_nobody_takes_connections_from_is_told(host: Host) -> None:
     host.tree["unix.py"] = UNIX
-    host.changes |= {**restart('exec python3 unix.py "$PWD/app.sock" 0'), "hook_seconds": 20}
+    host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/app.sock" 0'), "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
     until((host.deploy_to / "current/app.sock").exists, 20)
-    host.changes |= {**restart('exec python3 unix.py "$PWD/app.sock" 600'), "hook_seconds": 2}
+    host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/app.sock" 600'), "hook_seconds": 2}
     assert "takes no connection there" in reason(host.deploy(SECOND, NEW))
 
 
@@ -335,7 +339,9 @@ def test_socket_that_a_supervisor_holds_and_the_worker_inherits_is_the_workers(h
     shared = host.deploy_to / "shared"
     shared.mkdir(parents=True)
     (shared / "place").write_text("/")
-    supervisor = subprocess.Popen(["python3", supervisor_of, str(port), shared / "app.pid", shared / "place"], cwd="/")
+    supervisor = subprocess.Popen(
+        [sys.executable, supervisor_of, str(port), shared / "app.pid", shared / "place"], cwd="/"
+    )
     try:
         text = 'pwd >../../shared/place; sleep 0.2; kill "$(cat ../../shared/app.pid)"; sleep 0.2'
         host.changes |= {"restart": command(text), "hook_seconds": 20}
@@ -357,14 +363,14 @@ def test_several_ports_and_ipv6_must_all_be_there(host: Host, port: int) -> None
         "    threading.Thread(target=serve, args=(s,), daemon=True).start()\n"
         "time.sleep(600)\n"
     )
-    both = f"exec python3 many.py 127.0.0.1:{port} ::1:{port + 1}"
+    both = f"exec {PYTHON} many.py 127.0.0.1:{port} ::1:{port + 1}"
     host.changes |= {**restart(both), "hook_seconds": 20}
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
         assert "verified" in run.reports, run.log
         until(lambda: listens(port), 20)
     assert run.reports["verified"]["proof"] == "listening"
-    host.changes |= {**restart(f"exec python3 many.py 127.0.0.1:{port}"), "hook_seconds": 2}
+    host.changes |= {**restart(f"exec {PYTHON} many.py 127.0.0.1:{port}"), "hook_seconds": 2}
     assert f"[0000:0000:0000:0000:0000:0000:0000:0001]:{port + 1}" in reason(host.deploy(THIRD, THIRD_RELEASE)) or (
         f"[::1]:{port + 1}" in reason(host.finish(host.started[-1], THIRD))
     )
@@ -383,7 +389,7 @@ def test_two_releases_on_one_port_by_reuseport_are_proven_by_the_new_one(host: H
         f"s.bind(('0.0.0.0', {port}))\ns.listen(5)\nwhile True: s.accept()[0].close()\n"
     )
     host.tree["reuse.py"] = text
-    start = "exec python3 reuse.py"
+    start = f"exec {PYTHON} reuse.py"
     host.changes |= {**restart(start), "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
     old = host.app
@@ -406,7 +412,7 @@ def test_batch_that_never_listens_is_proven_by_its_process(host: Host) -> None:
 
 
 def test_process_in_a_network_namespace_of_its_own_is_proven_by_what_it_holds(host: Host, port: int) -> None:
-    inside = f"exec unshare --net sh -c 'ip link set lo up 2>/dev/null; exec python3 server.py {port} 0 600'"
+    inside = f"exec unshare --net sh -c 'ip link set lo up 2>/dev/null; exec {PYTHON} server.py {port} 0 600'"
     host.changes |= {**restart(inside), "hook_seconds": 20}
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
@@ -445,7 +451,7 @@ def test_release_that_died_after_its_proof_is_told_and_told_again_when_it_is_bac
     look(host, FIRST, OLD)
     assert host.key("serving/web/app1").read_text() == said
     subprocess.run(
-        ["sh", "-c", f"python3 server.py {port} 0 600 >/dev/null 2>&1 & echo $! >../../shared/app.pid"],
+        ["sh", "-c", f"{PYTHON} server.py {port} 0 600 >/dev/null 2>&1 & echo $! >../../shared/app.pid"],
         cwd=host.deploy_to / "current",
         check=True,
     )
