@@ -65,7 +65,7 @@ ANSWERS: Mapping[str, Shape] = {
     "thaw": {"was": (_FROZEN, None)},
     "prune_keys": {"removed": _TEXTS},
     "prune_build_server": {"removed": _TEXTS, "freed_bytes": int},
-    "announce": {},
+    "announce": {"frozen": (_FROZEN, None)},
     "watch": {},
     "end_watch": {},
     "go": {},

@@ -1,6 +1,7 @@
-"""Freeze and thaw: an environment that takes no deployment until somebody lifts that again. Kept in Consul."""
+"""Freeze and thaw: an environment takes no deploy until it is thawed, but still goes back. Kept in Consul."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from deploytool.errors import LockedError
 from deploytool.session import Session
@@ -26,4 +27,12 @@ def refuse_if_frozen(session: Session, asked: Asked | None = None) -> None:
         raise LockedError(
             f"{session.settings.environment} is {frozen_words(frozen)}",
             hint=f"`fab {session.settings.environment} thaw` lifts that",
+        )
+
+
+def note_freeze(session: Session, announced: Mapping[str, Any]) -> None:
+    """Show the freeze that an announcement passed, because it goes back. `announced` is the worker's answer."""
+    if announced["frozen"] is not None:
+        session.console.note(
+            f"{session.settings.environment} is {frozen_words(announced['frozen'])}; a freeze does not stop a rollback"
         )

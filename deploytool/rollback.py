@@ -1,6 +1,8 @@
 """`fab ENV rollback`: back to the last good release before the current one, without a build, mostly without a download.
 
 lock → history → choice → what changes → rollout by what the hosts have kept, else an ordinary one → retention
+
+A freeze does not stop it: who freezes an environment wants it to stay good, and this is the way back to that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,6 @@ from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
 from deploytool.fleet import LastWord, Verdict
-from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
@@ -32,9 +33,7 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
     settings = session.settings
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
-        thawed = ask_frozen(session, after=held)
         standing = begin_stand(session, after=held)
-        refuse_if_frozen(session, thawed)
         session.begins(f"rollback to {release_id}" if release_id else "rollback", outcome)
         with outcome.phase("hosts"):
             here = standing()

@@ -22,7 +22,7 @@ from deploytool.changes import changes_record
 from deploytool.console import counted
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.fleet import Fleet, Verdict, read_report
-from deploytool.freezing import refuse_if_frozen
+from deploytool.freezing import note_freeze, refuse_if_frozen
 from deploytool.history import Kind, RoleHost, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
@@ -332,6 +332,7 @@ def begin_announcement(
         only_hosts=bool(attempt.nodes),
         in_waves=bool(attempt.waves),
         wait=attempt.wait,
+        goes_back=attempt.kind == "rollback",
         after=after,
     )
     reports = session.worker.start("watch", deployment=deployment, after=asked) if attempt.wait else None
@@ -343,7 +344,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
     worker = session.worker
     try:
         with outcome.phase("announce"), session.console.step("announce"):
-            announced.asked.answer()
+            note_freeze(session, announced.asked.answer())
     except KeyboardInterrupt:
         take_back(session, cancel=True)
         raise

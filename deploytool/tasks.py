@@ -366,7 +366,7 @@ def cleanup(context: Context, json: bool = False) -> None:
 def freeze(context: Context, why: str | None = None, json: bool = False) -> None:
     """Stop deploys to this environment until it is thawed
 
-    deploy, rollback and migrate end with exit code 3 and say who froze it, when and why.
+    deploy, promote and migrate end with exit code 3 and say who froze it, when and why. A rollback goes on.
     """
 
     def body(this: Command) -> Mapping[str, Any]:

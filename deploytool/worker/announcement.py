@@ -86,14 +86,17 @@ class Announcement:
         whole = self._whole_key(role["role"])
         return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._by_host else [whole]
 
-    def announce(self, *, wait: bool) -> None:
+    def announce(self, *, wait: bool, goes_back: bool = False) -> Optional[Dict[str, str]]:
         """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back.
 
-        Where the environment is frozen, or a newer deployment was announced, nothing is written.
+        If the environment is frozen, or a newer deployment was announced, nothing is written. A freeze does not stop
+        one that `goes_back`: it is the way out of what the freeze found. Returns the freeze that it passed, if any.
         """
         with self._guard:
             try:
-                freezing.refuse_if_frozen(self._bus, self._prefix)
+                frozen = freezing.read(self._bus, self._prefix)
+                if frozen is not None and not goes_back:
+                    raise freezing.refusal(self._prefix, frozen)
                 self._refuse_older()
                 for role in self._roles:
                     self._abort_open(role["role"])
@@ -112,6 +115,7 @@ class Announcement:
             except BaseException:
                 self.abort()
                 raise
+        return frozen
 
     def _refuse_older(self) -> None:
         for role in self._roles:

@@ -1,4 +1,4 @@
-"""An environment that takes no deployments for a while: one key says who froze it, when and why.
+"""An environment that takes no deploys for a while, only rollbacks: one key says who froze it, when and why.
 
 The key is `deploytool/<application>/<environment>/frozen`, a JSON object of `why`, `operator` and `at`. Whatever else
 stands there freezes as well: somebody meant it.
@@ -53,12 +53,6 @@ def refusal(prefix: str, told: Dict[str, str]) -> Failure:
         "{} is {}".format(prefix.rpartition("/")[2], words(told)),
         hint="wait until it is lifted; `fab ENV thaw` lifts it",
     )
-
-
-def refuse_if_frozen(bus: Bus, prefix: str) -> None:
-    told = read(bus, prefix)
-    if told is not None:
-        raise refusal(prefix, told)
 
 
 def freeze(bus: Bus, prefix: str, *, why: str, operator: str, at: str) -> Dict[str, str]:

@@ -807,10 +807,11 @@ class Worker:
         only_hosts: bool,
         wait: bool,
         in_waves: bool = False,
-    ) -> None:
+        goes_back: bool = False,
+    ) -> Dict[str, Any]:
         self._groups.refuse_if_cancelled("announcing the deployment")
         self._announcement = Announcement(self._bus, self._prefix, deployment, roles, only_hosts, in_waves)
-        self._announcement.announce(wait=wait)
+        return {"frozen": self._announcement.announce(wait=wait, goes_back=goes_back)}
 
     def watch(self, tell: Tell, deployment: str) -> None:
         """Tell the hosts' reports until `end_watch`."""

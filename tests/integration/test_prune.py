@@ -214,7 +214,18 @@ def test_frozen_environment_takes_no_announcement_and_nothing_is_written(start: 
     worker.close()
     assert {entry.key: entry for entry in bus.list(prefix + "/")[0]} == before
     start().ask("thaw")
-    start().ask("announce", deployment=deployment(0), roles=roles(["app1"]), only_hosts=False, wait=True)
+    thawed = start().ask("announce", deployment=deployment(0), roles=roles(["app1"]), only_hosts=False, wait=True)
+    assert thawed["frozen"] is None
+
+
+def test_frozen_environment_lets_an_announcement_through_that_goes_back(start: Start, bus: Bus, prefix: str) -> None:
+    worker = start()
+    worker.ask("freeze", why="the sale")
+    request = {"deployment": deployment(0), "roles": roles(["app1"]), "only_hosts": False, "wait": True}
+    assert worker.ask("announce", goes_back=True, **request)["frozen"]["why"] == "the sale"
+    wanted = bus.get(f"{prefix}/wanted/web")
+    assert wanted is not None
+    assert wanted.value.startswith(deployment(0))
 
 
 def test_event_may_carry_another_url_than_the_one_that_is_wanted(start: Start, tmp_path: Path) -> None:

@@ -702,7 +702,9 @@ def test_frozen_environment_takes_no_deployment_until_it_is_thawed(project: Proj
     deployed(project, "2")
     assert project.fab("playground", "freeze", "--why", "the fair is on").code == 0
     before = (project.served(), project.wanted(), project.objects())
-    for arguments in (("deploy",), ("rollback",), ("migrate",), ("deploy", "--no-wait"), ("freeze", "--why", "me too")):
+    old = ("deploy", "--release", first["release"])
+    refused = (("deploy",), old, ("promote",), ("migrate",), ("deploy", "--no-wait"), ("freeze", "--why", "me too"))
+    for arguments in refused:
         result = project.fab("playground", *arguments)
         assert result.code == 3, result.err
         assert "frozen by" in result.err
@@ -712,10 +714,22 @@ def test_frozen_environment_takes_no_deployment_until_it_is_thawed(project: Proj
     assert project.fab("playground", "build").code == 0
     thawed = project.fab("playground", "thaw")
     assert (thawed.code, "the fair is on" in thawed.out) == (0, True)
-    assert rolled_back(project).json["release"] == first["release"]
     again = project.fab("playground", "thaw")
     assert (again.code, again.out) == (0, "playground was not frozen\n")
     assert project.fab("playground", "freeze").code == 2
+
+
+def test_rollback_under_a_freeze_goes_on_and_says_who_froze_it(project: Project) -> None:
+    first = deployed(project, "1")
+    deployed(project, "2")
+    assert project.fab("playground", "freeze", "--why", "the fair is on").code == 0
+    result = rolled_back(project)
+    assert result.json["release"] == first["release"]
+    assert set(project.served().values()) == {first["release"]}
+    assert re.search(r"playground is frozen by \S+ since .*: the fair is on; a freeze does not stop a roll", result.err)
+    # It is frozen still.
+    assert project.fab("playground", "deploy").code == 3
+    assert project.fab("playground", "thaw").code == 0
 
 
 def test_freeze_during_a_build_stops_its_deployment(project: Project) -> None:

@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,6 +182,20 @@ def test_second_wave_that_fails_takes_both_waves_back(waves: Waves) -> None:
     again = waves.fab_json("deploy").json
     assert waves.serve(*[again["release"]] * 3)
     assert waves.wanted_deployments() == {"web": again["deployment"]}
+
+
+def test_freeze_between_two_waves_does_not_keep_a_halted_rollout_from_going_back(waves: Waves) -> None:
+    waves.rollout(on_failure="rollback")
+    fab = shlex.quote(f"{Path(sys.executable).parent}/fab")
+    waves.settings["hooks"] = {"after_wave": f"{fab} playground freeze --why 'look first'"}
+    waves.write()
+    waves.break_on("app2")
+    result = waves.fab_json("deploy", code=8)
+    [undone] = result.json["rollbacks"]
+    assert (undone["release"], undone["exit_code"], result.json["not_rolled_back"]) == (waves.old, 0, [])
+    assert waves.serve(*[waves.old] * 3)
+    assert "look first; a freeze does not stop a rollback" in result.err
+    assert waves.fab("playground", "thaw").code == 0
 
 
 def test_both_stories_are_told_to_people(waves: Waves) -> None:

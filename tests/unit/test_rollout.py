@@ -46,6 +46,8 @@ class Fleet(Store):
         self.activates: dict[str, tuple[str, dict[str, Any]]] = {host: ("verified", {}) for host in HOSTS}
         self._reports = Asked("here")
         self.say_fetched: Callable[[], dict[str, tuple[str, dict[str, Any]]]] = lambda: self.fetches
+        #: the freeze that an announcement passes
+        self.frozen: dict[str, str] | None = None
         #: the operation of this number fails; those after it that are asked for by themselves do not
         self.fails_at: int | None = None
 
@@ -67,7 +69,7 @@ class Fleet(Store):
                 if do == "halt":
                     self._say({host: ("aborted", {}) for host in HOSTS if host not in self.gone})
                 if do != "abort":
-                    return {}
+                    return {"frozen": self.frozen} if do == "announce" else {}
                 self._say({host: ("aborted", {}) for host in HOSTS})
                 # Of a word that may have come through, it can't tell.
                 return {"let_go": None if "go" in self.done else False}
@@ -562,6 +564,15 @@ def test_going_back_warns_of_migrations_of_the_rollout_that_was_halted(tmp_path:
     world.undo()
     warning = f"WARNING: migrations have run with 1 deployment since {OLD} was live"
     assert (warning in world.session.progress.getvalue()) is migrated
+
+
+def test_freeze_that_came_meanwhile_does_not_keep_a_halted_rollout_from_going_back(tmp_path: Path) -> None:
+    world = Halted(tmp_path, {"one": Verdict.VERIFIED, "two": Verdict.FAILED}, {"one": OLD, "two": OLD})
+    world.worker.frozen = {"operator": "jo", "at": "noon", "why": "the fair is on"}
+    assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
+    assert [parameters["goes_back"] for do, parameters in world.worker.asked if do == "announce"] == [True]
+    told = "production is frozen by jo since noon: the fair is on; a freeze does not stop a rollback"
+    assert told in world.session.progress.getvalue()
 
 
 def test_silent_host_is_told_to_go_back_and_not_waited_for(tmp_path: Path) -> None:
