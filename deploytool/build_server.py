@@ -471,12 +471,13 @@ class Connecting:
     Whoever begins it takes its connections or abandons it. Nothing is asked of the server before.
     """
 
-    def __init__(self, build: "Build", fabric_config: Any = None) -> None:
-        """`fabric_config` is the config of the `fab` command line (its -i and -S), or None."""
+    def __init__(self, build: "Build", fabric_config: Any = None, ssh_config: str | None = None) -> None:
+        """`fabric_config` is the config of the `fab` command line (its -i, -t and what it asked for), or None;
+        `ssh_config` its -S, which goes before `build.ssh_config`."""
         self._hops: list[Any] = []
         self._abandoned = False
         self._opened: Future[list[Any]] = Future()
-        threading.Thread(target=self._connect, args=(build, fabric_config), daemon=True).start()
+        threading.Thread(target=self._connect, args=(build, fabric_config, ssh_config), daemon=True).start()
 
     def connections(self) -> list[Any]:
         """The open connections, gateways first, each with its host key checked; they are the caller's to close.
@@ -495,9 +496,9 @@ class Connecting:
         self._abandoned = True
         close(self._hops)
 
-    def _connect(self, build: "Build", fabric_config: Any) -> None:
+    def _connect(self, build: "Build", fabric_config: Any, ssh_config: str | None) -> None:
         try:
-            self._hops = _hops(build, fabric_config)
+            self._hops = _hops(build, fabric_config, ssh_config)
             for hop in self._hops:
                 if self._abandoned:
                     break
@@ -512,7 +513,7 @@ class Connecting:
         self._opened.set_result(self._hops)
 
 
-def _hops(build: "Build", fabric_config: Any) -> list[Any]:
+def _hops(build: "Build", fabric_config: Any, ssh_config: str | None = None) -> list[Any]:
     """The connections to open, gateways first. Raises UsageError if ssh_config can't be used."""
     import fabric
     import paramiko
@@ -521,17 +522,21 @@ def _hops(build: "Build", fabric_config: Any) -> list[Any]:
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     said = "ssh_config (~/.ssh/config, /etc/ssh/ssh_config)"
     path = None
-    if build.ssh_config is not None:
-        path = os.path.expanduser(build.ssh_config)
-        said = f"the file {path}, named by build.ssh_config,"
+    if ssh_config is not None or build.ssh_config is not None:
+        path = os.path.expanduser(ssh_config or build.ssh_config or "")
+        said = f"the file {path}, named by {'-S/--ssh-config' if ssh_config else 'build.ssh_config'},"
         if not os.path.isfile(path):
             raise UsageError(f"{said} is not there")
     where = build.server
     try:
-        if path is not None:
-            fabric_config = fabric.Config(runtime_ssh_path=path)
-        elif not isinstance(fabric_config, fabric.Config):
+        if not isinstance(fabric_config, fabric.Config):
             fabric_config = fabric.Config()
+        if path is not None:
+            # One has read another file already; what else it says of connections stays.
+            said_of_connections = {
+                name: dict(fabric_config[name]) for name in ("connect_kwargs", "authentication", "timeouts")
+            }
+            fabric_config = fabric.Config(runtime_ssh_path=path, overrides=said_of_connections)
         # Of ForwardAgent Fabric knows yes and no only, and dies of a socket's path; build.forward_agent decides.
         options: dict[str, Any] = {"config": fabric_config, "forward_agent": False}
         if build.gateway is not None:
@@ -545,6 +550,11 @@ def _hops(build: "Build", fabric_config: Any) -> list[Any]:
             # What runs through a gateway is compressed already.
             compress = hop is hops[-1]
             hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _transport, "compress": compress}
+            if seconds := hop.connect_kwargs.pop("timeout", None):
+                # Of -t. As in ssh it is also the time for the server's first words; Fabric knows the socket's only.
+                hop.connect_timeout = hop.connect_kwargs["banner_timeout"] = seconds
+            if keys := hop.connect_kwargs.get("key_filename"):
+                hop.connect_kwargs["key_filename"] = [os.path.expanduser(key) for key in keys]
         for hop in hops:
             where = hop.host
             known_hosts_files(hop.ssh_config)
@@ -667,7 +677,8 @@ def _open(connection: Any) -> None:
         ) from error
     except paramiko.PasswordRequiredException as error:
         raise ConnectionFailed(
-            f"the SSH key for {where} has a passphrase", hint="load it into ssh-agent with `ssh-add`"
+            f"the SSH key for {where} has a passphrase",
+            hint="load it into ssh-agent with `ssh-add`, or call `fab --prompt-for-passphrase`",
         ) from error
     except paramiko.AuthenticationException as error:
         raise ConnectionFailed(
@@ -677,8 +688,11 @@ def _open(connection: Any) -> None:
             + "` tells more",
         ) from error
     except (NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionError) as error:
+        why = error.strerror or error
+        if isinstance(error, TimeoutError):
+            why = f"no answer within {connection.connect_timeout:g} s"
         raise ConnectionFailed(
-            f"{where} can't be reached: {error.strerror or error}",
+            f"{where} can't be reached: {why}",
             hint="check build.server, build.gateway and your network",
         ) from error
     except paramiko.SSHException as error:
@@ -696,7 +710,7 @@ def _open(connection: Any) -> None:
         if error.filename is not None:
             raise ConnectionFailed(
                 f"{where} can't be reached: the file {error.filename} can't be read: {error.strerror}",
-                hint="see IdentityFile and ProxyCommand in ssh_config",
+                hint="see -i, and IdentityFile and ProxyCommand in ssh_config",
             ) from error
         raise ConnectionFailed(
             f"{where} can't be reached: {error}", hint="check build.server and your network"
@@ -706,7 +720,7 @@ def _open(connection: Any) -> None:
     transport = connection.transport
     transport.set_keepalive(KEEPALIVE_SECONDS)
     # A gateway that can't reach the next hop would otherwise hold us for an hour.
-    transport.channel_timeout = CONNECT_SECONDS
+    transport.channel_timeout = connection.connect_kwargs.get("banner_timeout") or CONNECT_SECONDS
 
 
 class PromptSocket(socket.socket):

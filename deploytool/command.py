@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from deploytool import interruption
+from deploytool import fab_flags, interruption
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
 from deploytool.settings import environments
 
@@ -46,12 +46,29 @@ def program() -> Any:
     return running
 
 
+def flag(name: str) -> Any:
+    """What one of the flags of the running `fab` itself says; None without a running one."""
+    running = program()
+    return running.args[name].value if hasattr(running, "core") else None
+
+
 def project() -> Path:
     running = program()
-    arguments = getattr(running, "args", None) if hasattr(running, "core") else None
-    root = arguments["search-root"].value if arguments else None
-    name = arguments.collection.value if arguments else None
+    # As Invoke's loader: a flag goes before its configuration.
+    tasks = running.config.tasks if hasattr(running, "config") else {}
+    root = flag("search-root") or tasks.get("search_root")
+    name = flag("collection") or tasks.get("collection_name")
     return project_directory(Path(root or ".").absolute(), name or "fabfile")
+
+
+def dry_by(context: Context) -> str | None:
+    """What asks for a dry run, in words: the flag, Fabric's configuration or a variable; None if nothing does."""
+    if flag("dry"):
+        return "--dry"
+    if context.config.get("run", {}).get("dry"):
+        return "run.dry in Fabric's configuration, or FABRIC_RUN_DRY"
+    # Fabric itself reads only variables of its own name.
+    return "INVOKE_RUN_DRY" if os.environ.get("INVOKE_RUN_DRY", "0") not in ("", "0") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +133,17 @@ def run(
     def begin(settings: "Settings") -> None:
         nonlocal connecting
         if connects and not settings.build.is_local:
-            connecting = Connecting(settings.build, context.config)
+            connecting = Connecting(settings.build, context.config, flag("ssh-config"))
+        elif unused := [fab_flags.BY_NAME[each].typed for each in fab_flags.CONNECTING if flag(each)]:
+            why = f"`{name}` connects to nothing" if not connects else f"{settings.environment} builds on this machine"
+            console.note(f"{', '.join(unused)}: not used, {why}")
 
     try:
         try:
             interruption.interrupt()
             if environment is None:
                 raise _no_environment(name)
+            refuse_dangers(context, name, environment)
             every = load_every_environment(project(), environment, os.environ, begin)
             secrets = every[environment].secrets
             told = notifications_of(every[environment], console)
@@ -185,6 +206,23 @@ def run(
     if program().tasks[-1].name != name or program().collection[name].post:
         # Another task follows.
         interruption.leave_at_once()
+
+
+def refuse_dangers(context: Context, name: str, environment: str) -> None:
+    """Raise UsageError where a command would do more than was asked for.
+
+    The flags of the line were looked at before anything began. This is about Fabric's configuration, and about a task
+    of the user's own that calls a command.
+    """
+    because = dry_by(context)
+    if because is not None and (error := fab_flags.dry_refusal(name, environment, because)):
+        raise error
+    if flag("hosts") or type(context).__module__.startswith("fabric."):
+        # Once for each host otherwise.
+        raise UsageError(
+            f"`{name}` can't run in a task with hosts of Fabric's: {fab_flags.BY_NAME['hosts'].instead}",
+            hint="call it in a task without `hosts`",
+        )
 
 
 def tell_ci(

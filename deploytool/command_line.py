@@ -5,14 +5,16 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.parser import Parser
+from invoke.tasks import Call, Task
 from invoke.util import helpline
 
+from deploytool import fab_flags
 from deploytool.command import listed, program, project
 from deploytool.completion import Vocabulary, candidates, values_in, words_of
 from deploytool.errors import UsageError
@@ -23,10 +25,11 @@ from deploytool.settings.files import environments, file_of, settings_directory
 class CommandLine(Parser):
     """Invoke's parser, with one clear line and exit code 2 for what it does not know or what is not whole."""
 
-    def __init__(self, *arguments: Any, commands: Sequence[str], **named: Any) -> None:
+    def __init__(self, *arguments: Any, commands: Sequence["Task[Any]"], **named: Any) -> None:
         super().__init__(*arguments, **named)
         #: our own, in the order of use
-        self.commands = commands
+        self.tasks = commands
+        self.commands = [each.name for each in commands]
         # Invoke writes every `_` as `-`; people type the name of the file.
         for name in environments(project()):
             if name not in self.contexts:
@@ -42,7 +45,10 @@ class CommandLine(Parser):
             parsed = super().parse_argv(argv)
         except ParseError as error:
             refuse(self._mistake(error), argv)
-        if mistake := self._incomplete(parsed):
+        except ValueError as error:
+            # Of a flag that takes a number.
+            refuse(UsageError(f"a flag has a value of the wrong kind: {error}"), argv)
+        if mistake := self._incomplete(parsed) or self._unsuited(parsed):
             refuse(mistake, argv)
         return parsed
 
@@ -81,6 +87,33 @@ class CommandLine(Parser):
             )
         return unknown_flag(word, task, _flags(error.context))
 
+    def _unsuited(self, parsed: Any) -> UsageError | None:
+        """What is wrong with the flags of `fab` itself, for the tasks of this line."""
+        given = given_flags(parsed[0].args)
+        if (form := given.get("list-format")) not in (None, "flat", "nested", "json"):
+            return UsageError(f"-F/--list-format: {form!r} is not one of flat, nested, json")
+        if "list" in given or "help" in given:
+            return None
+        if os.environ.get("INVOKE_DEBUG"):
+            given["debug"] = True
+        names = [each.name for each in parsed[1:]]
+        known = self._environments()
+        tasks = [each for name in names for each in in_order(program().collection[name])]
+        ours = [each.name for each in tasks if any(each.body is mine.body for mine in self.tasks)]
+        own = [each.name for each in tasks if each.name not in (*ours, *known)]
+        if ours and program().core.remainder:
+            return UsageError(
+                "what stands after `--` is a command for the hosts of -H, and no task goes with it: leave one of them out"
+            )
+        environment = next((name for name in names if name in known), "ENV")
+        if mistake := fab_flags.refusal(given, ours, own, environment):
+            return mistake
+        from deploytool.console import tell
+
+        if ours and (said := fab_flags.for_others(given, own)):
+            tell(sys.stderr, said)
+        return None
+
     def _incomplete(self, parsed: Any) -> UsageError | None:
         asked = (program().args, parsed[0].args)
         if any(arguments[name].value for arguments in asked for name in ("help", "list")):
@@ -95,6 +128,26 @@ class CommandLine(Parser):
                 f"as in `fab {chosen[0]} deploy`"
             )
         return None
+
+
+def given_flags(after_tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of `fab` itself that were typed, before or after the tasks, with their values."""
+    return {
+        max(argument.names, key=len): argument.value
+        for arguments in (program().args, after_tasks)
+        for argument in arguments.values()
+        if argument.got_value
+    }
+
+
+def in_order(each: "Task[Any] | Call") -> "Iterator[Task[Any]]":
+    """A task with what runs before and after it."""
+    task = each.task if isinstance(each, Call) else each
+    for before in each.pre:
+        yield from in_order(before)
+    yield task
+    for after in each.post:
+        yield from in_order(after)
 
 
 def typed(name: str) -> str:
@@ -145,25 +198,56 @@ def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
     raise Exit(console.shown(str(error)), code=error.exit_code)
 
 
-def speak_clearly(groups: Mapping[str, Sequence[str]]) -> None:
+def speak_clearly(groups: Mapping[str, Sequence["Task[Any]"]]) -> None:
     """Let the running `fab` use our parser: its own ends with exit code 1 and does not say what exists.
 
-    Also our list of tasks, with our commands in `groups`: its own is by the alphabet.
+    Also our list of tasks, with our commands in `groups`: its own is by the alphabet; and our words on its flags.
     """
     running = program()
-    commands = [name for group in groups.values() for name in group]
+    commands = [each for group in groups.values() for each in group]
     running._make_parser = lambda: CommandLine(
         initial=running.initial_context, contexts=running.collection.to_contexts(), commands=commands
     )
-    running.list_flat = functools.partial(_list, groups, running.list_flat)
+    names = {heading: [each.name for each in group] for heading, group in groups.items()}
+    running.list_flat = functools.partial(_list, names, running.list_flat)
+    running.print_help = functools.partial(_help, running.print_help)
+    running.update_config = functools.partial(_configure, running.update_config)
+
+
+def _help(as_invoke_does: Callable[[], None]) -> None:
+    from deploytool.console import tell
+
+    as_invoke_does()
+    tell(sys.stdout, "\n".join(fab_flags.help_lines()))
+
+
+def _configure(as_fabric_does: Callable[[], None]) -> None:
+    """Read the configuration that the flags name, and ask for passwords. What can't be had is one sentence."""
+    from invoke.exceptions import UnknownFileType
+    from invoke.vendor.yaml import YAMLError
+    from paramiko import SSHException
+
+    running = program()
+    argv = running.argv[1:]
+    for name in ("config", "ssh-config"):
+        path = running.args[name].value
+        # Invoke leaves out a file that is not there, without a word.
+        if path is not None and not os.path.isfile(path):
+            refuse(UsageError(f"{fab_flags.BY_NAME[name].typed}: there is no file {path}"), argv)
+    try:
+        as_fabric_does()
+    except EOFError:
+        refuse(UsageError("nobody answers the question for a password: stdin is closed, and there is no terminal"), argv)
+    except (UnknownFileType, YAMLError, SSHException, OSError, ValueError) as error:
+        refuse(UsageError(f"Fabric can't read its configuration: {' '.join(str(error).split())}"), argv)
 
 
 def _list(groups: Mapping[str, Sequence[str]], as_invoke_does: Callable[[], None]) -> None:
     from deploytool.console import tell
 
     running = program()
-    if running.scoped_collection is not running.collection:
-        # Of one of the user's own collections.
+    if running.scoped_collection is not running.collection or running.list_depth:
+        # Of one of the user's own collections, or so many levels of them.
         as_invoke_does()
         return
     help_of = {name: helpline(running.collection[name]) or "" for name in running.collection.task_names}

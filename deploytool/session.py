@@ -177,6 +177,8 @@ def store_request(settings: "Settings") -> Mapping[str, Any]:
     if store.credentials == "operator" and store.url.startswith("s3:"):
         import boto3
 
+        # `fab --debug` opens all logs, and botocore logs answers that hold keys.
+        logging.getLogger("botocore").setLevel(logging.INFO)
         found = boto3.session.Session().get_credentials()
         if found is None:
             raise StoreError(

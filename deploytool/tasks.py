@@ -10,10 +10,11 @@ from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from deploytool import interruption
-from deploytool.command import ENVIRONMENT, Command, masked, project, run
+from deploytool.command import ENVIRONMENT, Command, dry_by, masked, project, run
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
@@ -73,6 +74,19 @@ def deploy(
     every one proves that it serves it; then drops and renames run (build.migrate_after). With --release or --from
     nothing is built: the very bytes that another environment has verified are deployed.
     """
+
+    if because := dry_by(context):
+        others = {
+            "release": release is not None,
+            "from": from_ is not None,
+            "force": force is not None,
+            "rebuild": rebuild,
+            "no-migrate": not migrate,
+            "no-wait": not wait,
+            "nodes": nodes is not None,
+        }
+        _plan(context, branch, json, [name for name, given in others.items() if given], because)
+        return
 
     def body(this: Command) -> None:
         from deploytool.building import rehearse_manifests
@@ -321,10 +335,27 @@ def plan(context: Context, branch: str | None = None, json: bool = False) -> Non
 
     Commits since the live release, reuse or build, migrations, the manifests' changes, the hosts, who holds the lock.
     """
+    _plan(context, branch, json)
+
+
+def _plan(
+    context: Context, branch: str | None, json: bool, others: Sequence[str] = (), because: str | None = None
+) -> None:
+    """`plan`, also in place of a deploy; `because` is what asks for that, and `others` its flags without --branch.
+
+    In that case nothing comes after it: there is no deployment whose result another task could use.
+    """
 
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool.planning import lines, make_plan
 
+        if others:
+            raise UsageError(
+                f"a dry run of `deploy` is `plan`, which knows --branch only: leave out "
+                f"{', '.join(f'--{name}' for name in others)}"
+            )
+        if because is not None:
+            this.console.note(f"dry run ({because}): nothing is deployed, this is the plan")
         reference = _reference(this, branch)
         with this.session(f"plan for {this.settings.environment}", read_only=True) as session:
             found = make_plan(session, reference)
@@ -335,6 +366,8 @@ def plan(context: Context, branch: str | None = None, json: bool = False) -> Non
         return found.as_dict()
 
     run(context, "plan", json, body)
+    if because is not None:
+        raise Exit(code=0)
 
 
 @command(help={"json": _JSON})
@@ -456,6 +489,8 @@ def app_server(
 
         from deploytool import app_server as made
 
+        if output is not None and (because := dry_by(context)):
+            raise UsageError(f"`app-server --output` can't run dry ({because}): without --output it prints the script")
         if format not in ("script", "cloud-init"):
             raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
         name = made.choose_role(this.settings, role)
@@ -569,4 +604,4 @@ def make_namespace(names: Sequence[str]) -> Collection:
 
 
 namespace = make_namespace(environments(project()))
-speak_clearly({heading: [each.name for each in group] for heading, group in GROUPS.items()})
+speak_clearly(GROUPS)
