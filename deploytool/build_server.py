@@ -551,8 +551,8 @@ def _hops(build: "Build", fabric_config: Any, ssh_config: str | None = None) -> 
             compress = hop is hops[-1]
             hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _transport, "compress": compress}
             if seconds := hop.connect_kwargs.pop("timeout", None):
-                # Of -t. As in ssh it is also the time for the server's first words; Fabric knows the socket's only.
-                hop.connect_timeout = hop.connect_kwargs["banner_timeout"] = seconds
+                # Of -t: for the socket, and again for the handshake, whose first line may not end sooner by itself.
+                hop.connect_timeout, hop.connect_kwargs["banner_timeout"] = seconds, seconds + 1
             if keys := hop.connect_kwargs.get("key_filename"):
                 hop.connect_kwargs["key_filename"] = [os.path.expanduser(key) for key in keys]
         for hop in hops:
@@ -705,7 +705,10 @@ def _open(connection: Any) -> None:
                 hint=f"compare its fingerprint with the administrator's, then `{scan}`"
                 + (f", with {alias} in place of the host's name" if alias else ""),
             ) from error
-        raise ConnectionFailed(f"{where}: no SSH connection: {error}", hint="does an sshd answer there?") from error
+        # So paramiko says that it gave up waiting.
+        slow = "No existing session" in str(error)
+        why = f"no SSH handshake within {connection.connect_timeout:g} s" if slow else f"no SSH connection: {error}"
+        raise ConnectionFailed(f"{where}: {why}", hint="does an sshd answer there?") from error
     except OSError as error:
         if error.filename is not None:
             raise ConnectionFailed(

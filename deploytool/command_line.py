@@ -103,7 +103,7 @@ class CommandLine(Parser):
         own = [each.name for each in tasks if each.name not in (*ours, *known)]
         if ours and program().core.remainder:
             return UsageError(
-                "what stands after `--` is a command for the hosts of -H, and no task goes with it: leave one of them out"
+                "what stands after `--` is a command for the hosts of -H, which no task goes with: leave one out"
             )
         environment = next((name for name in names if name in known), "ENV")
         if mistake := fab_flags.refusal(given, ours, own, environment):
@@ -140,7 +140,7 @@ def given_flags(after_tasks: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_order(each: "Task[Any] | Call") -> "Iterator[Task[Any]]":
+def in_order(each: Any) -> "Iterator[Task[Any]]":
     """A task with what runs before and after it."""
     task = each.task if isinstance(each, Call) else each
     for before in each.pre:
@@ -223,7 +223,7 @@ def _help(as_invoke_does: Callable[[], None]) -> None:
 
 def _configure(as_fabric_does: Callable[[], None]) -> None:
     """Read the configuration that the flags name, and ask for passwords. What can't be had is one sentence."""
-    from invoke.exceptions import UnknownFileType
+    from invoke.exceptions import AmbiguousEnvVar, UncastableEnvVar, UnknownFileType
     from invoke.vendor.yaml import YAMLError
     from paramiko import SSHException
 
@@ -236,9 +236,13 @@ def _configure(as_fabric_does: Callable[[], None]) -> None:
             refuse(UsageError(f"{fab_flags.BY_NAME[name].typed}: there is no file {path}"), argv)
     try:
         as_fabric_does()
+        # Fabric's executor reads them again, and dies of what it can't read.
+        running.config.load_shell_env()
     except EOFError:
-        refuse(UsageError("nobody answers the question for a password: stdin is closed, and there is no terminal"), argv)
-    except (UnknownFileType, YAMLError, SSHException, OSError, ValueError) as error:
+        refuse(
+            UsageError("nobody answers the question for a password: stdin is closed, and there is no terminal"), argv
+        )
+    except (AmbiguousEnvVar, UncastableEnvVar, UnknownFileType, YAMLError, SSHException, OSError, ValueError) as error:
         refuse(UsageError(f"Fabric can't read its configuration: {' '.join(str(error).split())}"), argv)
 
 

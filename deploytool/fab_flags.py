@@ -148,7 +148,7 @@ def help_lines() -> list[str]:
     refused = [flag.typed for flag in FLAGS if not flag.does]
     width = max(len(typed) for typed in rows)
     return [
-        "With the commands of deploytool (docs/fab-flags.md):",
+        "With the commands of deploytool:",
         "",
         *(f"  {typed:<{width}}   {does}" for typed, does in rows.items()),
         "",

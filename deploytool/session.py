@@ -1,6 +1,7 @@
 """One command's session with the build server: the settings, the worker, and where things lie there."""
 
 import getpass
+import logging
 import os
 import socket
 import sys

@@ -118,6 +118,7 @@ def test_list_begins_with_the_environments() -> None:
         "  own",
         "",
         "More of a command: fab --help deploy",
+        "What fab's own flags do with commands: fab, and nothing else",
     ]
 
 
