@@ -15,6 +15,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from deploytool.playground.configs import dotenv
+
 PROJECT = Path(__file__).resolve().parent.parent
 SHOP = PROJECT / "examples" / "shop"
 VAR = PROJECT / "var"
@@ -53,8 +55,9 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def write_env(path: Path, values: dict[str, str]) -> None:
+    """Write these values; whatever else was written there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    path.write_text(dotenv(path.read_text() if path.exists() else "", values))
 
 
 def free_port() -> str:
@@ -67,12 +70,12 @@ def prepare() -> None:
     """The repository with its first commit, and `.env` on each pretend host and on the build server."""
     database = str(VAR / "demo" / "shop.sqlite3")
     shared = VAR / "build" / "shop" / "shared" / "local" / ".env"
-    write_env(shared, {**read_env(shared), "DATABASE": database})
+    write_env(shared, {"DATABASE": database})
     for host, roles in HOSTS.items():
         for role in roles:
             path = env_of(host, role)
             values = read_env(path)
-            write_env(path, {**values, "PORT": values.get("PORT") or free_port(), "DATABASE": database})
+            write_env(path, {"PORT": values.get("PORT") or free_port(), "DATABASE": database})
     if not (REPOSITORY / ".git").is_dir():
         shutil.rmtree(REPOSITORY, ignore_errors=True)
         shutil.copytree(SHOP, REPOSITORY, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "ruff.toml"))
@@ -116,7 +119,7 @@ def develop() -> int:
 
 def give(path: Path, number: int) -> None:
     """All settings that the shop needs by now: an earlier demo may have been interrupted."""
-    write_env(path, {**read_env(path), **{f"GREETING_{each}": "hello" for each in range(1, number + 1)}})
+    write_env(path, {f"GREETING_{each}": "hello" for each in range(1, number + 1)})
 
 
 # --- what an operator types, and sees

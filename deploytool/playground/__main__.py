@@ -19,6 +19,7 @@ from deploytool.playground.playground import (
     Playground,
     PlaygroundError,
     PlaygroundRole,
+    write_settings,
 )
 from deploytool.settings.files import NAME, NAME_RULE, RESERVED
 
@@ -50,7 +51,7 @@ def up(state: Path, project: Path) -> None:
         )
     playground.start(tied=False)
     try:
-        (config / "playground.yml").write_text(playground.settings_text(), encoding="utf-8")
+        kept = write_settings(config / "playground.yml", playground.settings_text())
     except OSError:
         playground.stop()
         raise
@@ -60,6 +61,8 @@ def up(state: Path, project: Path) -> None:
     print()
     print("\n".join(description(playground)))
     print()
+    if kept is not None:
+        print(f"What was in config/playground.yml is now in {kept.relative_to(project)}.")
     print("Written: config/playground.yml. Next:")
     print()
     print(f"    {fab_command()} playground deploy")
@@ -147,7 +150,9 @@ def config(state: Path, application: Application, repository: Path, write: Path 
         print(text, end="")
         return
     done = "Replaced" if write.exists() else "Written"
-    write.write_text(text, encoding="utf-8")
+    kept = write_settings(write, text)
+    if kept is not None:
+        print(f"What was in {write} is now in {kept}.")
     print(
         f"{done}: {write}. Each host's port is in its shared/.env, as PORT and BIND: name .env in linked_files. Next:"
     )

@@ -1,6 +1,8 @@
 """The configuration files of the playground's programs, as text. Pure: starts nothing, writes nothing."""
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +134,43 @@ def ssh_config(*, port: int, user: str, identity_file: Path, known_hosts: Path) 
     return "\n".join(lines) + "\n"
 
 
-def dotenv(values: Mapping[str, object]) -> str:
-    """A `.env`: values as they are, without quotes, as most readers of such files want them."""
-    return "".join(f"{name}={value}\n" for name, value in values.items())
+def dotenv(before: str, values: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> str:
+    """The `.env` whose text was `before`, with these values; every other line stays as it is, where it is.
+
+    `defaults` are for names that it does not have yet. Values are written without quotes, as most readers of such files
+    want them.
+    """
+    lines = re.findall(r"[^\n]*\n|[^\n]+", before)
+    missing = dict(values) | dict(defaults or {})
+    for at, line in enumerate(lines):
+        if not (found := _ASSIGNMENT.match(line)):
+            continue
+        name, said = found["name"], found["value"].strip().strip("\"'")
+        missing.pop(name, None)
+        if name in values and said != str(values[name]):
+            lines[at] = f"{found['before']}{name}={values[name]}\n"
+    if missing and lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return "".join((*lines, *(f"{name}={value}\n" for name, value in missing.items())))
+
+
+_ASSIGNMENT = re.compile(r"(?P<before>\s*(?:export\s+)?)(?P<name>\w+)\s*=(?P<value>.*)")
+_CHECKSUM = "# Nobody has edited this file as long as this is the checksum of what follows: "
 
 
 def settings(values: Mapping[str, object], *, head: str) -> str:
-    """A settings file of deploytool, with a comment above it."""
+    """A settings file of deploytool, with a comment above it; see `is_unedited`."""
     comment = "".join(f"# {line}\n" for line in head.splitlines())
-    return comment + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=1000)
+    return f"{comment}{_CHECKSUM}{_checksum(text)}\n{text}"
+
+
+def is_unedited(text: str) -> bool:
+    """Whether this is a settings file as `settings` made it, so that nothing is lost with it."""
+    head, found, rest = text.partition(_CHECKSUM)
+    checksum, _, body = rest.partition("\n")
+    return bool(found) and all(line.startswith("#") for line in head.splitlines()) and checksum == _checksum(body)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

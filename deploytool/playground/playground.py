@@ -481,13 +481,11 @@ class Playground:
                 port = self.app_port(host, role.name, name, environment)
                 shared = self.deploy_to_outside(host, role.name, name, environment) / "shared"
                 shared.mkdir(parents=True, exist_ok=True)
-                values = {"PORT": port, "BIND": f"127.0.0.1:{port}", "DATABASE": database}
-                (shared / ".env").write_text(configs.dotenv(values), encoding="utf-8")
+                bring_up_to_date(shared / ".env", {"PORT": port, "BIND": f"127.0.0.1:{port}"}, {"DATABASE": database})
                 self.watch(host, name, role.name, environment)
         shared = self.build_root / name / "shared" / environment
         shared.mkdir(parents=True, exist_ok=True)
-        values = {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database}
-        (shared / ".env").write_text(configs.dotenv(values), encoding="utf-8")
+        bring_up_to_date(shared / ".env", {}, {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database})
 
     def watch(self, host: str, application: str, role: str, environment: str) -> None:
         """Let the host keep a watch for the events of this application, role and environment."""
@@ -999,6 +997,27 @@ def _node_meta(host: str) -> dict[str, str]:
 
 def _public(key: Path) -> str:
     return key.with_name(f"{key.name}.pub").read_text(encoding="utf-8")
+
+
+def bring_up_to_date(path: Path, values: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """Write these values into a `.env`, in which everything else stays; see `configs.dotenv`."""
+    before = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+    after = configs.dotenv(before, values, defaults)
+    if after != before:
+        path.write_bytes(after.encode(errors="surrogateescape"))
+
+
+def write_settings(path: Path, text: str) -> Path | None:
+    """Write a settings file. What somebody has written there is kept beside it; returns where, None if nothing was."""
+    kept = None
+    if path.exists():
+        before = path.read_bytes()
+        if before != text.encode() and not configs.is_unedited(before.decode(errors="replace")):
+            names = (path.with_name(f"{path.name}.before{number}") for number in ("", *range(2, 1000)))
+            kept = next(name for name in names if not name.exists())
+            kept.write_bytes(before)
+    path.write_text(text, encoding="utf-8")
+    return kept
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -222,6 +222,37 @@ def test_another_application_gets_its_own_watches_ports_and_settings(playground:
     assert again.app_port("app1", "web", "gazette") != playground.app_port("app1", "web")
 
 
+def test_second_config_keeps_what_a_user_wrote(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "playground.yml"
+    state = str(playground.directory)
+    arguments = ["config", "--state", state, "--application", "kept", "--repository", str(tmp_path), "--role", "web"]
+    assert main([*arguments, "--write", str(file)]) == 0
+    kept = Playground.attach(playground.directory)
+    places = {
+        kept.app_port(host, "web", "kept"): kept.deploy_to_outside(host, "web", "kept") / "shared/.env"
+        for host in kept.hosts
+    }
+    builds = playground.build_root / "kept/shared/playground/.env"
+    wrote = "# the key of the shop\nSECRET_KEY='hunter two'\nDATABASE=mysql://db\n"
+    for place in (*places.values(), builds):
+        place.write_text(place.read_text().replace("PORT=", "PORT=1") + wrote)
+    file.write_text(file.read_text() + "branch: mine\n")
+    capsys.readouterr()
+    assert main([*arguments, "--write", str(file)]) == 0
+    for port, place in places.items():
+        text = place.read_text()
+        assert f"PORT={port}\nBIND=127.0.0.1:{port}\n" in text
+        assert text.endswith(wrote)
+    assert builds.read_text().endswith(wrote)
+    assert f"What was in {file} is now in {file}.before." in capsys.readouterr().out
+    assert Path(f"{file}.before").read_text().endswith("branch: mine\n")
+    # Nobody has edited the one that it wrote: no second copy.
+    assert main([*arguments, "--write", str(file)]) == 0
+    assert sorted(path.name for path in tmp_path.glob("playground*")) == ["playground.yml", "playground.yml.before"]
+
+
 def test_two_environments_of_one_application_share_a_host_in_peace(
     playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
