@@ -23,7 +23,7 @@ NAMES: Mapping[str, str] = {
 _LISTS = ("linked_dirs", "linked_files")
 
 _STATEMENT = re.compile(
-    rf"^(?P<indent>[ \t]*)(?P<verb>set|append|ask)\b[ \t]*\(?[ \t]*:(?P<name>{'|'.join(NAMES)})\b[ \t]*,\s*",
+    rf"^(?P<indent>[ \t]*)(?P<verb>set|append|remove|ask)\b[ \t]*\(?[ \t]*:(?P<name>{'|'.join(NAMES)})\b[ \t]*,\s*",
     re.MULTILINE,
 )
 #: Without interpolation and escapes.
@@ -33,11 +33,13 @@ _LITERAL = re.compile(
     rf"""
     (?: (?P<number>\d+)
       | :(?P<symbol>\w+)
-      | %[wW](?: \{{(?P<braces>[^{{}}\#\\]*)\}} | \[(?P<brackets>[^\[\]\#\\]*)\] | \((?P<parens>[^()\#\\]*)\) )
-      | (?:fetch\(:\w+,[ ]*\[\]\)\.(?:push|concat)\(|fetch\(:\w+,[ ]*\[\]\)[ ]*\+[ ]*)?
-        \[?\s*(?P<strings>{_STRINGS})\s*\]?\)?
+      | (?: fetch\([ ]*:(?P<before>\w+)(?:,[ ]*\[\])?[ ]*\)[ ]*(?: \.(?:push|concat|append|union)\(\s* | (?:\+|\||<<)\s* ) )?
+        (?: \*?%[wW]
+            (?: \{{(?P<braces>[^{{}}\#\\]*)\}} | \[(?P<brackets>[^\[\]\#\\]*)\] | \((?P<parens>[^()\#\\]*)\) )
+          | \*?\[?\s*(?P<strings>{_STRINGS})\s*\]?
+        )
     )
-    \)?[ \t]*(?:\#.*)?$
+    \s*\)?\)?[ \t]*(?:\#.*)?$
     """,
     re.VERBOSE | re.MULTILINE,
 )
@@ -60,12 +62,18 @@ def read_capistrano(text: str) -> Capistrano:
         name, ours = statement["name"], NAMES[statement["name"]]
         literal = _LITERAL.match(text, statement.end())
         value = _value(literal, ours) if literal and not statement["indent"] and statement["verb"] != "ask" else None
+        if literal and literal["before"] not in (None, name):
+            # What another name says.
+            value = None
         if value is None:
             unclear[name] = None
             continue
         before = values.get(ours, ())
-        if statement["verb"] == "append" and isinstance(before, tuple) and isinstance(value, tuple):
-            value = tuple(dict.fromkeys((*before, *value)))
+        if isinstance(before, tuple) and isinstance(value, tuple):
+            if statement["verb"] == "remove":
+                value = tuple(each for each in before if each not in value)
+            elif statement["verb"] == "append" or (literal and literal["before"]):
+                value = tuple(dict.fromkeys((*before, *value)))
         values[ours] = value
     known = {ours: value for ours, value in values.items() if not any(NAMES[name] == ours for name in unclear)}
     return Capistrano(known, tuple(unclear))

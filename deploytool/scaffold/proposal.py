@@ -5,13 +5,14 @@ Together the files have at most 15 lines that a person must understand, plus wha
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from deploytool.errors import UsageError
+from deploytool.scaffold.built import made_by_the_build
 from deploytool.scaffold.capistrano import Capistrano, read_capistrano
 from deploytool.scaffold.survey import Survey
 from deploytool.settings.files import FILL_IN, NAME
@@ -75,6 +76,7 @@ def propose(found: Survey, given: Given) -> Proposal:
     kind = next(each for each in _KINDS if each.recipe == recipe.value)
     chosen = _chosen(found, given, capistrano)
     value = {each.setting: each.value for each in chosen}
+    capistrano, left_out = _without_what_builds_make(capistrano, recipe.value, found.static_root)
     shared = _shared_text(found, capistrano, value, recipe, kind)
     files = {
         **({FABFILE: f"{FABFILE_LINE}\n"} if found.fabfile is None else {}),
@@ -87,9 +89,24 @@ def propose(found: Survey, given: Given) -> Proposal:
     return Proposal(
         chosen=(recipe, *chosen, *lists),
         files=files,
-        notes=tuple(_notes(found, given, capistrano, recipe.value)),
+        notes=(*_notes(found, given, capistrano, recipe.value), *left_out),
         to_fill_in=tuple(each.setting for each in chosen if FILL_IN in each.value),
     )
+
+
+def _without_what_builds_make(
+    capistrano: Capistrano, recipe: str, static_root: str | None
+) -> tuple[Capistrano, tuple[str, ...]]:
+    """What Capistrano was told without linked directories that a build makes, and a note on each that was left out."""
+    linked = capistrano.values.get("linked_dirs", ())
+    if not isinstance(linked, tuple):
+        return capistrano, ()
+    why = {name: reason for name in linked if (reason := made_by_the_build(name, recipe, static_root)) is not None}
+    left = tuple(name for name in linked if name not in why)
+    others = {name: value for name, value in capistrano.values.items() if name != "linked_dirs"}
+    notes = tuple(f"linked_dirs: left out {name}: {reason}." for name, reason in why.items())
+    # Without any, the recipe's own go.
+    return replace(capistrano, values={**others, **({"linked_dirs": left} if left else {})}), notes
 
 
 # --- what kind of application it is

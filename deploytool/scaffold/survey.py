@@ -47,6 +47,8 @@ class Survey:
     foreign: tuple[str, ...]
     #: what the fabfile says; None if there is none
     fabfile: str | None
+    #: where Django collects static files, relative to the directory; None if that is not easily known
+    static_root: str | None = None
 
 
 def survey(directory: Path) -> Survey:
@@ -56,7 +58,19 @@ def survey(directory: Path) -> Survey:
     fabfile = next(
         (text for name in ("fabfile.py", "fabfile/__init__.py") if (text := _text(directory / name)) is not None), None
     )
-    return Survey(directory.name, texts, _git(directory), place, foreign, fabfile)
+    static_root = _static_root(directory, texts.get("manage.py", ""))
+    return Survey(directory.name, texts, _git(directory), place, foreign, fabfile, static_root)
+
+
+def _static_root(directory: Path, manage: str) -> str | None:
+    """Django's STATIC_ROOT, where the settings that manage.py names have it in one plain line below BASE_DIR."""
+    module = re.search(r"""DJANGO_SETTINGS_MODULE["']\s*,\s*["']([\w.]+)["']""", manage)
+    if module is None:
+        return None
+    text = _text(directory / f"{module[1].replace('.', '/')}.py") or ""
+    below = r"""(?:BASE_DIR\s*/|os\.path\.join\(\s*BASE_DIR\s*,|str\(\s*BASE_DIR\s*/)\s*["']([\w./-]+)["']"""
+    found = re.search(rf"^STATIC_ROOT\s*=\s*{below}", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _text(path: Path) -> str | None:

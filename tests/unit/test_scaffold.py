@@ -10,6 +10,8 @@ import yaml
 
 from deploytool.__main__ import main
 from deploytool.errors import SettingsError, UsageError
+from deploytool.recipes import RECIPES
+from deploytool.scaffold.built import made_by_the_build
 from deploytool.scaffold.capistrano import read_capistrano
 from deploytool.scaffold.proposal import Given, propose
 from deploytool.scaffold.story import copy_template, init
@@ -323,6 +325,76 @@ def test_capistranos_settings_are_in_the_proposal(tmp_path: Path) -> None:
     settings = yaml.safe_load((tmp_path / "config/deploy/deploy.yml").read_text())
     assert (settings["application"], settings["repository"]) == ("shop", "/srv/shop.git")
     assert settings["linked_files"] == [".env"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("append :linked_dirs, 'log', \"storage\"\n", ("log", "storage")),
+        ("append(:linked_dirs, *%w[log storage])\n", ("log", "storage")),
+        ("set :linked_dirs, %w{\n  log\n  storage\n}\n", ("log", "storage")),
+        ("set :linked_dirs, %w(log)\nset :linked_dirs, fetch(:linked_dirs, []).push('storage')\n", ("log", "storage")),
+        ("set :linked_dirs, fetch(:linked_dirs, []).push('log', 'storage')\n", ("log", "storage")),
+        ("append :linked_dirs, 'log'\nset :linked_dirs, fetch(:linked_dirs) + %w{storage}\n", ("log", "storage")),
+        ("set :linked_dirs, fetch(:linked_dirs, []).concat(%w{log storage})\n", ("log", "storage")),
+        ("set :linked_dirs, fetch(:linked_dirs, []) | ['log', 'storage']\n", ("log", "storage")),
+        ("append :linked_dirs, 'log', 'tmp', 'storage'\nremove :linked_dirs, 'tmp'\n", ("log", "storage")),
+    ],
+)
+def test_linked_directories_are_read_in_all_the_ways_that_people_write_them(lines: str, found: tuple[str, ...]) -> None:
+    assert read_capistrano(lines).values == {"linked_dirs": found}
+
+
+def test_list_that_begins_with_another_one_is_unclear() -> None:
+    assert read_capistrano("set :linked_dirs, fetch(:mine, []).push('log')\n").unclear == ("linked_dirs",)
+
+
+def test_linked_directories_that_the_build_makes_are_left_out_and_named(tmp_path: Path) -> None:
+    # As Capistrano's own template has it, and what people add.
+    deploy = (
+        'append :linked_dirs, "log", "tmp/pids", "tmp/cache", "tmp/sockets", "public/system", "vendor", "storage"\n'
+        'append :linked_dirs, "public/assets/", ".bundle", "node_modules", "vendor/bundle", "public/uploads", "tmp"\n'
+    )
+    tree(tmp_path, {**RAILS, "config/deploy.rb": deploy})
+    said = run(tmp_path)
+    settings = yaml.safe_load((tmp_path / "config/deploy/deploy.yml").read_text())
+    kept = ["log", "tmp/pids", "tmp/sockets", "public/system", "storage", "public/uploads", "tmp"]
+    assert settings["linked_dirs"] == kept
+    for name in ("tmp/cache", "vendor", "public/assets/", ".bundle", "node_modules", "vendor/bundle"):
+        assert f"Note: linked_dirs: left out {name}: the build " in said
+    assert "a link to shared/public/assets would hide them on every host" in said
+    assert said.count("left out") == 6
+
+
+def test_no_recipe_links_what_its_build_makes() -> None:
+    for recipe in RECIPES.values():
+        assert [name for name in recipe.linked_dirs if made_by_the_build(name, recipe.name, None)] == [], recipe.name
+
+
+def test_recipes_own_directories_go_where_all_of_capistranos_are_the_builds(tmp_path: Path) -> None:
+    tree(tmp_path, {**RAILS, "config/deploy.rb": "set :linked_dirs, %w{vendor/bundle public}\n"})
+    said = run(tmp_path)
+    assert "left out public: the build makes public/assets in it" in said
+    assert "such as public/uploads" in said
+    assert "linked_dirs" not in yaml.safe_load((tmp_path / "config/deploy/deploy.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'STATIC_ROOT = BASE_DIR / "var/collected"',
+        "STATIC_ROOT = os.path.join(BASE_DIR, 'var/collected')",
+        'STATIC_ROOT = str(BASE_DIR / "var/collected")',
+    ],
+)
+def test_where_django_collects_static_files_is_not_linked(tmp_path: Path, line: str) -> None:
+    manage = 'os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site.settings")  # django\n'
+    files = {"manage.py": manage, "requirements.txt": "django\n", "site/settings.py": f"DEBUG = False\n{line}\n"}
+    deploy = "set :linked_dirs, %w{media var/collected var venv log}\n"
+    tree(tmp_path, {**files, "config/deploy.rb": deploy})
+    said = run(tmp_path)
+    assert yaml.safe_load((tmp_path / "config/deploy.yml").read_text())["linked_dirs"] == ["media", "log"]
+    assert "left out var: the build makes var/collected in it" in said
 
 
 # --- a repository that means no good
