@@ -33,7 +33,9 @@ _LITERAL = re.compile(
     rf"""
     (?: (?P<number>\d+)
       | :(?P<symbol>\w+)
-      | (?: fetch\([ ]*:(?P<before>\w+)(?:,[ ]*\[\])?[ ]*\)[ ]*(?: \.(?:push|concat|append|union)\(\s* | (?:\+|\||<<)\s* ) )?
+      | (?: fetch\([ ]*:(?P<before>\w+)(?:,[ ]*\[\])?[ ]*\)[ ]*
+            (?: \.(?:push|concat|append|union)\(\s* | (?:\+|\||<<)\s* )
+        )?
         (?: \*?%[wW]
             (?: \{{(?P<braces>[^{{}}\#\\]*)\}} | \[(?P<brackets>[^\[\]\#\\]*)\] | \((?P<parens>[^()\#\\]*)\) )
           | \*?\[?\s*(?P<strings>{_STRINGS})\s*\]?
