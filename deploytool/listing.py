@@ -15,8 +15,7 @@ def listing(
         lines += ["", f"{heading}:", *_rows(rows, width)]
         if rows is environments and not rows:
             lines.append("  none yet: `deploytool init` writes staging and production")
-    more = ["More of a command: fab --help deploy", "What fab's own flags do with commands: fab, and nothing else"]
-    return [*lines, "", *more]
+    return [*lines, "", "More of a command: fab --help deploy; of fab's own flags: fab"]
 
 
 def _rows(rows: Mapping[str, str], width: int) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """Each of Fabric's own flags, for real: on pretend hosts, and over the playground's sshd for the connection."""
 
+import contextlib
 import json
 import os
 import pty
@@ -7,9 +8,11 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from deploytool.fab_flags import FLAGS, WRITING, Flag
@@ -412,8 +415,41 @@ def test_passphrase_that_was_asked_for_opens_the_key(project: Project, guarded_k
     assert "Traceback" not in shown
 
 
-def test_login_password_that_was_asked_for_reaches_the_build_server(project: Project, guarded_key: Path) -> None:
-    # paramiko takes it for the key's passphrase as well, as OpenSSH's users know it; this sshd takes no passwords.
-    way = ["-S", str(without_key(project)), "-i", str(guarded_key)]
-    code, shown = with_terminal(project, "open sesame", "--prompt-for-login-password", *way, "playground", "status")
-    assert code == 0, shown
+class Door(paramiko.ServerInterface):
+    """An SSH server that writes down with which password somebody came, and lets nobody in."""
+
+    def __init__(self) -> None:
+        self.tried: list[tuple[str, str]] = []
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "password"
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        self.tried.append((username, password))
+        return paramiko.AUTH_FAILED
+
+
+def test_login_password_that_was_asked_for_reaches_the_build_server(project: Project) -> None:
+    # The playground's sshd can check no password: those of this machine's users are theirs.
+    key, door = paramiko.RSAKey.generate(2048), Door()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                transport = paramiko.Transport(server.accept()[0])
+                transport.add_server_key(key)
+                transport.start_server(server=door)
+
+        threading.Thread(target=answer, daemon=True).start()
+        known = project.directory / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
+        config = project.directory / "password_only"
+        config.write_text(f"Host *\n    UserKnownHostsFile {known}\n")
+        project.change(lambda settings: settings["build"].update(server=f"me@127.0.0.1:{port}"))
+        way = ["--prompt-for-login-password", "-S", str(config), "playground", "status"]
+        code, shown = with_terminal(project, "open sesame", *way)
+    assert door.tried == [("me", "open sesame")], shown
+    assert code == 5, shown
+    assert "refused us" in shown
+    assert "open sesame" not in shown

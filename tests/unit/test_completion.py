@@ -117,8 +117,7 @@ def test_list_begins_with_the_environments() -> None:
         "Of this fabfile:",
         "  own",
         "",
-        "More of a command: fab --help deploy",
-        "What fab's own flags do with commands: fab, and nothing else",
+        "More of a command: fab --help deploy; of fab's own flags: fab",
     ]
 
 
