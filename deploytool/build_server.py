@@ -689,7 +689,8 @@ def _open(connection: Any) -> None:
         ) from error
     except (NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionError) as error:
         why = error.strerror or error
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and error.errno is None:
+            # Ours, not the network's.
             why = f"no answer within {connection.connect_timeout:g} s"
         raise ConnectionFailed(
             f"{where} can't be reached: {why}",

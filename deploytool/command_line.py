@@ -100,7 +100,7 @@ class CommandLine(Parser):
         known = self._environments()
         tasks = [each for name in names for each in in_order(program().collection[name])]
         ours = [each.name for each in tasks if any(each.body is mine.body for mine in self.tasks)]
-        own = [each.name for each in tasks if each.name not in (*ours, *known)]
+        own = [each.name for each in tasks if typed(each.name) not in (*ours, *known)]
         if ours and program().core.remainder:
             return UsageError(
                 "what stands after `--` is a command for the hosts of -H, which no task goes with: leave one out"

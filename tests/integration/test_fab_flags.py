@@ -214,6 +214,11 @@ def test_own_tasks_have_all_of_fabrics_flags(local: Local, flags: str, out: str)
     assert "only for" not in result.err
 
 
+def test_environment_with_an_underscore_is_no_task_of_ones_own(local: Local) -> None:
+    (local.directory / "config/my_env.yml").write_text("")
+    assert local.fab("-e", "my_env", "settings").code == 2
+
+
 def test_flag_in_a_mixed_line_says_for_whom_it_is(local: Local) -> None:
     result = local.fab("-e", "own", "local", "settings", "--json")
     assert result.code == 0
