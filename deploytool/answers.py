@@ -26,6 +26,7 @@ _ROLE = {
     "serving": _BY_HOST,
     "go": _BY_HOST,
 }
+_HIDDEN = {"made": int, "made_names": _TEXTS, "ours": int, "ours_names": _TEXTS}
 _FROZEN = {"why": str, "operator": str, "at": str}
 
 #: request → its answer
@@ -43,7 +44,7 @@ ANSWERS: Mapping[str, Shape] = {
     "run": {"exit_code": int, "results": _TEXTS, "tail": _TEXTS, "timed_out": bool, "log": _MAYBE_TEXT},
     "name_log": {"log": str},
     "cancel": {},
-    "publish_archive": {"checksum": str, "size_bytes": int, "unpacked_bytes": int},
+    "publish_archive": {"checksum": str, "size_bytes": int, "unpacked_bytes": int, "links": {...: _HIDDEN}},
     "unpack_release": {"directory": str},
     "remove_unpacked": {},
     "store_get": {"content": _MAYBE_TEXT},

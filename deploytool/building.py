@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import deploytool
 from deploytool import stages
+from deploytool.covering import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.manifest import made_up_release, render_manifest
 from deploytool.outcome import Outcome
+from deploytool.recipes import demands
 from deploytool.release import (
     NO_DEPLOYMENT,
     Release,
@@ -74,6 +76,7 @@ def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[
 def build_inputs(settings: "Settings", fetched: Fetched, compressor: str) -> Mapping[str, object]:
     """What decides the bytes of a release. Commands that migrate, and where and how fast it is built, do not.
 
+    Nor do `build.allow_paths`, `linked_dirs` and `linked_files`: they decide whether it is published, not what it is.
     `compressor` is the build server's, with its version.
     """
     build = settings.build
@@ -124,12 +127,19 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     key = build_key(build_inputs(session.settings, fetched, session.compressor))
     new_id = begin_new_release_id(session, fetched.revision)
     found = find_built(session, key)
-    if found is not None and not rebuild:
+    unknown = unchecked(session.settings, found) if found is not None else ()
+    if found is not None and unknown and not rebuild:
+        # A build looks at them; from equal inputs it makes the same.
+        session.console.note(
+            f"building again: {', '.join(unknown)} is linked now, and was not when {found.id} was built"
+        )
+    elif found is not None and not rebuild:
+        refuse_covered(session, found)
         session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
         session.let_go(WORKSPACE_LOCK)
         return Built(found, reused=True)
     session.hook("before_build", Outcome(revision=fetched.revision, branch=fetching.reference))
-    release = build_release(session, new_id(), fetching.reference, fetched, key, replace=rebuild)
+    release = build_release(session, new_id(), fetching.reference, fetched, key, replace=rebuild or bool(unknown))
     session.let_go(WORKSPACE_LOCK)
     session.hook(
         "after_publish", Outcome(release.id, fetched.revision, branch=fetching.reference, reused=False, began="build")
@@ -181,6 +191,10 @@ def build_release(
         exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
         epoch=fetched.committed_at,
         key=archive_key(release_id, settings.application, settings.build.compression),
+        workspace=place.workspace,
+        allow=list(settings.build.allow_paths),
+        links=links_of(session.every),
+        demands=demands(settings.build),
     )
     try:
         for each in begun:
@@ -205,8 +219,11 @@ def build_release(
             size_bytes=packed["size_bytes"],
             unpacked_bytes=packed["unpacked_bytes"],
             subject=printable(fetched.subject),
+            **links_recorded(session.every, packed["links"]),
         )
         put_new_records(session, release, replace=replace)
+    for sentence in notes(session.every, settings.environment, packed["links"]):
+        session.console.note(sentence)
     session.console.note(
         f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
     )

@@ -10,6 +10,7 @@ from deploytool.building import rehearse_manifests
 from deploytool.checks.build_server import check_build_server
 from deploytool.checks.finding import ORDER, Check, failed, told, tried
 from deploytool.checks.hosts import check_event_sizes, check_hosts
+from deploytool.covering import doubtful
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
@@ -46,7 +47,13 @@ def check_all(command: "Command") -> list[Check]:
 def settings_found(command: "Command") -> str:
     """Settings are read by now; here every manifest is rendered and checked."""
     rehearse_manifests(command.every)
-    return f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
+    found = f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
+    if doubted := doubtful(command.settings):
+        found += (
+            f"; linked_dirs has {', '.join(doubted)}, where builds put what a release needs: the hosts' link would "
+            "hide it, and a deploy refuses that"
+        )
+    return found
 
 
 def check_proofs(settings: "Settings") -> list[Check]:

@@ -15,6 +15,7 @@ from deploytool.audience import Live, check_event_sizes, here_by, read_audience,
 from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
 from deploytool.changes import change_lines, changes_record
 from deploytool.console import counted
+from deploytool.covering import hides, refuse_covered, unchecked
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.fleet import named
 from deploytool.freezing import refuse_if_frozen
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 #: What stands in the diff where only a build can tell. Values that nobody else has stand in for them in a manifest,
 #: which has to be sound to be rendered.
 WHEN_BUILT = "(known when it is built)"
+#: So many files are named of those that a link hides.
+HIDDEN_SHOWN = 3
 _UNKNOWN_CHECKSUM = hashlib.sha256(WHEN_BUILT.encode()).hexdigest()
 _UNKNOWN_BYTES = int(_UNKNOWN_CHECKSUM[:15], 16)
 
@@ -106,6 +109,8 @@ class Plan:
     unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: role → how strong the proof is that its settings ask for, see `proof.PROOFS`
     proofs: Mapping[str, str] = field(default_factory=dict)
+    #: linked path → the revision's files that the hosts' link hides
+    hidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -130,6 +135,7 @@ class Plan:
             "release": self.reused.id if self.reused else None,
             "made_up_release": self.made_up_release,
             **changes_record(self.changes),
+            "hidden": {path: list(names) for path, names in self.hidden.items()},
             "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
             "migrate": list(self.migrate),
             "migrate_if_pending": self.asks_pending,
@@ -181,14 +187,22 @@ def make_plan(session: Session, reference: str) -> Plan:
     here = here_by(session, audience, history)
     live, served = here.live, here.served
     found, changes, reused, to_come = None, None, None, None
+    hidden: Mapping[str, tuple[str, ...]] = {}
     manifests: tuple[ManifestChange, ...] = ()
     try:
-        found, changes = survey(session, reference, served)
+        found, changes, hidden = survey(session, reference, served)
     except StepError as error:
         problems.append(error)
     if found is not None:
         key = build_key(build_inputs(settings, found, session.compressor))
         reused = find_built(session, key)
+        if reused is not None and unchecked(settings, reused):
+            reused = None
+        try:
+            if reused is not None:
+                refuse_covered(session, reused)
+        except StepError as error:
+            problems.append(error)
         to_come = None if reused else release_to_come(session, reference, found, key)
         if release := reused or to_come:
             back = target_after(here.history, release.id, "deploy", audience.hosts, live.release)
@@ -230,6 +244,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         hooks=hooks_to_come(settings, builds=found is not None and reused is None),
         unfinished=status.unfinished,
         proofs={name: asked_proof(role.verify) for name, role in settings.roles.items()},
+        hidden=hidden,
     )
 
 
@@ -240,11 +255,16 @@ def hooks_to_come(settings: "Settings", *, builds: bool) -> tuple[Moment, ...]:
     return tuple(each for each in moments if each not in others)
 
 
-def survey(session: Session, reference: str, live: Live) -> tuple[Fetched, Comparison | None]:
-    """What a build would begin with, and what lies between it and the live revision. Raises StepError."""
+def survey(
+    session: Session, reference: str, live: Live
+) -> tuple[Fetched, Comparison | None, Mapping[str, tuple[str, ...]]]:
+    """What a build would begin with, what lies between it and the live revision, and the revision's files that the
+    hosts' links would hide. Raises StepError.
+    """
     results = session.run(stages.survey(session.settings, session.place, reference, live.revision))
     changes = stages.compared(results) if live.revision else None
-    return stages.fetched(results), changes if changes is not None and changes.known else None
+    hidden = stages.hidden(session.settings, results)
+    return stages.fetched(results), changes if changes is not None and changes.known else None, hidden
 
 
 def release_to_come(session: Session, reference: str, found: Fetched, key: str) -> Release:
@@ -340,6 +360,8 @@ def _release_lines(plan: Plan) -> Iterator[str]:
         yield f"reuse: {plan.reused.id} is of equal inputs, built at {plan.reused.built_at}; nothing is built"
     elif plan.fetched is not None:
         yield "build: no release of equal inputs is in the store"
+    for path, names in plan.hidden.items():
+        yield hides(path, names[:HIDDEN_SHOWN], len(names))
 
 
 def _migration_lines(plan: Plan) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploytool.audience import Here
 from deploytool.building import Fetching, obtain_release, read_release
+from deploytool.covering import refuse_covered
 from deploytool.errors import UsageError
 from deploytool.history import History, Standing, is_proven, latest, reaches_target, standings
 from deploytool.journal import read_history
@@ -44,6 +45,8 @@ def choose_release(session: Session, wishes: "Wishes", here: Here, fetching: Fet
         refuse_unproven(session, release.id, wishes.force, here)
         chosen = Chosen(release, True, None)
     if chosen.reused:
+        if fetching is None:
+            refuse_covered(session, chosen.release)
         refuse_condemned(session, standings(here.history).get(chosen.release.id), wishes.force)
     return chosen
 

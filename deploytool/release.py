@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import NewType
+from typing import Any, NewType
 
 from deploytool.settings.files import NAME
 from deploytool.worker.foreign import CONTROL, read_json
@@ -123,6 +123,10 @@ class Release:
     unpacked_bytes: int
     #: the first line of the commit's message; empty in records of before it was kept
     subject: str = ""
+    #: the linked paths of all environments that were looked at when it was built; None in records of before
+    links_checked: tuple[str, ...] | None = None
+    #: those of them that hide something that the build made
+    links_covering: tuple[str, ...] = ()
 
     @property
     def archive_key(self) -> str:
@@ -149,7 +153,9 @@ def read_record(text: str, expected_id: ReleaseId) -> Release:
     problems = list(_record_problems(record, expected_id))
     if problems:
         raise ValueError("; ".join(problems))
-    return Release(**{field.name: record[field.name] for field in fields(Release) if field.name in record})
+    known: dict[str, Any] = {field.name: record[field.name] for field in fields(Release) if field.name in record}
+    lists: dict[str, Any] = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Release(**{**known, **lists})
 
 
 def _matches(pattern: str) -> Callable[[object], bool]:
@@ -164,6 +170,10 @@ def _is_size(value: object) -> bool:
 
 def _is_line(value: object) -> bool:
     return isinstance(value, str) and CONTROL.search(value) is None
+
+
+def _are_lines(value: object) -> bool:
+    return isinstance(value, list) and all(_is_line(each) for each in value)
 
 
 _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
@@ -182,8 +192,10 @@ _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "size_bytes": (_is_size, "no number of bytes"),
     "unpacked_bytes": (_is_size, "no number of bytes"),
     "subject": (_is_line, "not one line of text"),
+    "links_checked": (lambda value: value is None or _are_lines(value), "no list of paths"),
+    "links_covering": (_are_lines, "no list of paths"),
 }
-_OPTIONAL = frozenset({"subject"})
+_OPTIONAL = frozenset({"subject", "links_checked", "links_covering"})
 
 
 def _record_problems(record: Mapping[str, object], expected_id: ReleaseId) -> Iterator[str]:

@@ -407,6 +407,10 @@ class Build(Model):
         default=(), description="files on the build server, linked in for the build, never packed"
     )
     exclude: RelativePaths = Field(default=(), description="what is not packed; counted from the top of the release")
+    allow_paths: RelativePaths = Field(
+        default=(),
+        description="files of the release that may name the place where it was built, by patterns as in `exclude`",
+    )
     compression: Annotated[Literal["gzip", "zstd", "none"], _choice("gzip", "zstd", "none")] = Field(
         default="gzip", description="gzip, zstd or none"
     )

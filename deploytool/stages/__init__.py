@@ -8,7 +8,7 @@ from deploytool.stages.keeping import CheckedOut, checked_out
 from deploytool.stages.place import Place
 from deploytool.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
 from deploytool.stages.step import Code, Step, explain, values
-from deploytool.stages.survey import survey
+from deploytool.stages.survey import hidden, linked_paths, survey
 from deploytool.stages.versions import unfit
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "fetch",
     "fetched",
     "free_kib",
+    "hidden",
     "linked_files",
+    "linked_paths",
     "migrate",
     "migrate_after",
     "migrate_pending",

@@ -1,12 +1,15 @@
 """In place of the first stage, for looking ahead: what `fetch` would find out, without a change anywhere. Pure."""
 
+import posixpath
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.stages import git, shell, versions
 from deploytool.stages.compare import COMPARE, variables
 from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
 from deploytool.stages.place import Place
-from deploytool.stages.step import Step
+from deploytool.stages.step import Step, values
+from deploytool.worker.standalone import PLACEHOLDERS
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -58,6 +61,14 @@ _COMPARED = r"""
 if [ -n "$d_live_revision" ]; then d_compare "$d_copy" "$d_live_revision" "$d_revision"; fi
 """
 
+# Which files of the revision lie where the hosts put links. A name may hold a line break, a result may not.
+_HIDDEN = r"""
+if [ "${#d_linked[@]}" -gt 0 ]; then
+  d_git --git-dir="$d_copy" ls-tree -r -z --name-only "$d_revision" -- "${d_linked[@]}" | tr '\n\0' '?\n' |
+    sed -n '1,1000s/^/hidden\t/p' >&3
+fi
+"""
+
 
 def survey(settings: "Settings", place: Place, reference: str, live_revision: str | None = None) -> Step:
     """Find out what `fetch` would, and what lies between the live revision and that one. No lock is needed.
@@ -75,6 +86,7 @@ def survey(settings: "Settings", place: Place, reference: str, live_revision: st
                     **variables(settings, place),
                     "d_reference": reference,
                     "d_live_revision": live_revision or "",
+                    "d_linked": [_in_repository(settings, path) for path in linked_paths(settings)],
                 },
             ),
             git.PREPARE,
@@ -86,6 +98,28 @@ def survey(settings: "Settings", place: Place, reference: str, live_revision: st
             INPUTS,
             COMPARE,
             _COMPARED,
+            _HIDDEN,
         ),
         settings.build.timeout_seconds,
     )
+
+
+def linked_paths(settings: "Settings") -> tuple[str, ...]:
+    """What each host of the environment links into a release."""
+    return tuple(dict.fromkeys((*settings.linked_dirs, *settings.linked_files)))
+
+
+def hidden(settings: "Settings", results: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Linked path → the files of the revision that lie there, counted from the application's directory."""
+    top = "" if settings.subdirectory == "." else f"{settings.subdirectory}/"
+    names = [name.removeprefix(top) for name in values(results, "hidden")]
+    names = [name for name in names if posixpath.basename(name).encode() not in PLACEHOLDERS]
+    found = {
+        path: tuple(name for name in names if name == path or name.startswith(f"{path}/"))
+        for path in linked_paths(settings)
+    }
+    return {path: below for path, below in found.items() if below}
+
+
+def _in_repository(settings: "Settings", path: str) -> str:
+    return posixpath.normpath(posixpath.join(settings.subdirectory, path))

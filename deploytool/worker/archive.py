@@ -13,11 +13,12 @@ import os
 import re
 import signal
 import subprocess
-from typing import IO, Any, Dict, List, Sequence
+from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
 from .compressors import Compressor
 from .failure import Failure
 from .processes import Groups
+from .standalone import Inspection
 
 CHUNK_BYTES = 1 << 20
 #: As much as an unprivileged process may have in one pipe: fewer turns between the programs.
@@ -29,18 +30,22 @@ F_SETPIPE_SZ = 1031
 TOTAL = re.compile(rb"^Total bytes written: (\d+)", re.MULTILINE)
 
 
-def tar_command(directory: str, exclude: Sequence[str], epoch: int) -> List[str]:
+def tar_command(directory: str, exclude: Sequence[str], epoch: int, index: Optional[int] = None) -> List[str]:
     """GNU tar's command line for a reproducible archive of `directory`, written to stdout.
 
     `exclude` holds shell patterns anchored at the root of the tree: `tmp` leaves out the top one only, `*` does not
     match a slash. `.git` is left out at every depth. A pattern that starts with a slash or ends with one means the same
-    without.
+    without. `index` is the descriptor that gets the name of each entry, in a line of its own.
     """
+    names = (
+        ["--verbose", "--quoting-style=escape", "--index-file=/dev/fd/{}".format(index)] if index is not None else []
+    )
     patterns = ["--exclude=./" + pattern.strip("/") for pattern in exclude if pattern.strip("/")]
     return [
         "tar",
         "--create",
         "--totals",
+        *names,
         "--file=-",
         "--directory=" + directory,
         "--format=gnu",
@@ -63,24 +68,39 @@ def tar_command(directory: str, exclude: Sequence[str], epoch: int) -> List[str]
 class PackedStream:
     """The archive as a stream to upload: `readinto` hashes what it hands out.
 
-    The end of the stream is only reached when tar and the compressor both ended with status 0; otherwise the last
-    `readinto` raises, so that an upload which needs the end to be complete is given up, never completed.
+    The end of the stream is only reached when tar and the compressor both ended with status 0, and the inspection has
+    nothing against the archive; otherwise the last `readinto` raises, so that an upload which needs the end to be
+    complete is given up, never completed.
     """
 
     def __init__(
-        self, directory: str, *, exclude: Sequence[str], epoch: int, compressor: Compressor, groups: Groups
+        self,
+        directory: str,
+        *,
+        exclude: Sequence[str],
+        epoch: int,
+        compressor: Compressor,
+        groups: Groups,
+        inspection: Optional[Inspection] = None,
     ) -> None:
         self.size_bytes = 0
         #: of the archive before it is compressed; known once the stream has ended
         self.unpacked_bytes = 0
+        #: what the archive holds at paths that hosts link; see `Inspection.finish`
+        self.links: Dict[str, Any] = {}
         self._hash = hashlib.sha256()
+        self._inspection = inspection
         self._groups = groups
         self._ended = False
         self._processes: List[subprocess.Popen[bytes]] = []
         self._errors: List[IO[bytes]] = []
         environment = {**os.environ, "LC_ALL": "C", "TAR_OPTIONS": "", "GZIP": "", "PIGZ": ""}
         try:
-            self._source = self._start(tar_command(directory, exclude, epoch), environment, subprocess.DEVNULL)
+            index = inspection.index if inspection is not None else None
+            command = tar_command(directory, exclude, epoch, index)
+            self._source = self._start(command, environment, subprocess.DEVNULL, () if index is None else (index,))
+            if inspection is not None:
+                inspection.close_index()
             if compressor.argv is not None:
                 # tar writes right into the compressor's stdin: nothing of that passes through this process.
                 with self._source as archive:
@@ -89,13 +109,15 @@ class PackedStream:
             self.stop()
             raise
 
-    def _start(self, argv: Sequence[str], environment: Dict[str, str], stdin: int) -> IO[bytes]:
+    def _start(
+        self, argv: Sequence[str], environment: Dict[str, str], stdin: int, pass_fds: Tuple[int, ...] = ()
+    ) -> IO[bytes]:
         """Start the program; its stdout."""
         # A file, not a pipe: nobody reads a pipe while the archive flows.
         errors = os.fdopen(os.memfd_create("deploytool-" + os.path.basename(argv[0])), "w+b")
         try:
             process = self._groups.start(
-                argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=environment, bufsize=0
+                argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=environment, bufsize=0, pass_fds=pass_fds
             )
         except FileNotFoundError:
             errors.close()
@@ -135,6 +157,8 @@ class PackedStream:
                 failed.append((process, status, errors))
         if failed:
             self._groups.refuse_if_cancelled("packing the release")
+            if self._inspection is not None:
+                self._inspection.raise_trouble()
             # A tar that nobody listens to any more only follows its compressor.
             process, status, errors = next((each for each in failed if each[1] != -signal.SIGPIPE), failed[0])
             errors.seek(0)
@@ -155,6 +179,8 @@ class PackedStream:
         if total is None:
             raise Failure("step", "packing failed: tar did not tell how much it packed", hint="install GNU tar there")
         self.unpacked_bytes = int(total.group(1))
+        if self._inspection is not None:
+            self.links = self._inspection.finish()
         self._ended = True
 
     @property
@@ -164,6 +190,8 @@ class PackedStream:
 
     def stop(self) -> None:
         """End what still runs; after a whole read there is nothing left to do."""
+        if self._inspection is not None:
+            self._inspection.close_index()
         for process in self._processes:
             if process.poll() is None:
                 process.kill()

@@ -36,6 +36,7 @@ from .masking import Masking, secrets_in
 from .packages import packages_below
 from .probe import probe_hosts
 from .processes import Groups, started_at
+from .standalone import Inspection
 from .store import open_store
 
 #: An operator whose heartbeat stops for this long counts as gone, even if the connection seems to stand.
@@ -513,8 +514,13 @@ class Worker:
 
     # --- the store
 
-    def publish_archive(self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str) -> Dict[str, Any]:
-        """Pack the tree and upload it under a new key, in one pass, by the compressor that `hello` told of."""
+    def publish_archive(
+        self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str, **inspected: Any
+    ) -> Dict[str, Any]:
+        """Pack the tree and upload it under a new key, in one pass, by the compressor that `hello` told of.
+
+        `inspected` is what `Inspection` must know to tell whether it stands alone.
+        """
         begin = time.monotonic()
         store = self._own_store
         if not os.path.isdir(directory):
@@ -528,8 +534,16 @@ class Worker:
         def go_on() -> None:
             self._groups.refuse_if_cancelled("uploading the release")
 
+        inspection = Inspection(
+            directory, [self._root], exclude=exclude, environment=self._hello["environment"], **inspected
+        )
         stream = archive.PackedStream(
-            directory, exclude=exclude, epoch=epoch, compressor=self._compressor, groups=self._groups
+            directory,
+            exclude=exclude,
+            epoch=epoch,
+            compressor=self._compressor,
+            groups=self._groups,
+            inspection=inspection,
         )
         try:
             with journal.entry() as entry:
@@ -543,6 +557,7 @@ class Worker:
             "size_bytes": stream.size_bytes,
             "unpacked_bytes": stream.unpacked_bytes,
             "compressor": self._compressor.name,
+            "links": stream.links,
             "seconds": round(time.monotonic() - begin, 3),
         }
 
