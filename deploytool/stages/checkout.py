@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, keeping, shell, versions
+from deploytool.stages import git, inside, keeping, shell, versions
 from deploytool.stages.fetch import Fetched
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
@@ -139,15 +139,14 @@ esac
 """
 
 _ENTER = r"""
-cd -P -- "$d_workspace"
-d_top=$PWD
+d_inside "$d_workspace" "$d_subdirectory/."
 [ -d "$d_work_tree" ] || d_fail "$d_subdirectory_missing" "$d_subdirectory"
 cd -P -- "$d_work_tree"
-case $PWD/ in "$d_top/"*) ;; *) d_fail "$d_subdirectory_missing" "$d_subdirectory" ;; esac
 """
 
 _FINISH = r"""
 d_missing=()
+for d_file in "${d_linked_files[@]}"; do d_inside . "$d_file"; done
 for d_file in "${d_linked_files[@]}"; do
   if [ ! -e "$d_shared/$d_file" ]; then
     d_missing+=("$d_shared/$d_file")
@@ -194,6 +193,7 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
                 }
             ),
             git.PREPARE,
+            inside.INSIDE,
             _SETTLE,
             keeping.aside(place, reuse=reuse),
             _CHECKOUT,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, keeping, shell, versions
+from deploytool.stages import git, inside, keeping, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step, values
 
@@ -69,6 +69,7 @@ if [ ! -d "$d_directory" ]; then
 fi
 d_link() {
   if [ "$d_directory/$1" -ef "$d_shared/$1" ]; then return; fi
+  d_inside "$d_directory" "$1"
   mkdir -p -- "$(dirname -- "$d_directory/$1")"
   rm -rf -- "${d_directory:?}/$1"
   ln -s -- "$d_shared/$1" "$d_directory/$1"
@@ -144,6 +145,7 @@ def _migration(
                 "d_linked_files": tuple(dict.fromkeys(linked_files)),
             }
         ),
+        inside.INSIDE,
         _LINK,
     )
     return _step(name, settings, commands, directory, links, body=body)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import deploytool
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, shell
+from deploytool.stages import git, inside, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import groups, values
 
@@ -44,7 +44,10 @@ d_fingerprint() {
 
 d_drop_ours() {  # from the tree $1: what checkout puts there itself
   local d_path
-  for d_path in REVISION "${d_linked_files[@]}"; do rm -f -- "$1/$d_subdirectory/$d_path"; done
+  for d_path in REVISION "${d_linked_files[@]}"; do
+    if d_leads_out "$1" "$d_subdirectory/$d_path"; then continue; fi
+    rm -f -- "$1/$d_subdirectory/$d_path"
+  done
 }
 """
 
@@ -54,6 +57,7 @@ d_move() {  # what the list $1 names, and is there, from the directory $2 to $3
   local d_root
   while read -r -d '' d_root; do
     d_root=${d_root%/}
+    if d_leads_out "$2" "$d_root" || d_leads_out "$3" "$d_root"; then return 1; fi
     if [ ! -e "$2/$d_root" ] && [ ! -L "$2/$d_root" ]; then continue; fi
     case $d_root in */*) mkdir -p -- "$3/${d_root%/*}" || return ;; esac
     mv -T --no-clobber -- "$2/$d_root" "$3/$d_root" || return
@@ -87,6 +91,13 @@ d_refers_to_the_tree() {  # dependencies that are installed from the tree itself
     d_ours grep --cached --quiet --extended-regexp -e "$d_local_references" -- "${d_dependencies_inputs[@]}"
 }
 
+d_in_place() {  # no link of the revision stands on the way to what the list $1 names
+  local d_root
+  while read -r -d '' d_root; do
+    if d_leads_out "$d_workspace" "$d_root"; then return 1; fi
+  done <"$1"
+}
+
 d_whole() { [ "$(d_fingerprint "$1")" = "$(cat -- "$2/fingerprint")" ]; }  # the tree $1 is what the slot $2 holds
 
 d_lies_aside() {  # the slot $1, among what the last build left
@@ -104,6 +115,7 @@ d_put_back() {  # what the slot $1 holds: moved where the last build left the sa
   [ -f "$1/fingerprint" ] || return 1
   # No file of the revision lies in it.
   [ -z "$(xargs -0 -r git -C "$d_workspace" --literal-pathspecs ls-files --full-name -- <"$1/roots")" ] || return 1
+  d_in_place "$1/roots" || return 1
   if d_lies_aside "$1"; then
     if d_move "$1/roots" "$d_aside/chosen" "$d_workspace"; then d_put=yes; fi
   elif d_whole "$1/tree" "$1"; then
@@ -274,6 +286,7 @@ def keep(settings: "Settings", place: Place, stage: str, key: str, revision: str
             }
         ),
         git.PREPARE,
+        inside.INSIDE,
         _OURS,
         _KEEP,
     )

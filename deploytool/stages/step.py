@@ -36,6 +36,7 @@ class Code(IntEnum):
     MIRROR_UNUSABLE = 74
     DIRECTORY_MISSING = 75
     VERSION_MISSING = 76
+    PATH_LEADS_OUT = 77
 
 
 #: the same for the head of a script: `$d_unknown_revision` and so on
@@ -161,6 +162,15 @@ def explain(
                 ),
                 hint="there, as the user that builds: "
                 + "; ".join(f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked),
+            )
+        case Code.PATH_LEADS_OUT:
+            link, target, place = (*subject.split("\t", 2), "?", "")[:3]
+            where = f"which is {place}" if place else "and nothing is there"
+            return StepError(
+                f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({where})",
+                hint=f"nothing was removed or replaced there: make {link} a directory, or a link to something inside, "
+                "or correct the path in the settings (`build.linked_files`, `linked_dirs`, `linked_files`, "
+                "`subdirectory`)",
             )
         case _:
             return StepError(

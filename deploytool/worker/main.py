@@ -32,6 +32,7 @@ from .directory_bus import DirectoryBus
 from .failure import Failure
 from .findings import Findings
 from .foreign import read_json
+from .inside import refuse_outside
 from .masking import Masking, secrets_in
 from .packages import packages_below
 from .probe import probe_hosts
@@ -525,6 +526,9 @@ class Worker:
         store = self._own_store
         if not os.path.isdir(directory):
             raise Failure("step", "the tree to pack, {}, is not there".format(directory))
+        if inspected.get("workspace") is not None:
+            # A step may have replaced what the checkout saw.
+            refuse_outside(inspected["workspace"], os.path.join(directory, "."))
         settings = self._hello["store"]
         journal = unfinished.Journal(
             os.path.join(self._root, "uploads"), "{} {}".format(settings.get("endpoint_url"), settings["url"])
@@ -564,6 +568,7 @@ class Worker:
     def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> Dict[str, Any]:
         """Unpack an archive of the store below `unpacked/`, in place of this environment's last."""
         directory = os.path.join(self._root, "unpacked", self._hello["environment"], name)
+        refuse_outside(self._root, directory)
         shutil.rmtree(os.path.dirname(directory), ignore_errors=True)
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         with self._store.open(key) as stream:
@@ -571,7 +576,9 @@ class Worker:
         return {"directory": directory}
 
     def remove_unpacked(self, tell: Tell) -> None:
-        shutil.rmtree(os.path.join(self._root, "unpacked", self._hello["environment"]), ignore_errors=True)
+        directory = os.path.join(self._root, "unpacked", self._hello["environment"])
+        refuse_outside(self._root, directory)
+        shutil.rmtree(directory, ignore_errors=True)
 
     def store_get(self, tell: Tell, key: str) -> Dict[str, Any]:
         return {"content": self._text(key)}
@@ -802,14 +809,20 @@ class Worker:
         environment = self._hello["environment"]
         sweep = retention.Sweep()
         now = time.time()
-        retention.prune_logs(sweep, os.path.join(self._root, "logs"), keep, logs, now=now)
-        retention.prune_unpacked(
-            sweep,
-            os.path.join(self._root, "unpacked", environment),
-            self._lock_path(environment),
-            None if environment in self._locks else self._holder(),
-        )
-        retention.prune_worker_files(sweep, os.path.join(os.path.dirname(self._root), ".worker"), now=now)
+        top = os.path.dirname(self._root)
+        logs_directory, unpacked = os.path.join(self._root, "logs"), os.path.join(self._root, "unpacked", environment)
+        worker_files = os.path.join(top, ".worker")
+        if sweep.is_inside(self._root, os.path.join(logs_directory, ".")):
+            retention.prune_logs(sweep, logs_directory, keep, logs, now=now)
+        if sweep.is_inside(self._root, unpacked):
+            retention.prune_unpacked(
+                sweep,
+                unpacked,
+                self._lock_path(environment),
+                None if environment in self._locks else self._holder(),
+            )
+        if sweep.is_inside(top, os.path.join(worker_files, ".")):
+            retention.prune_worker_files(sweep, worker_files, now=now)
         return sweep.finish()
 
     # --- a deployment

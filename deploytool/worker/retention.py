@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -20,6 +21,7 @@ from . import locks
 from .announcement import is_open
 from .bus import Bus
 from .failure import Failure
+from .inside import leads_out
 
 #: Younger deployments and logs may be somebody's who is at it right now.
 YOUNG_SECONDS = 3600.0
@@ -96,6 +98,14 @@ class Sweep:
         self.removed: List[str] = []
         self.freed_bytes = 0
         self._trouble: List[OSError] = []
+
+    def is_inside(self, tree: str, path: str) -> bool:
+        """Whether the path lies inside of the tree, links followed; a link that leads out is trouble."""
+        found = leads_out(tree, path)
+        if found is not None:
+            reason = "a link leads to {}, out of {}, and is not followed".format(found[1], tree)
+            self._trouble.append(OSError(errno.ELOOP, reason, found[0]))
+        return found is None
 
     def file(self, path: str) -> None:
         with self._noting():
