@@ -97,6 +97,8 @@ def build_inputs(settings: "Settings", fetched: Fetched, compressor: str) -> Map
         "compressor": compressor,
         "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
         "tools": dict(fetched.tools),
+        # Most have nothing set up that changes a file; their releases of before stay what they are.
+        **({"conversion": fetched.conversion} if fetched.conversion else {}),
     }
 
 

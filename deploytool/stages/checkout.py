@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
-from deploytool.stages import git, inside, keeping, shell, versions
+from deploytool.stages import filters, git, inside, keeping, shell, versions
 from deploytool.stages.fetch import Fetched
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # younger than the work tree, is deceived by two commits in one second with files of equal size.)
 _SETTLE = r"""
 d_settle() {  # in the current directory, which has its own .git: $1 is the revision
-  local d_dir d_path d_list
+  local d_dir d_path d_list d_conversion d_filter d_required
   local d_here=(--git-dir=.git --work-tree=.)
   d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
   d_take_index "$d_dir"
@@ -25,6 +25,10 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
     rm -f -- "$d_dir/index"
     d_git "${d_here[@]}" read-tree "$1"
   fi
+  # Not in a subshell: it is looked up once.
+  d_attribute_files "$d_dir" >/dev/null
+  d_check_filters "$d_dir"
+  d_conversion=$(d_conversion "$d_dir")
 
   # A directory that was a submodule, or becomes one, is made anew with all the rest.
   d_git "${d_here[@]}" ls-files --stage -z | sed -z -n 's/^160000 [0-9a-f]* 0\t//p' >"$d_dir/deploytool-submodules.new"
@@ -37,16 +41,56 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
   find . -name .git -prune -o -type d ! -perm 755 -exec chmod 755 {} +
   d_git "${d_here[@]}" clean -ffdxq
   find . -name .git -prune -o -type f ! -perm 644 ! -perm 755 -exec chmod u=rwX,go=rX {} +
-  d_git "${d_here[@]}" update-index -q --refresh >/dev/null || true
-  d_git "${d_here[@]}" checkout-index --all --force --index --quiet
+  if [ "$(cat -- "$d_dir/deploytool-conversion" 2>/dev/null)" = "$d_conversion" ]; then
+    d_git "${d_here[@]}" update-index -q --refresh >/dev/null || true
+  else
+    # A refresh would find files unchanged that git would now write in another way: all are written again.
+    rm -f -- "$d_dir/index"
+    d_git "${d_here[@]}" read-tree "$1"
+  fi
+  # Where a filter fails, git would take the file as it is, unless the filter is required.
+  d_required=()
+  for d_filter in "${d_filters[@]}"; do
+    if d_makes_something "$d_filter"; then d_required+=(-c "filter.$d_filter.required=true"); fi
+  done
+  if ! d_git "${d_required[@]}" "${d_here[@]}" checkout-index --all --force --index --quiet; then
+    [ "${#d_filters[@]}" = 0 ] || d_fail "$d_filter_failed" "${d_filters[*]}"
+    return 1
+  fi
   d_git "${d_here[@]}" update-ref --no-deref HEAD "$1"
 
   while read -r -d '' -u 9 d_path; do
     d_submodule "$d_path"
   done 9<"$d_dir/deploytool-submodules"
   d_verify "$1"
+  d_refuse_pointers "$d_dir"
+  # In this order: an index without its conversion only means that all is written again.
+  rm -f -- "$d_dir/deploytool-conversion"
   cp -p -- "$d_dir/index" "$d_dir/deploytool-index.new"
   mv -- "$d_dir/deploytool-index.new" "$d_dir/deploytool-index"
+  printf '%s\n' "$d_conversion" >"$d_dir/deploytool-conversion"
+}
+
+d_makes_something() {  # the filter $1, on the way out of the repository
+  local d_kind
+  for d_kind in process smudge; do
+    if [ -n "$(d_git "${d_here[@]}" config --get "filter.$1.$d_kind")" ]; then return 0; fi
+  done
+  return 1
+}
+
+# Git LFS can be told to leave its pointers (`git lfs install --skip-smudge`): then nothing fails.
+d_refuse_pointers() {  # unless the settings or the revision ask for that
+  local d_name d_path
+  if [ -n "$d_skips_lfs" ] || d_git "${d_here[@]}" config --get-regexp '^lfs[.]fetch(include|exclude)$' >/dev/null ||
+     { [ -f .lfsconfig ] && d_git config --file .lfsconfig --get-regexp '^lfs[.]fetch(include|exclude)$' >/dev/null; }
+  then return 0; fi
+  while IFS=$'\t' read -r d_name d_path; do
+    if [ "$d_name" = lfs ] && [ -f "$d_path" ] && [ ! -L "$d_path" ] &&
+       [ "$(head -c 42 -- "$d_path" | tr -d '\0')" = "version https://git-lfs.github.com/spec/v1" ]; then
+      d_fail "$d_filter_failed" "lfs: $d_path is still a pointer"
+    fi
+  done < <(d_filtered "$1")
 }
 
 d_take_index() {  # $1 is the git directory
@@ -133,7 +177,7 @@ fi
 set -e
 case $d_status in
   0) ;;
-  "$d_submodule_failed") exit "$d_status" ;;
+  "$d_submodule_failed" | "$d_filter_missing" | "$d_filter_failed") exit "$d_status" ;;
   *) exit "$d_work_tree_not_clean" ;;
 esac
 """
@@ -189,11 +233,13 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
                     "d_shared": place.shared,
                     "d_revision": fetched.revision,
                     "d_linked_files": settings.build.linked_files,
+                    "d_skips_lfs": "yes" if "GIT_LFS_SKIP_SMUDGE" in settings.build.env else "",
                     **git.variables(git.remote(settings.repository)),
                 }
             ),
             git.PREPARE,
             inside.INSIDE,
+            filters.FILTERS,
             _SETTLE,
             keeping.aside(place, reuse=reuse),
             _CHECKOUT,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploytool.recipes import RECIPES
 from deploytool.release import Revision
-from deploytool.stages import git, shell, versions
+from deploytool.stages import filters, git, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value
 from deploytool.stages.versions import Unmanaged, unmanaged
@@ -129,6 +129,8 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
             COPY,
             _UPDATE,
             RESOLVE,
+            filters.FILTERS,
+            filters.IN_REVISION,
             versions.use(settings, versions.IN_REVISION),
             INPUTS,
         ),
@@ -180,11 +182,14 @@ class Fetched:
     tools: Mapping[str, str]
     #: versions that files ask for and no version manager sees to
     unmanaged: tuple[Unmanaged, ...] = ()
+    #: a digest of what git's configuration there makes of the revision's files; empty if it takes them as they are
+    conversion: str = ""
 
 
 def fetched(results: Sequence[str]) -> Fetched:
     """Read the result lines of `fetch`. Raises StepError where an answer is missing: an empty one must not pass."""
     linked_files = groups(results, "linked_file", r"([0-9a-f]{64})\t(.+)", "fetch")
+    conversion = groups(results, "conversion", "([0-9a-f]{64})", "fetch")
     return Fetched(
         revision=Revision(only_value(results, "revision", "[0-9a-f]{40}", "fetch")),
         kind=only_value(results, "kind", "heads|tags|sha", "fetch"),
@@ -193,4 +198,5 @@ def fetched(results: Sequence[str]) -> Fetched:
         linked_files=tuple(LinkedFileDigest(name, digest) for digest, name in linked_files),
         tools={each[0]: each[1] for each in groups(results, "tool", r"([^\t]+)\t(.*)", "fetch")},
         unmanaged=unmanaged(results, "fetch"),
+        conversion=conversion[0][0] if conversion else "",
     )

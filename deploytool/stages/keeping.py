@@ -311,5 +311,6 @@ def _known(settings: "Settings", fetched: "Fetched", commands: Sequence[str], in
         "subdirectory": settings.subdirectory,
         "tools": dict(fetched.tools),
         "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
+        **({"conversion": fetched.conversion} if fetched.conversion else {}),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

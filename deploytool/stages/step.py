@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from deploytool.errors import StepError
+from deploytool.stages.filters import missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Code(IntEnum):
     DIRECTORY_MISSING = 75
     VERSION_MISSING = 76
     PATH_LEADS_OUT = 77
+    FILTER_MISSING = 78
+    FILTER_FAILED = 79
 
 
 #: the same for the head of a script: `$d_unknown_revision` and so on
@@ -163,11 +166,19 @@ def explain(
                 hint="there, as the user that builds: "
                 + "; ".join(f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked),
             )
+        case Code.FILTER_MISSING:
+            return missing(problems)
+        case Code.FILTER_FAILED:
+            return StepError(
+                f"git's filters ({_listed(problems)}) could not make all files of the revision on the build server",
+                tail=tail,
+                hint=_joined("try `git clone` of the repository there, as the user that builds", where),
+            )
         case Code.PATH_LEADS_OUT:
             link, target, place = (*subject.split("\t", 2), "?", "")[:3]
-            where = f"which is {place}" if place else "and nothing is there"
+            reached = f"which is {place}" if place else "and nothing is there"
             return StepError(
-                f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({where})",
+                f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({reached})",
                 hint=f"nothing was removed or replaced there: make {link} a directory, or a link to something inside, "
                 "or correct the path in the settings (`build.linked_files`, `linked_dirs`, `linked_files`, "
                 "`subdirectory`)",

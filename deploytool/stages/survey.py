@@ -4,7 +4,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from deploytool.stages import git, shell, versions
+from deploytool.stages import filters, git, shell, versions
 from deploytool.stages.compare import COMPARE, variables
 from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
 from deploytool.stages.place import Place
@@ -94,6 +94,8 @@ def survey(settings: "Settings", place: Place, reference: str, live_revision: st
             COPY,
             _COPY_OF_A_MOMENT,
             RESOLVE,
+            filters.FILTERS,
+            filters.IN_REVISION,
             versions.use(settings, versions.IN_REVISION),
             INPUTS,
             COMPARE,
