@@ -121,7 +121,7 @@ d_attribute_files "$d_copy" >/dev/null
 def missing(problems: Sequence[str]) -> StepError:
     """The sentence for filters that are asked for and not set up: `problems` holds name, program and file of each."""
     files: dict[tuple[str, str], list[str]] = {}
-    for problem in problems:
+    for problem in problems or ("?",):
         name, program, path = (*problem.split("\t", 2), "?", "?")[:3]
         files.setdefault((name, program), []).append(path)
     said, hints = [], list[str]()

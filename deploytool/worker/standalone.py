@@ -507,6 +507,8 @@ class Inspection:
         try:
             with open(os.path.join(self._directory, lock), encoding="utf-8", errors="replace") as file:
                 text = file.read()
+            if lock == "Gemfile.lock" and self._gems_lie_elsewhere():
+                return False
             if lock == "Gemfile.lock":
                 return re.search(r"(?m)^    \S+ \(", text) is not None
             if lock == "requirements.txt":
@@ -514,6 +516,14 @@ class Inspection:
             with open(os.path.join(self._directory, "package.json"), encoding="utf-8", errors="replace") as file:
                 return bool(json.load(file).get("dependencies"))
         except (OSError, ValueError, AttributeError):
+            return False
+
+    def _gems_lie_elsewhere(self) -> bool:
+        """Whether Bundler's own configuration, which goes before the environment, has the system's gems used."""
+        try:
+            with open(os.path.join(self._directory, ".bundle/config"), encoding="utf-8", errors="replace") as file:
+                return re.search(r"(?m)^BUNDLE_(?:PATH__SYSTEM: \"?true|PATH: \"?/)", file.read()) is not None
+        except OSError:
             return False
 
     def _is_excluded(self, path: str) -> bool:

@@ -425,3 +425,11 @@ def test_lock_file_of_gems_asks_for_them(place: Place, lock: str, asks: bool) ->
         place.refused("Gemfile.lock asks for packages", demands=[demand])
         place.put("vendor/bundle/ruby/x")
     place.publish(demands=[demand])
+
+
+@pytest.mark.parametrize("config", ['BUNDLE_PATH__SYSTEM: "true"', 'BUNDLE_PATH: "/opt/gems"'])
+def test_gems_of_the_system_are_not_asked_for_in_the_release(place: Place, config: str) -> None:
+    place.put("Gemfile.lock", "GEM\n  specs:\n    rack (2.2)\n")
+    place.commit()
+    place.put(".bundle/config", f"---\n{config}\n")
+    place.publish(demands=[{"directory": "vendor/bundle", "locks": ["Gemfile.lock"], "unless": []}])
