@@ -6,6 +6,8 @@
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
+# make bare        make demo, make test and .ci/run on a Debian of its own with Python, git and make alone (needs root):
+#                  make bare BARE_ARGS=demo; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
@@ -18,8 +20,9 @@ STATE ?= var/playground
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+BARE_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test faults lint audit check docs bench soak playground playground-down \
+.PHONY: help venv demo demo-down parts test faults lint audit check docs bench soak bare playground playground-down \
   playground-status clean
 
 help:
@@ -95,6 +98,10 @@ bench: $(VENV)/.bench-stamp parts
 # Ends with a table; fails where a bound does not hold.
 soak: venv parts
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
+
+# From HEAD: what is not committed is not in it.
+bare: venv
+	$(BIN)/python -m tools.bare $(BARE_ARGS)
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)

@@ -27,13 +27,14 @@ _ROLE = {
     "go": _BY_HOST,
 }
 _HIDDEN = {"made": int, "made_names": _TEXTS, "ours": int, "ours_names": _TEXTS}
+_COMPRESSOR = {"name": str, "ready": bool, "warning": _MAYBE_TEXT}
 _FROZEN = {"why": str, "operator": str, "at": str}
 
 #: request → its answer
 ANSWERS: Mapping[str, Shape] = {
     "hello": {
-        **dict.fromkeys(("root", "python", "executable", "host", "user", "compressor"), str),
-        "compressor_hint": _MAYBE_TEXT,
+        **dict.fromkeys(("root", "python", "executable", "host", "user"), str),
+        "compressor": _COMPRESSOR,
         "pid": int,
         "time": float,
     },
@@ -44,6 +45,7 @@ ANSWERS: Mapping[str, Shape] = {
     "run": {"exit_code": int, "results": _TEXTS, "tail": _TEXTS, "timed_out": bool, "log": _MAYBE_TEXT},
     "name_log": {"log": str},
     "cancel": {},
+    "install_compressor": {"compressor": _COMPRESSOR},
     "publish_archive": {"checksum": str, "size_bytes": int, "unpacked_bytes": int, "links": {...: _HIDDEN}},
     "unpack_release": {"directory": str},
     "remove_unpacked": {},

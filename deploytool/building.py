@@ -126,7 +126,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
     for sentence in stages.unfit(fetched.unmanaged, fetched.tools):
         session.console.note(sentence)
-    key = build_key(build_inputs(session.settings, fetched, session.compressor))
+    key = build_key(build_inputs(session.settings, fetched, compressor_of(session)))
     new_id = begin_new_release_id(session, fetched.revision)
     found = find_built(session, key)
     unknown = unchecked(session.settings, found) if found is not None else ()
@@ -150,6 +150,17 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
         same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
         session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")
     return Built(release, reused=False)
+
+
+def compressor_of(session: Session) -> str:
+    """The name of what compresses on the build server. The worker installs its own first if it has none yet."""
+    found = session.compressor
+    if not found.ready:
+        with session.console.step(f"install {found.name}"):
+            found = session.install_compressor()
+    if found.warning:
+        session.console.note(found.warning)
+    return found.name
 
 
 def find_built(session: Session, key: str) -> Release | None:

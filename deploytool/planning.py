@@ -26,7 +26,7 @@ from deploytool.operator_hooks import OF_A_BUILD, Moment
 from deploytool.outcome import role_hosts
 from deploytool.proof import PROOFS, asked_proof
 from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
-from deploytool.session import Session
+from deploytool.session import Compressor, Session
 from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status
 from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
@@ -75,6 +75,8 @@ class Plan:
     reused: Release | None
     #: in the diffs, in place of the id that a build would give
     made_up_release: ReleaseId | None
+    #: what a build would compress with
+    compressor: Compressor
     #: None if nothing is live, or nobody can tell
     changes: Comparison | None
     #: the recipe's name
@@ -134,6 +136,7 @@ class Plan:
             "build": None if found is None else self.reused is None,
             "release": self.reused.id if self.reused else None,
             "made_up_release": self.made_up_release,
+            "compressor": asdict(self.compressor),
             **changes_record(self.changes),
             "hidden": {path: list(names) for path, names in self.hidden.items()},
             "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
@@ -194,7 +197,7 @@ def make_plan(session: Session, reference: str) -> Plan:
     except StepError as error:
         problems.append(error)
     if found is not None:
-        key = build_key(build_inputs(settings, found, session.compressor))
+        key = build_key(build_inputs(settings, found, session.compressor.name))
         reused = find_built(session, key)
         if reused is not None and unchecked(settings, reused):
             reused = None
@@ -224,6 +227,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         fetched=found,
         reused=reused,
         made_up_release=to_come.id if to_come else None,
+        compressor=session.compressor,
         changes=changes,
         recipe=settings.build.recipe,
         migrate=tuple(map(masking.text, settings.build.migrate)),
@@ -360,8 +364,18 @@ def _release_lines(plan: Plan) -> Iterator[str]:
         yield f"reuse: {plan.reused.id} is of equal inputs, built at {plan.reused.built_at}; nothing is built"
     elif plan.fetched is not None:
         yield "build: no release of equal inputs is in the store"
+        yield from _compressor_lines(plan.compressor)
     for path, names in plan.hidden.items():
         yield hides(path, names[:HIDDEN_SHOWN], len(names))
+
+
+def _compressor_lines(compressor: Compressor) -> Iterator[str]:
+    if compressor.warning is not None:
+        yield printable(compressor.warning)
+    elif not compressor.ready:
+        yield f"the build installs {printable(compressor.name)} on the build server first, to compress with"
+    elif compressor.name != "none":
+        yield f"the build compresses with {printable(compressor.name)}"
 
 
 def _migration_lines(plan: Plan) -> Iterator[str]:

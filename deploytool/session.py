@@ -34,6 +34,18 @@ RECEIVER = (sys.executable, "-m", "deploytool.receiver")
 
 
 @dataclass(frozen=True, slots=True)
+class Compressor:
+    """What compresses archives on the build server. Its name decides their bytes, and is an input of every build."""
+
+    #: with its version, as in "python-isal 1.7.2"
+    name: str
+    #: False: the worker installs it before the first build
+    ready: bool
+    #: if it stands in for the worker's own: why, what follows from that, and what to do
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A worker on the build server, for one command in one environment."""
 
@@ -48,10 +60,8 @@ class Session:
     clock_offset_seconds: float
     #: the Python that runs the worker: its version and its path
     python: str
-    #: what compresses archives there, with its version, as in "igzip 2.30.0"
-    compressor: str
-    #: how to get a quicker one
-    compressor_hint: str | None
+    #: what would compress an archive there
+    compressor: "Compressor"
     #: None if nobody is to be told
     notifications: "Notifications | None" = None
 
@@ -74,6 +84,11 @@ class Session:
             timeout_seconds=step.timeout_seconds,
         )
         return Begun(self.console, step, asked, quiet)
+
+    def install_compressor(self, *, again: bool = False) -> Compressor:
+        """The compressor of a build, installed first if it has to be. With `again`, also if that failed just now."""
+        answer = self.worker.ask("install_compressor", again=again)
+        return Compressor(**answer["compressor"])
 
     def hook(self, moment: Moment, outcome: Outcome) -> None:
         """Run the operator's own commands for this moment, if there are any. Raises HookError."""
@@ -252,8 +267,7 @@ def open_session(
             operator=operator,
             clock_offset_seconds=offset_seconds,
             python=f"{hello['python']} ({hello['executable']})",
-            compressor=hello["compressor"],
-            compressor_hint=hello["compressor_hint"],
+            compressor=Compressor(**hello["compressor"]),
             notifications=notifications,
         )
     finally:

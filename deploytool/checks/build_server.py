@@ -4,6 +4,7 @@ from deploytool import stages
 from deploytool.checks.finding import Check, tried
 from deploytool.errors import StepError
 from deploytool.session import Session
+from deploytool.worker.foreign import printable
 
 #: With less than this a build is not worth beginning: archives are made beside work tree, dependencies and logs.
 FREE_MB = 256
@@ -25,9 +26,9 @@ def programs_found(session: Session) -> str:
 
 
 def compressor_found(session: Session) -> str:
-    """What will compress archives; with how to get a quicker one, if there is."""
-    hint = session.compressor_hint
-    return session.compressor + (f"; for a quicker one {hint}" if hint else "")
+    """What compresses archives. The worker installs its own if it can; where it can't, a warning says what follows."""
+    found = session.install_compressor(again=True)
+    return found.name + (f"; {printable(found.warning)}" if found.warning else "")
 
 
 def space_found(session: Session) -> str:

@@ -267,6 +267,16 @@ def _own_sources() -> str:
     return "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for path in read)
 
 
+def debian_mirror() -> tuple[str, str | None]:
+    """The address of the mirror of Debian itself that this machine uses, and the file of its keys if one is named.
+
+    Raise PartMissing if there is none.
+    """
+    words = other_suite(_own_sources(), CONSUL_SUITE).split()
+    keys = next((word for word in words if "signed-by=" in word), "").strip("[]").partition("signed-by=")[2]
+    return words[-3], keys or None
+
+
 def other_suite(sources: str, suite: str) -> str:
     """A `sources.list` line for `suite` on the first mirror in `sources` that serves Debian itself.
 
@@ -292,7 +302,7 @@ def other_suite(sources: str, suite: str) -> str:
             signed = fields.get("signed-by", "")
             option = f"[signed-by={signed}] " if signed.startswith("/") else ""
             return f"deb {option}{fields['uris'].split()[0]} {suite} main\n"
-    raise PartMissing("consul: this machine's apt sources name no mirror of Debian to take it from.")
+    raise PartMissing("this machine's apt sources name no mirror of Debian.")
 
 
 def _link(name: str, program: Path, libraries: Sequence[Path] = ()) -> None:

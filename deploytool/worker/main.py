@@ -34,7 +34,7 @@ from .findings import Findings
 from .foreign import read_json
 from .inside import refuse_outside
 from .masking import Masking, secrets_in
-from .packages import packages_below
+from .own_isal import OwnIsal
 from .probe import probe_hosts
 from .processes import Groups, started_at
 from .standalone import Inspection
@@ -294,6 +294,7 @@ class Worker:
             "run": self.run,
             "name_log": self.name_log,
             "cancel": self.cancel,
+            "install_compressor": self.install_compressor,
             "publish_archive": self.publish_archive,
             "unpack_release": self.unpack_release,
             "remove_unpacked": self.remove_unpacked,
@@ -329,7 +330,8 @@ class Worker:
 
     def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
         """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only,
-        compression (as `build.compression`). The answer tells what will compress, with its version: `compressor`.
+        compression (as `build.compression`). `compressor` in the answer is the one that a build would use: its name with
+        its version, whether it is `ready` or a build installs it first, and a warning where it stands in for that one.
 
         A worker that was started, or once greeted, as one that writes nothing stays so.
         """
@@ -351,8 +353,7 @@ class Worker:
                 "the work area {} can't be made on the build server: {}".format(self._root, error.strerror),
                 hint="mend build.root, or the rights there",
             ) from error
-        self._compressor = compressors.choose(given.get("compression", "none"), packages_below(self._python_directory))
-        # After the choice, which looks for isal where the import of boto3 must not look yet.
+        self._compressor = compressors.choose(given.get("compression", "none"), self._own_isal)
         if given["store"]["url"].startswith("s3:"):
             threading.Thread(target=self._prepare_store, daemon=True).start()
         return {
@@ -363,9 +364,32 @@ class Worker:
             "user": getpass.getuser(),
             "pid": os.getpid(),
             "time": time.time(),
-            "compressor": self._compressor.name,
-            "compressor_hint": self._compressor.hint,
+            "compressor": self._about_compressor,
         }
+
+    @property
+    def _own_isal(self) -> OwnIsal:
+        return OwnIsal(self._python_directory, read_only=self._read_only)
+
+    @property
+    def _about_compressor(self) -> Dict[str, Any]:
+        return {
+            "name": self._compressor.name,
+            "ready": self._compressor.ready,
+            "warning": self._masking.text(self._compressor.warning) if self._compressor.warning else None,
+        }
+
+    def install_compressor(self, tell: Tell, again: bool) -> Dict[str, Any]:
+        """Install the worker's own compressor if it has to be; `compressor` is what compresses from now on.
+
+        If that failed less than an hour ago, it is tried with `again` only.
+        """
+        chosen = self._compressor
+        if not chosen.ready or (again and chosen.warning):
+            own = self._own_isal
+            why_not = own.install(self._groups, again=again, mask=self._masking.text)
+            self._compressor = compressors.after_installing(own, why_not)
+        return {"compressor": self._about_compressor}
 
     @property
     def _bus(self) -> Bus:
@@ -518,12 +542,14 @@ class Worker:
     def publish_archive(
         self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str, **inspected: Any
     ) -> Dict[str, Any]:
-        """Pack the tree and upload it under a new key, in one pass, by the compressor that `hello` told of.
+        """Pack the tree and upload it under a new key, in one pass, by the compressor of `hello`.
 
-        `inspected` is what `Inspection` must know to tell whether it stands alone.
+        A build has had it installed before, as its name is an input of the build. `inspected` is what `Inspection` must
+        know to tell whether the tree stands alone.
         """
         begin = time.monotonic()
         store = self._own_store
+        self.install_compressor(tell, again=False)
         if not os.path.isdir(directory):
             raise Failure("step", "the tree to pack, {}, is not there".format(directory))
         if inspected.get("workspace") is not None:

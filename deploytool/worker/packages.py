@@ -1,4 +1,4 @@
-"""Packages that the worker needs and its Python may lack, boto3 and isal: in a virtual environment, made once."""
+"""boto3, which the worker needs for S3 and its Python may lack: in a virtual environment, made once."""
 
 from __future__ import annotations
 
@@ -74,24 +74,18 @@ def import_boto3(python_directory: str, groups: Groups, *, read_only: bool) -> N
 
 
 def _make_environment(environment: str, groups: Groups) -> None:
-    """A new virtual environment with boto3; it appears whole or not at all. The caller holds its lock.
-
-    With isal, too, where there is no igzip and the package index has a binary for this Python: it only saves time.
-    """
+    """A new virtual environment with boto3; it appears whole or not at all. The caller holds its lock."""
     beside, unusable = environment + ".new", environment + ".old"
     for leftover in (beside, unusable):
         shutil.rmtree(leftover, ignore_errors=True)
     install = [os.path.join(beside, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input"]
-    make = [sys.executable, "-m", "venv", beside]
-    needed = [make, [*install, "boto3"]]
-    wished = [] if shutil.which("igzip") else [[*install, "--only-binary=:all:", "isal"]]
     try:
-        for command in (*needed, *wished):
+        for command in ([sys.executable, "-m", "venv", beside], [*install, "boto3"]):
             process = groups.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             output, _ = process.communicate()
             groups.finished(process)
             groups.refuse_if_cancelled("installing boto3")
-            if process.returncode != 0 and command in needed:
+            if process.returncode != 0:
                 raise Failure(
                     "step",
                     "the build server's {} has no boto3, and it can't be installed there: `{}` ended with exit "

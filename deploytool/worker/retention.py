@@ -22,6 +22,7 @@ from .announcement import is_open
 from .bus import Bus
 from .failure import Failure
 from .inside import leads_out
+from .own_isal import MARKER
 
 #: Younger deployments and logs may be somebody's who is at it right now.
 YOUNG_SECONDS = 3600.0
@@ -167,10 +168,15 @@ def prune_logs(sweep: Sweep, directory: str, keep: Sequence[str], newest: int, *
 
 
 def prune_worker_files(sweep: Sweep, directory: str, *, now: float) -> None:
-    """Remove the worker's file of versions that nobody has started for 30 days."""
+    """Remove the worker's file of versions that nobody has started for 30 days, and compressors as old."""
     for modified, path in sorted(_files(directory, "")):
         if WORKER_FILE.fullmatch(os.path.basename(path)) and now - modified > WORKER_FILE_SECONDS:
             sweep.file(path)
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        # The marker is touched whenever it is chosen.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if now - os.stat(os.path.join(directory, name, MARKER)).st_mtime > WORKER_FILE_SECONDS:
+                sweep.tree(os.path.join(directory, name))
 
 
 def prune_unpacked(sweep: Sweep, directory: str, lock_path: str, holder: Optional[Dict[str, Any]]) -> None:

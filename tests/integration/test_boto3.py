@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,24 +111,9 @@ def test_boto3_is_installed_once_and_a_damaged_installation_is_no_bug(
     assert left_in(tmp_path) == {ENVIRONMENT}
 
 
-def test_quick_gzip_comes_with_boto3_where_there_is_none(playground: Playground, bare: Path, tmp_path: Path) -> None:
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name in ("sh", "bash", "tar", "gzip", "rm"):
-        (programs / name).symlink_to(str(shutil.which(name)))
-    root = tmp_path / "root"
-    with worker(playground, bare, root, {"PATH": str(programs)}) as client:
-        # It is chosen for the whole session, whatever is installed meanwhile.
-        assert client.hello["compressor"].startswith("gzip ")
-        assert "install igzip" in client.hello["compressor_hint"]
+def test_only_the_compressor_is_installed_where_python_has_boto3(playground: Playground, tmp_path: Path) -> None:
+    # This one has it.
+    with worker(playground, Path(sys.executable).parent, tmp_path, {}) as client:
+        client.ask("install_compressor", again=False)
         assert client.ask("store_exists", key="releases/x") == {"exists": False}
-    (tmp_path / "tree").mkdir()
-    (tmp_path / "tree/file").write_text("hello " * 1000)
-    with worker(playground, bare, root, {"PATH": str(programs)}) as client:
-        assert client.hello["compressor"].startswith("python-isal ")
-        assert client.hello["compressor_hint"] is None
-        key = f"isal-{tmp_path.name}.tar.gz"
-        packed = client.ask("publish_archive", directory=str(tmp_path / "tree"), exclude=[], epoch=0, key=key)
-        found = client.ask("unpack_release", key=key, compression="gzip", checksum=packed["checksum"], name="r")
-    assert (Path(found["directory"]) / "file").read_text() == "hello " * 1000
-    assert packed["size_bytes"] < packed["unpacked_bytes"] / 10
+    assert [name.partition("-")[0] for name in left_in(tmp_path)] == ["isal"]

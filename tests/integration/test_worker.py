@@ -586,17 +586,17 @@ def test_tar_that_reports_trouble_publishes_nothing(
 
 
 def test_compressor_that_dies_publishes_nothing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "igzip", f"{TELLS_VERSION}head -c 10\nexit 3\n"))
-    with pytest.raises(StepError, match="packing failed: igzip ended with exit status 3"):
-        publish(start(), tree(tmp_path / "tree"), "a.tar.gz")
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "zstd", f"{TELLS_VERSION}head -c 10\nexit 3\n"))
+    with pytest.raises(StepError, match="packing failed: zstd ended with exit status 3"):
+        publish(start(compression="zstd"), tree(tmp_path / "tree"), "a.tar.gz")
     assert os.listdir(tmp_path / "store") == ["application.json"]
 
 
 def test_cancelling_a_pack_publishes_nothing(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
-        "PATH", fake_program(tmp_path / "bin", "igzip", f"{TELLS_VERSION}touch {tmp_path}/begun\nsleep 60\n")
+        "PATH", fake_program(tmp_path / "bin", "zstd", f"{TELLS_VERSION}touch {tmp_path}/begun\nsleep 60\n")
     )
-    worker = start()
+    worker = start(compression="zstd")
     asked = worker.start("publish_archive", directory=str(tree(tmp_path / "tree")), exclude=[], epoch=0, key="a")
     wait_until(lambda: (tmp_path / "begun").exists())
     worker.ask("cancel")

@@ -119,7 +119,8 @@ def test_any_other_answer_is_a_sentence(do: str, answer: Any) -> None:
     ["1" + "0" * 400, "1" + "0" * 5000, str(2**63), str(-(2**63) - 1), "1e300", "1e400", "-1e19", "NaN", "-Infinity"],
 )
 def test_number_that_64_bits_do_not_hold_is_no_answer(number: str) -> None:
-    hello = {**dict.fromkeys(ANSWERS["hello"], "x"), "pid": 1, "time": 1.5}
+    compressor = {"name": "gzip 1.12", "ready": True, "warning": None}
+    hello = {**dict.fromkeys(ANSWERS["hello"], "x"), "compressor": compressor, "pid": 1, "time": 1.5}
     for do, answer, name in (
         ("hello", hello, "time"),
         ("hello", hello, "pid"),
