@@ -42,13 +42,23 @@ LONG = (
 )
 
 
+# What this machine lacks of the programs that tests start: the project's own, once they are installed.
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(parts.programs_directory())])
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def _why_not(config: pytest.Config) -> str | None:
     """Why this machine can't have the playground; None if it can."""
     capture = config.pluginmanager.getplugin("capturemanager")
     try:
         check_namespaces()
         with capture.global_and_fixture_disabled():
-            used = parts.versions(parts.find_or_install(lambda line: print(line, flush=True)))
+            used = parts.versions(parts.find_or_install(_say))
+            for name in parts.PROGRAMS:
+                parts.find_or_install_program(name, _say)
             print("playground: " + ", ".join(f"{name} ({version})" for name, version in used.items()))
     except DeployError as error:
         return str(error)

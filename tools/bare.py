@@ -48,7 +48,9 @@ ABOUT_REGISTRIES = re.compile(
     r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|GIT_SSL_CAINFO|NODE_EXTRA_CA_CERTS|AWS_CA_BUNDLE"
 )
 #: What they say of directories of this machine, which the other one has not.
-ABOUT_THIS_MACHINE = re.compile(r"PIP_(FIND_LINKS|CACHE_DIR|TARGET|PREFIX)|GO(PATH|ROOT|BIN|MODCACHE|CACHE|TMPDIR)|UV_.*DIR")
+ABOUT_THIS_MACHINE = re.compile(
+    r"PIP_(FIND_LINKS|CACHE_DIR|TARGET|PREFIX)|GO(PATH|ROOT|BIN|MODCACHE|CACHE|TMPDIR)|UV_.*DIR"
+)
 #: The same in files: below /, and below a home.
 SYSTEM_FILES = ("etc/pip.conf", "etc/npmrc", "etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt")
 HOME_FILES = (".config/pip/pip.conf", ".pip/pip.conf", ".npmrc", ".config/go/env", ".gemrc", ".bundle/config", ".netrc")
@@ -86,7 +88,9 @@ class Machine:
 
     def run(self, command: str, *, directory: Path = Path("/"), as_root: bool = False, quiet: bool = False) -> int:
         """Run a shell command there; its exit code. All that it started ends with it."""
-        user = () if as_root or self.as_root else ("setpriv", f"--reuid={USER_ID}", f"--regid={USER_ID}", "--clear-groups")
+        user = (
+            () if as_root or self.as_root else ("setpriv", f"--reuid={USER_ID}", f"--regid={USER_ID}", "--clear-groups")
+        )
         variables = {
             **registry_variables(os.environ),
             "HOME": str(HOME) if not as_root else "/root",
@@ -133,7 +137,9 @@ def checked(argv: Sequence[str], doing: str, **options: object) -> None:
     """Run it with its output kept for a failure. Raises PartMissing."""
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)  # type: ignore[call-overload]
     if done.returncode != 0:
-        raise PartMissing(f"{doing} failed with exit code {done.returncode}", tail=(done.stdout + done.stderr).splitlines()[-15:])
+        raise PartMissing(
+            f"{doing} failed with exit code {done.returncode}", tail=(done.stdout + done.stderr).splitlines()[-15:]
+        )
 
 
 def debootstrap(within: Path) -> tuple[Sequence[str], Mapping[str, str]]:
@@ -144,7 +150,10 @@ def debootstrap(within: Path) -> tuple[Sequence[str], Mapping[str, str]]:
     place.mkdir()
     checked(["apt-get", "download", "debootstrap"], "downloading debootstrap", cwd=place)
     checked(["dpkg-deb", "-x", *map(str, place.glob("*.deb")), str(place)], "unpacking debootstrap")
-    return (str(place / "usr/sbin/debootstrap"),), {**os.environ, "DEBOOTSTRAP_DIR": str(place / "usr/share/debootstrap")}
+    return (str(place / "usr/sbin/debootstrap"),), {
+        **os.environ,
+        "DEBOOTSTRAP_DIR": str(place / "usr/share/debootstrap"),
+    }
 
 
 def make_machine(root: Path, within: Path, *, as_root: bool, awscli: bool) -> Machine:
@@ -179,10 +188,19 @@ def make_machine(root: Path, within: Path, *, as_root: bool, awscli: bool) -> Ma
 def copy_apt(root: Path) -> None:
     """The sources of this machine's apt, and what it needs for them; no setting that runs a program."""
     here, there = Path("/etc/apt"), root / "etc/apt"
-    for path in (*here.glob("sources.list"), *here.glob("sources.list.d/*"), *here.glob("auth.conf*/*"), here / "auth.conf"):
+    for path in (
+        *here.glob("sources.list"),
+        *here.glob("sources.list.d/*"),
+        *here.glob("auth.conf*/*"),
+        here / "auth.conf",
+    ):
         copy(path, there / path.relative_to(here))
     for path in here.glob("apt.conf.d/*"):
-        if path.is_file() and re.search(r"^\s*Acquire", path.read_text(), re.MULTILINE) and "-Invoke" not in path.read_text():
+        if (
+            path.is_file()
+            and re.search(r"^\s*Acquire", path.read_text(), re.MULTILINE)
+            and "-Invoke" not in path.read_text()
+        ):
             copy(path, there / path.relative_to(here))
     for keys in (Path("/usr/share/keyrings"), here / "keyrings", here / "trusted.gpg.d"):
         for path in keys.glob("*"):

