@@ -1,9 +1,9 @@
 """`make bare`: the README's commands and `.ci/run` on a machine that has Python, git and make, and nothing else.
 
 The machine is a Debian of its own in a temporary directory, made by debootstrap and entered in namespaces of its own:
-its processes end, and its mounts are gone, when this program ends, however that happens. It uses this machine's network,
-and what this machine's apt, pip, npm and go know of registries; nothing of that is written anywhere else. Each part
-begins in a fresh clone of HEAD, with an empty home.
+its processes end, and its mounts are gone, when this program ends, however that happens. It uses this machine's
+network, and what this machine's apt, pip, npm and go know of registries; nothing of that is written anywhere else. Each
+part begins in a fresh clone of HEAD, with an empty home.
 
     python -m tools.bare [PART…] [--as-root] [--awscli] [--pytest ARGS] [--run COMMAND] [--keep] [--within DIR]
 
@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deploytool.playground.parts import CHECKOUT, PartMissing, debian_mirror
 
@@ -33,6 +34,7 @@ PACKAGES = ("python3", "python3-venv", "git", "make", "ca-certificates")
 #: What a machine has where somebody installed awscli: its Python has boto3 for everybody.
 WITH_AWSCLI = ("awscli", "python3-boto3")
 USER, USER_ID = "bare", 1000
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (the other machine's)
 HOME, CLONE = Path("/home/bare"), Path("/home/bare/deploytool")
 
 #: part → the command that it stands for
@@ -64,7 +66,10 @@ mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount -t tmpfs -o mode=755 dev "$root/dev"
-for each in null zero full random urandom tty; do : >"$root/dev/$each"; mount --bind "/dev/$each" "$root/dev/$each"; done
+for each in null zero full random urandom tty; do
+  : >"$root/dev/$each"
+  mount --bind "/dev/$each" "$root/dev/$each"
+done
 mkdir "$root/dev/pts" "$root/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$root/dev/pts"
 mount -t tmpfs -o mode=1777 shm "$root/dev/shm"
@@ -133,13 +138,12 @@ def registry_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-def checked(argv: Sequence[str], doing: str, **options: object) -> None:
-    """Run it with its output kept for a failure. Raises PartMissing."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+def checked(argv: Sequence[str], doing: str, **options: Any) -> None:
+    """Run it; its output is shown if it fails. Raises PartMissing."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options)
     if done.returncode != 0:
-        raise PartMissing(
-            f"{doing} failed with exit code {done.returncode}", tail=(done.stdout + done.stderr).splitlines()[-15:]
-        )
+        tail = (done.stdout + done.stderr).splitlines()[-15:]
+        raise PartMissing(f"{doing} failed with exit code {done.returncode}", tail=tail)
 
 
 def debootstrap(within: Path) -> tuple[Sequence[str], Mapping[str, str]]:
@@ -188,28 +192,15 @@ def make_machine(root: Path, within: Path, *, as_root: bool, awscli: bool) -> Ma
 def copy_apt(root: Path) -> None:
     """The sources of this machine's apt, and what it needs for them; no setting that runs a program."""
     here, there = Path("/etc/apt"), root / "etc/apt"
-    for path in (
-        *here.glob("sources.list"),
-        *here.glob("sources.list.d/*"),
-        *here.glob("auth.conf*/*"),
-        here / "auth.conf",
-    ):
-        copy(path, there / path.relative_to(here))
-    for path in here.glob("apt.conf.d/*"):
-        if (
-            path.is_file()
-            and re.search(r"^\s*Acquire", path.read_text(), re.MULTILINE)
-            and "-Invoke" not in path.read_text()
-        ):
-            copy(path, there / path.relative_to(here))
+    (there / "sources.list").unlink(missing_ok=True)
+    for pattern in ("sources.list", "sources.list.d/*", "auth.conf", "auth.conf.d/*", "apt.conf.d/*"):
+        for path in here.glob(pattern):
+            is_setting = path.parent.name == "apt.conf.d"
+            if not is_setting or re.fullmatch(r"(Acquire::.*;|//.*|#.*|\s|\n)*", path.read_text()):
+                copy(path, there / path.relative_to(here))
     for keys in (Path("/usr/share/keyrings"), here / "keyrings", here / "trusted.gpg.d"):
         for path in keys.glob("*"):
             copy(path, root / path.relative_to("/"))
-    if not any((there / "sources.list.d").iterdir()):
-        return
-    # What debootstrap wrote is among them.
-    (there / "sources.list").unlink(missing_ok=True)
-    copy(here / "sources.list", there / "sources.list")
 
 
 def copy(path: Path, to: Path) -> None:
@@ -221,11 +212,10 @@ def copy(path: Path, to: Path) -> None:
 
 def begin_afresh(machine: Machine) -> None:
     """An empty home with a clone of HEAD in it, and nothing that a part before left in /tmp or /var/tmp."""
-    for left in (HOME, Path("/tmp"), Path("/var/tmp")):
+    for left, mode in ((HOME, 0o755), *((path, 0o1777) for path in TEMPORARY)):
         shutil.rmtree(machine.path(left), ignore_errors=True)
-        machine.path(left).mkdir(mode=0o1777 if left != HOME else 0o755)
-        if left != HOME:
-            machine.path(left).chmod(0o1777)
+        machine.path(left).mkdir()
+        machine.path(left).chmod(mode)
     for name in HOME_FILES:
         copy(Path.home() / name, machine.path(HOME) / name)
     checked(["git", "clone", "--quiet", "--no-hardlinks", str(CHECKOUT), str(machine.path(CLONE))], "cloning HEAD")
@@ -234,31 +224,28 @@ def begin_afresh(machine: Machine) -> None:
     checked(["chown", "-R", f"{owner}:{owner}", str(machine.path(HOME))], "giving the clone to its user")
 
 
-VERSIONS = """
-echo "Python $(python3 -c 'import sys; print(sys.version.split()[0])') ($(command -v python3)), $(git --version), $(make --version | head -n 1)"
-echo "packages of Debian: $(dpkg-query -f . -W | wc -c); packages of that Python: $(python3 - <<'PYTHON'
+VERSIONS = r"""
+echo "  $(python3 --version) ($(command -v python3)), $(git --version), $(make --version | head -n 1)"
+echo "  packages of Debian: $(dpkg-query -f . -W | wc -c); of that Python: $(python3 -c '
 from importlib.metadata import distributions
-print(", ".join(sorted("{} {}".format(each.metadata["Name"], each.version) for each in distributions())) or "none")
-PYTHON
-)"
+found = sorted("{} {}".format(each.metadata["Name"], each.version) for each in distributions())
+print(", ".join(found) or "none")')"
 """
-#: What a part has installed for itself: programs, and the worker's own packages.
-INSTALLED = """
-for each in .tools/bin/* .tools/programs/*; do
-  if test -e "$each"; then echo "  $each → $(readlink "$each" || echo 'a script')"; fi
-done
-for each in $(find / -xdev -path '*/.worker/isal-*' -prune -print -o -path '*/.worker/python3*' -prune -print 2>/dev/null | grep -vE '\\.(lock|failed)$' | head -n 8); do
-  echo "  $each"
-done
-if test -x .venv/bin/python; then echo "  .venv: $(.venv/bin/python -m pip list --format=freeze 2>/dev/null | tr '\\n' ' ')"; fi
-test ! -x .venv/bin/pytest || .venv/bin/python -m deploytool.playground parts
+#: What a part has installed for itself: programs, packages, and what workers have of their own.
+INSTALLED = r"""
+find .tools/bin .tools/programs -mindepth 1 -not -name '.*' 2>/dev/null | sort | sed 's/^/  /'
+find "$HOME" -xdev -path '*/.worker/*' -prune -type d 2>/dev/null | sort | head -n 8 | sed 's/^/  /'
+if test -x .venv/bin/python; then
+  echo "  packages in .venv: $(.venv/bin/python -m pip list --format=freeze 2>/dev/null | tr '\n' ' ')"
+fi
+if test -x .tools/bin/consul; then .venv/bin/python -m deploytool.playground parts; fi
 """
 
 
 @contextmanager
 def temporary(within: Path | None, keep: bool) -> Iterator[Path]:
     """A directory outside of every repository; gone in the end, unless it is to be kept."""
-    place = Path(tempfile.mkdtemp(prefix="deploytool-bare.", dir=within or "/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix="deploytool-bare.", dir=within or TEMPORARY[1]))
     place.chmod(0o755)
     try:
         yield place

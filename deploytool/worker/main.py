@@ -330,8 +330,8 @@ class Worker:
 
     def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
         """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only,
-        compression (as `build.compression`). `compressor` in the answer is the one that a build would use: its name with
-        its version, whether it is `ready` or a build installs it first, and a warning where it stands in for that one.
+        compression (as `build.compression`). `compressor` in the answer is the one that a build would use: its name
+        with its version, whether it is `ready` or a build installs it first, and a warning if it stands in for that.
 
         A worker that was started, or once greeted, as one that writes nothing stays so.
         """

@@ -55,9 +55,9 @@ with igzip_threaded.open(
 SAMPLE = b"deploytool " * 100_000
 
 
-def version_for(python: Sequence[int]) -> str:
+def version_for(python: Tuple[int, int]) -> str:
     """The version that the worker uses with this version of Python."""
-    return VERSION if tuple(python[:2]) <= (3, 13) else VERSION_FOR_LATER
+    return VERSION if python <= (3, 13) else VERSION_FOR_LATER
 
 
 class OwnIsal:
@@ -65,7 +65,7 @@ class OwnIsal:
 
     def __init__(self, home: str, *, read_only: bool = False) -> None:
         """`home` is the worker's directory for what it installs."""
-        self.version = version_for(sys.version_info)
+        self.version = version_for(sys.version_info[:2])
         self.directory = os.path.join(home, "isal-{}-{}".format(self.version, sys.implementation.cache_tag))
         self._home = home
         self._read_only = read_only
