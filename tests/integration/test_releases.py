@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ import yaml
 
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.worker.locks import acquire, read_holder
+from deploytool.worker.own_isal import VERSION
 from tests.integration.project import Project, Result
 from tests.integration.test_local import Local
 
@@ -29,6 +31,8 @@ pytestmark = pytest.mark.integration
 HOSTS = ("app1", "app2", "app3")
 RELEASES = Application("releases", (PlaygroundRole("web", HOSTS),))
 STAGES = Application("stages", (PlaygroundRole("web", HOSTS),))
+#: More than a block of the compressor's.
+LARGE = "".join(f"{number} is {number * number:x};" for number in range(100_000))
 ALL = {f"{host}/web" for host in HOSTS}
 
 
@@ -150,12 +154,42 @@ def test_rebuild_builds_what_is_there_already_and_is_reused_from_then_on(project
     assert_store_is_whole(project)
 
 
+def furnished_build_server(project: Project, directory: Path) -> None:
+    """Its user finds a Python with another isal, as with somebody's tools, and an igzip that would give other bytes."""
+    subprocess.run([sys.executable, "-m", "venv", directory / "python"], check=True)
+    pip = [directory / "python/bin/python", "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    subprocess.run([*pip, "boto3", f"isal<{VERSION}"], check=True)
+    programs = project.playground.directory / "bin"
+    other = '#!/bin/sh\n[ "$1" = --version ] && { echo 9.9; exit; }\nexec gzip -1\n'
+    # A link would not be of the virtual environment.
+    python = f'#!/bin/sh\nexec "{directory}/python/bin/python3" "$@"\n'
+    for name, text in {"igzip": other, "pigz": other, "python3": python}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+
+
 def test_same_tree_on_another_machine_gives_the_same_archive(project: Project, tmp_path: Path) -> None:
-    project.repository.commit({"b/éa": "x", "b/B": "y", "run.sh": "#!/bin/sh\n"})
+    programs = project.playground.directory / "bin"
+    before = set(programs.iterdir())
+    project.settings["build"]["root"] = str(tmp_path / "a root")
+    project.write()
+    furnished_build_server(project, tmp_path)
+    try:
+        build_in_two_places(project, tmp_path)
+    finally:
+        for added in set(programs.iterdir()) - before:
+            added.unlink()
+
+
+def build_in_two_places(project: Project, tmp_path: Path) -> None:
+    """Over SSH, where the build server has much that this machine has not; then here."""
+    project.repository.commit({"b/éa": "x", "b/B": "y", "large": LARGE, "run.sh": "#!/bin/sh\n"})
     (project.repository.directory / "run.sh").chmod(0o755)
     project.repository.commit({}, "modes")
     first = project.fab("playground", "build", "--json").json
-    # Another work area, store, umask, time zone and language; another clone of the repository.
+    python = next(line for line in project.fab("playground", "check").out.splitlines() if "build server:" in line)
+    assert f"{tmp_path}/python/bin/python3" in python, "its own Python is what was tried"
+    # Another Python, work area, store, umask, time zone and language; another clone of the repository.
     copied = tmp_path / "elsewhere"
     project.repository.git("clone", "--quiet", "--bare", str(project.repository.directory), str(copied))
     project.settings["repository"] = str(copied)

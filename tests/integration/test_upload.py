@@ -5,7 +5,6 @@ import http.client
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,9 @@ import pytest
 from deploytool.build_server import start_worker
 from deploytool.errors import StoreError
 from deploytool.playground import Playground
+from deploytool.playground.parts import PROGRAMS, find_or_install_program
 from deploytool.worker import compressors, multipart
+from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import DirectoryStore, S3Store
 from deploytool.worker_client import WorkerClient
@@ -403,20 +404,26 @@ def test_worker_stays_small_with_a_large_tree_of_many_files(
 COMPRESSION = {"igzip": "gzip", "python-isal": "gzip", "pigz": "gzip", "gzip": "gzip", "zstd": "zstd"}
 
 
-def chosen(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> compressors.Compressor:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> OwnIsal:
+    """The worker's own compressor, installed."""
+    own = OwnIsal(str(tmp_path_factory.mktemp("home")))
+    assert own.install(Groups(lambda running: None), again=True, mask=str) is None
+    return own
+
+
+def chosen(name: str, own: OwnIsal, directory: Path, monkeypatch: pytest.MonkeyPatch) -> compressors.Compressor:
     """The compressor of that name, as it is chosen on a machine that has no other one."""
     (directory / "bin").mkdir()
-    if name == "python-isal":
-        pytest.importorskip("isal.igzip_threaded")
-    else:
-        program = shutil.which(name)
-        if program is None:
-            pytest.skip(f"{name} is not installed")
-        (directory / "bin" / name).symlink_to(program)
-        monkeypatch.setattr(compressors, "_python_isal", lambda packages: None)
+    if name != "python-isal":
+        program = find_or_install_program(name, print) if name in PROGRAMS else shutil.which(name)
+        (directory / "bin" / name).symlink_to(str(program))
     with monkeypatch.context() as bare:
         bare.setenv("PATH", str(directory / "bin"))
-        found = compressors.choose(COMPRESSION[name], str(directory))
+        if name in ("python-isal", "zstd"):
+            found = compressors.choose(COMPRESSION[name], own)
+        else:
+            found = compressors.after_installing(own, "no index can be reached")
     assert found.name.startswith(name + " ")
     assert any(character.isdigit() for character in found.name)
     return found
@@ -424,9 +431,9 @@ def chosen(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> compr
 
 @pytest.mark.parametrize("name", COMPRESSION)
 def test_number_of_cores_and_cut_of_the_input_do_not_change_the_bytes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, own: OwnIsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv = chosen(name, tmp_path, monkeypatch).argv
+    argv = chosen(name, own, tmp_path, monkeypatch).argv
     assert argv is not None
     words = b"".join(b"%d is %x;" % (number, number * number) for number in range(300_000))
     content = words + os.urandom(3_000_000) + words
@@ -463,15 +470,20 @@ def test_number_of_cores_and_cut_of_the_input_do_not_change_the_bytes(
 def test_machine_without_any_compressor_says_which_one_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compressors, "_python_isal", lambda packages: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert [compressors.choose(each, "").name for each in ("gzip", "zstd", "none")] == ["gzip", "zstd", "none"]
+    own = OwnIsal(str(tmp_path))
+    assert compressors.after_installing(own, "no index can be reached").name == "gzip"
+    assert [compressors.choose(each, own).name for each in ("zstd", "none")] == ["zstd", "none"]
 
 
-def test_isal_that_can_not_be_imported_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "isal").mkdir()
-    (tmp_path / "isal/__init__.py").write_text("raise OSError('built for another processor')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [name for name in list(sys.modules) if name.partition(".")[0] == "isal"]:
-        monkeypatch.delitem(sys.modules, name)
-    assert compressors._python_isal(str(tmp_path / "none")) is None
+@pytest.mark.parametrize("name", ["igzip", "pigz", "gzip"])
+def test_compressor_that_stands_in_says_what_follows(
+    name: str, own: OwnIsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = chosen(name, own, tmp_path, monkeypatch).warning
+    assert warning is not None
+    assert warning.startswith(name + " ")
+    assert "(no index can be reached)" in warning
+    assert "other build servers make other bytes of the same tree" in warning
+    # igzip is as quick.
+    assert ("packing takes several times as long" in warning) == (name != "igzip")
