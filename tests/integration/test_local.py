@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploytool.worker.own_isal import VERSION
 from tests.integration.project import FABFILE, Repository, Result
 
 pytestmark = pytest.mark.integration
@@ -191,3 +192,52 @@ def test_quote_in_the_projects_path_has_a_sentence(tmp_path: Path) -> None:
     result = odd.fab("local", "deploy", "--json")
     assert result.code != 0
     assert json.loads(result.out)["error"]["message"]
+
+
+# --- the compressor
+
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+
+
+def compressor_line(result: Result) -> str:
+    (text,) = [check["text"] for check in result.json["checks"] if check["name"] == "compressor"]
+    assert isinstance(text, str)
+    return text
+
+
+def test_deploy_says_what_compresses_in_place_of_the_tools_own(local: Local) -> None:
+    own = f"python-isal {VERSION}"
+    plan = local.fab("local", "plan")
+    assert f"the build installs {own} on the build server first" in plan.out
+    assert not (local.directory / "var/build").exists()
+    result = local.fab("local", "build", env=NO_INDEX)
+    assert result.code == 0, result.err
+    assert f"install {own} …" in result.err
+    sentence = f"compresses the archives, because {own} can't be installed for "
+    assert sentence in result.err
+    # It is said each time, and not tried again each time.
+    again = local.fab("local", "build", "--rebuild")
+    assert sentence in again.err
+    assert f"install {own}" not in again.err
+    assert sentence in local.fab("local", "plan", "--branch", local.repository.commit({"VERSION": "2"})).out
+    # `check` tries at once, and says the same where it fails.
+    assert sentence in compressor_line(local.fab("local", "check", "--json", env=NO_INDEX))
+    assert compressor_line(local.fab("local", "check", "--json")) == own
+    # The compressor is an input of the build.
+    built = local.fab("local", "build")
+    assert "built release" in built.err
+    assert "compresses" not in built.err
+    plan = local.fab("local", "plan", "--json").json
+    assert plan["compressor"] == {"name": own, "ready": True, "warning": None}
+
+
+def test_commands_that_build_nothing_install_no_compressor(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    (own,) = (local.directory / "var/build/.worker").glob("isal-*-*[0-9]")
+    shutil.rmtree(own)
+    for command in (("status",), ("releases",), ("settings",), ("cleanup",), ("freeze", "--why", "x"), ("thaw",)):
+        assert local.fab("local", *command).code == 0
+    # No build is needed for these bytes, but a deploy has to know what would compress.
+    assert not own.exists()
+    assert local.fab("local", "deploy").code == 0
+    assert own.exists()

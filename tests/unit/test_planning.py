@@ -1,7 +1,7 @@
 """What a plan says, to people and in JSON; that its diff is honest about what only a build can tell."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from deploytool.planning import (
     release_to_come,
 )
 from deploytool.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
+from deploytool.session import Compressor
 from deploytool.stages import Commit, Comparison, Fetched
 from deploytool.status import HostStatus
 from deploytool.waves import Wave
@@ -32,6 +33,7 @@ DEPLOYMENT = DeploymentId("20260101T000001Zaaaa")
 REVISION = Revision("1a2b3c4" + "0" * 33)
 COMMIT = Commit(REVISION, "Sell more")
 FETCHED = Fetched(REVISION, "heads", 0, "Sell\x1b[2J more", (), {})
+OWN = Compressor("python-isal 1.7.2", ready=True, warning=None)
 CHANGES = Comparison(known=True, brings=(COMMIT,), brings_count=1)
 
 
@@ -45,6 +47,7 @@ def plan(**changes: Any) -> Plan:
         fetched=FETCHED,
         reused=None,
         made_up_release=ReleaseId("20260102T000000Z-1a2b3c4"),
+        compressor=OWN,
         changes=CHANGES,
         recipe="none",
         migrate=(),
@@ -77,6 +80,20 @@ def test_plan_begins_with_the_revision_and_the_commits_that_it_brings() -> None:
         "  1a2b3c4000 Sell more",
         "build: no release of equal inputs is in the store",
     ]
+
+
+@pytest.mark.parametrize(
+    ("compressor", "sentence"),
+    [
+        (OWN, "the build compresses with python-isal 1.7.2"),
+        (replace(OWN, ready=False), "the build installs python-isal 1.7.2 on the build server first"),
+        (Compressor("gzip 1.12", ready=True, warning="gzip 1.12 compresses, because"), "gzip 1.12 compresses, because"),
+    ],
+)
+def test_plan_names_the_compressor_that_a_build_would_use(compressor: Compressor, sentence: str) -> None:
+    assert sentence in text(compressor=compressor)
+    assert sentence not in text(compressor=compressor, reused=RELEASE)
+    assert plan(compressor=compressor).as_dict()["compressor"] == asdict(compressor)
 
 
 def test_plan_of_equal_inputs_names_the_release_that_is_used_again() -> None:
