@@ -40,6 +40,7 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
         sides += [Theirs(playground, directory, app, repository, tuned=tuned) for tuned in (False, True)]
     else:
         found.note(f"the peer was not measured: {reason}")
+    found.compressors |= {side.label: side.compressor for side in sides}
     clock, bucket = event_clock(playground), Bucket(playground)
     tree = directory / f"{app.name}-floor"
     for number in range(runs):

@@ -35,6 +35,7 @@ def measure(playground: Playground, directory: Path, found: Measurements, runs: 
     build = {"recipe": "django", "migrate": [], "env": shared["build"]["env"], "linked_files": [".env"]}
     side.project.settings["build"].update(build)
     side.project.write()
+    found.compressors[side.label] = side.compressor
     clock, bucket = event_clock(playground), Bucket(playground)
     tree, requirements = directory / "django-floor", repository.directory / "requirements.txt"
     for number in range(runs):

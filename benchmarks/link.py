@@ -19,6 +19,7 @@ def measure(playground: Playground, directory: Path, found: Measurements, runs: 
     apps.fill(apps.SMALL, repository)
     side = Ours(playground, directory / "link-project", apps.SMALL, repository, "gzip")
     near = side.project.settings["build"]["server"]
+    found.compressors[side.label] = side.compressor
     clock, bucket = event_clock(playground), Bucket(playground)
     with SlowLink(playground.ssh_port, round_trip_seconds=ROUND_TRIP_SECONDS) as link:
         far = f"{playground.user}@{playground.ssh_host}:{link.port}"

@@ -11,6 +11,8 @@ class Measurements:
 
     figures: dict[str, list[float]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    #: side → what compresses its archives, with its version
+    compressors: dict[str, str] = field(default_factory=dict)
     #: what was not measured, and why
     notes: list[str] = field(default_factory=list)
 
@@ -21,6 +23,11 @@ class Measurements:
     def note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+    def named(self, side: str) -> str:
+        """The side with its compressor, if that is known: "fab gzip (python-isal 1.7.2)"."""
+        compressor = self.compressors.get(side)
+        return f"{side} ({compressor})" if compressor else side
 
     def median(self, name: str) -> float | None:
         """None if it was not measured."""
@@ -45,5 +52,6 @@ class Measurements:
                 name: {"unit": self.units[name], "median": statistics.median(values), "values": values}
                 for name, values in self.figures.items()
             },
+            "compressors": self.compressors,
             "notes": self.notes,
         }

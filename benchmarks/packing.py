@@ -31,7 +31,7 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
         say(f"{app.name}, {name}: {seconds:.2f} s")
 
     with ExitStack() as stack:
-        workers = {each: stack.enter_context(_worker(playground, directory, each)) for each in SUFFIXES}
+        workers = {each: stack.enter_context(_worker(playground, directory, each, found)) for each in SUFFIXES}
         for number in range(runs):
             for compression, worker in workers.items():
                 # What was uploaded raw before is nothing that the worker packed.
@@ -59,7 +59,7 @@ def _packing(worker: WorkerClient, tree: Path, key: str) -> floors.Act:
 
 
 @contextmanager
-def _worker(playground: Playground, directory: Path, compression: str) -> Iterator[WorkerClient]:
+def _worker(playground: Playground, directory: Path, compression: str, found: Measurements) -> Iterator[WorkerClient]:
     """A worker that packs in this way, and has spoken to its store already, as one that builds has."""
     root = directory / f"root-{compression}"
     build: Any = SimpleNamespace(is_local=True, root=str(root), server="local")
@@ -83,6 +83,7 @@ def _worker(playground: Playground, directory: Path, compression: str) -> Iterat
             operator="bench",
             purpose="bench",
         )
+        found.compressors[f"fab {compression}"] = worker.ask("install_compressor", again=True)["compressor"]["name"]
         worker.ask("store_exists", key="nothing")
         yield worker
     finally:

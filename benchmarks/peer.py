@@ -5,6 +5,7 @@ from PATH, and rsync and consul are the playground's; all files it needs are wri
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -85,6 +86,13 @@ class Archiver:
 
 PLAIN = Archiver("gzip", "", "tar.gz")
 TUNED = Archiver("zstd", "-T0 -1", "tar.zst")
+
+
+def version(archiver: Archiver) -> str:
+    """What it packs with, as in "gzip 1.12"."""
+    said = subprocess.run([archiver.program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    return " ".join(filter(None, (archiver.program, found and found.group(), archiver.option)))
 
 
 def why_not() -> str | None:

@@ -111,9 +111,11 @@ def must_reach(found: Measurements) -> list[Row]:
 
     def against(case: str, app: str, compression: str, limit: float, other: str = PEER) -> None:
         name = f"{app}/{case}"
-        words = f"{app} app, {case}, {compression}"
-        ours = found.median(f"{name}/fab {compression}")
-        rows.append(Row(words, ours, limit, beside=found.median(f"{name}/{other}"), beside_name=other))
+        side = f"fab {compression}"
+        by = f" by {found.compressors[side]}" if side in found.compressors else ""
+        words = f"{app} app, {case}, {compression}{by}"
+        beside = found.median(f"{name}/{other}")
+        rows.append(Row(words, found.median(f"{name}/{side}"), limit, beside=beside, beside_name=found.named(other)))
 
     for case in (UNCHANGED, CHANGED):
         against(case, "large", "gzip", 0.25)
@@ -167,8 +169,9 @@ def _packing(found: Measurements, compression: str) -> Row:
     }
     names = [name for name in fastest.values() if name is not None]
     slower = max(names, key=lambda name: pipes[name]) if len(names) == len(fastest) else None
+    by = found.compressors.get(f"fab {compression}")
     return Row(
-        f"pack + hash + upload, {compression}",
+        f"pack + hash + upload, {compression}" + (f" by {by}" if by else ""),
         found.median(f"large/pack, hash, upload/{compression}"),
         1.15,
         beside=pipes[slower] if slower else None,
@@ -214,7 +217,7 @@ def deploy_table(found: Measurements) -> str:
                 median("uploaded", "MB"),
                 median("peak memory/operator", "MB"),
                 median("peak memory/worker", "MB"),
-                side,
+                found.named(side),
             ]
         )
     return table(header, rows)
@@ -230,7 +233,7 @@ def phase_table(found: Measurements) -> str:
         spent = found.below(f"{name}/phase/")
         whole = found.median(f"{name}/whole command") or 0
         cells = [figure(spent[phase], "s") if phase in spent else "" for phase in phases]
-        rows.append([case.replace("/", ", "), *cells, figure(whole - sum(spent.values()), "s"), side])
+        rows.append([case.replace("/", ", "), *cells, figure(whole - sum(spent.values()), "s"), found.named(side)])
     return table(["phases", *phases, "the rest", "by"], rows)
 
 

@@ -34,6 +34,10 @@ class Side(Protocol):
     #: the cases in which it is of interest
     cases: tuple[str, ...]
 
+    @property
+    def compressor(self) -> str:
+        """What compresses its archives, with its version."""
+
     def forget(self) -> None:
         """Remove all that it keeps on the build server."""
 
@@ -55,6 +59,12 @@ class Ours:
         self.project.settings["repository"] = repository_url(repository)
         self.project.settings["build"]["compression"] = compression
         self.project.write()
+
+    @property
+    def compressor(self) -> str:
+        """As `check` has it, which installs the worker's own if need be: no build is measured with that."""
+        checks = self.project.fab("playground", "check", "--json").json["checks"]
+        return next(str(check["text"]) for check in checks if check["name"] == "compressor")
 
     def forget(self) -> None:
         shutil.rmtree(self.playground.build_root / self.name, ignore_errors=True)
@@ -79,6 +89,7 @@ class Theirs:
         self.playground = playground
         name = f"{app.name}-peer-{'tuned' if tuned else 'plain'}"
         archiver = peer.TUNED if tuned else peer.PLAIN
+        self.compressor = peer.version(archiver)
         self.peer = peer.Peer(playground, directory / name, name, repository_url(repository), archiver)
 
     def forget(self) -> None:

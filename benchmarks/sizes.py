@@ -60,6 +60,7 @@ def measure(
         repository = Repository(directory / app.name)
         apps.fill(app, repository)
         side = Ours(playground, directory, app, repository, "gzip")
+        found.compressors[side.label] = side.compressor
         for number in range(runs):
             repository.commit({}, f"{COLD}, {number}")
             side.forget()

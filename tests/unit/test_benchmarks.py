@@ -58,6 +58,17 @@ def test_the_median_of_a_side_is_compared_with_the_median_of_the_peer() -> None:
     assert (row.ours, row.beside, row.judged) == (3.0, 20.0, 0.15)
 
 
+def test_the_compressor_of_each_side_is_named() -> None:
+    measured = found(**{"large/unchanged/fab gzip": 2.0, "large/unchanged/peer": 10.0})
+    measured.add("large/unchanged/fab gzip/whole command", 3.0)
+    measured.add("large/unchanged/peer/whole command", 12.0)
+    measured.compressors |= {"fab gzip": "python-isal 1.7.2", "peer": "gzip 1.12"}
+    (row,) = [row for row in must_reach(measured) if row.case == f"{LARGE_UNCHANGED} by python-isal 1.7.2"]
+    assert (row.beside_name, row.judged) == ("peer (gzip 1.12)", 0.2)
+    lines = report.deploy_table(measured).splitlines()
+    assert [line.rpartition("  ")[2] for line in lines[2:]] == ["fab gzip (python-isal 1.7.2)", "peer (gzip 1.12)"]
+
+
 def test_packing_is_compared_with_the_slower_of_the_fastest_pipe_and_the_fastest_upload() -> None:
     measured = found(
         **{
