@@ -19,6 +19,7 @@ from deploytool.worker.bus import Bus
 from deploytool.worker.consul import Consul
 from deploytool.worker.directory_bus import DirectoryBus
 from deploytool.worker.failure import Failure
+from deploytool.worker.own_isal import MARKER
 from deploytool.worker.retention import prune_deployments
 from deploytool.worker_client import WorkerClient
 
@@ -424,6 +425,20 @@ def test_worker_files_that_nobody_started_for_a_month_go(start: Start, tmp_path:
     other = log(home, "python3.11.lock", 24 * 365)
     assert worker.ask("prune_build_server", keep=[], logs=5)["removed"] == [str(path) for path in unused]
     assert sorted(home.iterdir()) == sorted([*ours, used, other])
+
+
+def test_compressor_that_nobody_has_used_for_a_month_goes(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    home = tmp_path / "root/.worker"
+    for name, age in (("isal-1.0.0-cpython-38", 31), ("isal-9.9.9-cpython-38", 29)):
+        (home / name / "isal").mkdir(parents=True)
+        log(home / name, MARKER, 24 * age)
+    # Half made; whoever installs it next removes it.
+    (home / "isal-1.0.0-cpython-38.new").mkdir()
+    old = home / "isal-1.0.0-cpython-38"
+    assert worker.ask("prune_build_server", keep=[], logs=5)["removed"] == [str(old)]
+    assert not old.exists()
+    assert (home / "isal-9.9.9-cpython-38").exists()
 
 
 def test_worker_file_that_is_started_counts_as_used(start: Start, tmp_path: Path) -> None:
