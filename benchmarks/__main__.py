@@ -8,6 +8,7 @@ one that is interrupted leaves what it has.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from benchmarks.place import measuring_place
 from benchmarks.watching import CommandFailed
 from deploytool.errors import DeployError
 from deploytool.playground import Playground
-from deploytool.playground.parts import CHECKOUT
+from deploytool.playground.parts import CHECKOUT, programs_directory
 
 RUNS, QUICK_RUNS, SIZE_RUNS = 5, 1, 2
 GOOD_RUNS, ROLLBACK_RUNS = 10, 2
@@ -146,6 +147,8 @@ def main() -> int:
     unknown = [name for name in given.parts if name not in EVERY]
     if unknown:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(EVERY)}")
+    # What this machine lacks of them, for the floors: `make parts` has installed it.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(programs_directory())])
     # `kill` must leave no mount and no playground behind either.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     runs = given.runs or (QUICK_RUNS if given.quick else RUNS)
