@@ -131,46 +131,48 @@ def test_build_servers_with_other_programs_and_packages_give_the_same_bytes(
     assert len(found) == 1
 
 
-def test_compressor_is_installed_once_and_then_needs_no_index(bare: Path, tmp_path: Path) -> None:
+def test_compressor_is_installed_once_and_then_needs_no_index(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         client.install()
     made = (root / ".worker" / DIRECTORY).stat().st_ino
-    with worker(bare, root, NO_INDEX) as client:
+    with worker(furnished, root, NO_INDEX) as client:
         assert client.compressor == {"name": NAME, "ready": True, "warning": None}
         packed(client, tree(tmp_path / "tree"))
     assert (root / ".worker" / DIRECTORY).stat().st_ino == made
 
 
-def test_two_workers_at_once_install_it_once(bare: Path, tmp_path: Path) -> None:
+def test_two_workers_at_once_install_it_once(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root) as one, worker(bare, root) as two:
+    with worker(furnished, root) as one, worker(furnished, root) as two:
         asked = [each.start("install_compressor", again=False) for each in (one, two)]
         assert [each.answer()["compressor"]["name"] for each in asked] == [NAME, NAME]
     assert installed(root) == {DIRECTORY}
 
 
 @pytest.mark.parametrize("left", ["isal/igzip_threaded.py", "installed.json"])
-def test_compressor_that_a_cleaner_of_old_files_took_is_installed_again(left: str, bare: Path, tmp_path: Path) -> None:
+def test_compressor_that_a_cleaner_of_old_files_took_is_installed_again(
+    left: str, furnished: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "root"
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         client.install()
     (root / ".worker" / DIRECTORY / left).unlink()
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         assert not client.compressor["ready"]
         assert client.install()["ready"]
         packed(client, tree(tmp_path / "tree"))
     assert installed(root) == {DIRECTORY}
 
 
-def test_environment_of_the_version_before_stays_and_its_isal_is_not_used(bare: Path, tmp_path: Path) -> None:
+def test_environment_of_the_version_before_stays_and_its_isal_is_not_used(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     before = root / ".worker" / version / "lib" / version / "site-packages"
     for name in ("boto3", "isal"):
         (before / name).mkdir(parents=True)
         (before / name / "__init__.py").write_text("raise SystemExit('this one is used')\n")
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         assert client.install()["name"] == NAME
         packed(client, tree(tmp_path / "tree"))
     assert installed(root) == {DIRECTORY, version}
@@ -203,18 +205,18 @@ def test_index_that_cannot_be_reached_is_said_and_costs_no_second_deploy_its_tim
         assert client.compressor["name"] == NAME
 
 
-def test_failure_is_tried_again_after_an_hour(bare: Path, tmp_path: Path) -> None:
+def test_failure_is_tried_again_after_an_hour(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root, NO_INDEX) as client:
+    with worker(furnished, root, NO_INDEX) as client:
         client.install()
     record = root / ".worker" / f"{DIRECTORY}.failed"
     said = json.loads(record.read_text())
     for moment in (time.time() - RETRY_SECONDS - 1, time.time() + 86400):
         record.write_text(json.dumps({**said, "at": moment}))
-        with worker(bare, root, NO_INDEX) as client:
+        with worker(furnished, root, NO_INDEX) as client:
             assert client.compressor == {"name": NAME, "ready": False, "warning": None}
     record.write_text("half a rec")
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         assert client.install()["name"] == NAME
 
 
@@ -237,36 +239,36 @@ def test_python_without_pip_and_ensurepip_falls_back_and_says_so_at_once(bare: P
     assert list((root / ".worker").glob("*.failed")) == []
 
 
-def test_environment_that_cannot_be_made_falls_back_and_says_so(bare: Path, tmp_path: Path) -> None:
+def test_environment_that_cannot_be_made_falls_back_and_says_so(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         (root / ".worker" / f"{DIRECTORY}.lock").mkdir()
         assert "Is a directory" in client.install()["warning"]
         packed(client, tree(tmp_path / "tree"))
 
 
-def test_worker_that_writes_nothing_names_the_compressor_of_a_build(bare: Path, tmp_path: Path) -> None:
+def test_worker_that_writes_nothing_names_the_compressor_of_a_build(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root, read_only=True) as client:
+    with worker(furnished, root, read_only=True) as client:
         assert client.compressor == {"name": NAME, "ready": False, "warning": None}
     assert not root.exists()
-    with worker(bare, root, NO_INDEX) as client:
+    with worker(furnished, root, NO_INDEX) as client:
         warning = client.install()["warning"]
     before = {path.name: path.stat().st_mtime_ns for path in (root / ".worker").iterdir()}
-    with worker(bare, root, read_only=True) as client:
+    with worker(furnished, root, read_only=True) as client:
         assert client.compressor["warning"] == warning
     assert {path.name: path.stat().st_mtime_ns for path in (root / ".worker").iterdir()} == before
 
 
-def test_greeting_starts_no_process_and_imports_nothing_of_it(bare: Path, tmp_path: Path) -> None:
+def test_greeting_starts_no_process_and_imports_nothing_of_it(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    with worker(bare, root) as client:
+    with worker(furnished, root) as client:
         client.install()
     # Whoever starts a program now leaves a trace.
     path = tmp_path / "bin"
     for name in ("igzip", "pigz", "gzip"):
         fake_program(path, name, f"touch {tmp_path}/started\n{TELLS_VERSION}")
-    with worker(bare, root, {"PATH": f"{path}:{os.environ['PATH']}"}) as client:
+    with worker(furnished, root, {"PATH": f"{path}:{os.environ['PATH']}"}) as client:
         assert client.compressor["ready"]
         maps = Path(f"/proc/{client.hello['pid']}/maps").read_text()
     assert not (tmp_path / "started").exists()
@@ -309,15 +311,38 @@ def test_index_that_never_answers_is_given_up_within_its_limit(tmp_path: Path, m
     assert own.refusal() == why
 
 
+def python_with_pip(python: Path, directory: Path, program: str) -> Path:
+    """The directory of a `python3` whose pip is this program."""
+    shutil.copytree(python.parent, directory / "python", symlinks=True)
+    pip = next((directory / "python/lib").glob("python*/site-packages")) / "pip"
+    pip.mkdir()
+    (pip / "__init__.py").touch()
+    (pip / "__main__.py").write_text(program)
+    return directory / "python/bin"
+
+
 def test_what_an_index_asks_for_is_masked_in_the_sentence(bare: Path, tmp_path: Path) -> None:
-    fake = tmp_path / "fake"
-    fake.mkdir()
-    shutil.copytree(bare.parent, fake / "python", symlinks=True)
-    site = next((fake / "python/lib").glob("python*/site-packages"))
-    (site / "pip").mkdir()
-    (site / "pip/__init__.py").touch()
-    (site / "pip/__main__.py").write_text("import sys\nsys.exit('ERROR: no access with a-token-of-the-index')\n")
+    fake = python_with_pip(bare, tmp_path, "import sys\nsys.exit('ERROR: no access with a-token-of-the-index')\n")
     root = tmp_path / "root"
-    with worker(fake / "python/bin", root) as client:
+    with worker(fake, root) as client:
         assert "ERROR: no access with ***)" in client.install()["warning"]
     assert "a-token-of-the-index" not in (root / ".worker" / f"{DIRECTORY}.failed").read_text()
+
+
+def test_compressor_that_does_not_run_on_this_machine_is_not_used(bare: Path, tmp_path: Path) -> None:
+    fake = python_with_pip(
+        bare,
+        tmp_path,
+        "import os, sys\n"
+        "module = os.path.join(sys.argv[sys.argv.index('--target') + 1], 'isal')\n"
+        "os.makedirs(module)\n"
+        "with open(os.path.join(module, '__init__.py'), 'w') as file:\n"
+        "    file.write('raise OSError(\"built for another processor\")')\n",
+    )
+    root = tmp_path / "root"
+    with worker(fake, root) as client:
+        found = client.install()
+        assert "exit status 1: OSError: built for another processor" in found["warning"]
+        packed(client, tree(tmp_path / "tree"))
+    with worker(fake, root) as client:
+        assert client.compressor == found
