@@ -125,8 +125,9 @@ class OwnIsal:
                 self._wait_for(lock.fileno(), groups)
                 if self.is_whole():
                     return None
-                if self._failed_since(asked):
-                    return self.refusal()
+                why = self.refusal() if self._failed_since(asked) else None
+                if why is not None:
+                    return why
                 self._make(groups)
         except _CanNotBeHad as error:
             why = mask(str(error))
@@ -198,6 +199,8 @@ class OwnIsal:
         except (EOFError, gzip.BadGzipFile) as error:
             raise _CanNotBeHad("what it compresses can't be read again: {}".format(error)) from error
         finally:
+            if not os.path.exists(self._marker):
+                shutil.rmtree(self.directory, ignore_errors=True)
             for leftover in leftovers:
                 shutil.rmtree(leftover, ignore_errors=True)
 

@@ -344,5 +344,6 @@ def test_compressor_that_does_not_run_on_this_machine_is_not_used(bare: Path, tm
         found = client.install()
         assert "exit status 1: OSError: built for another processor" in found["warning"]
         packed(client, tree(tmp_path / "tree"))
+    assert installed(root) == set()
     with worker(fake, root) as client:
         assert client.compressor == found
