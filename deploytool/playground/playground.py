@@ -889,7 +889,8 @@ class Playground:
                     "service": None,
                     "nodes": None if by_metadata else list(role.hosts),
                 },
-                **(SHOP_ROLES.get(role.name, {}) if application.name == SHOP.name else {}),
+                # Hosts share one network here, so that each has a port of its own, in its `.env`.
+                **(SHOP_ROLES.get(role.name, {}) if application.name == SHOP.name else {"verify": {"port": None}}),
             }
         return {
             "application": application.name,

@@ -140,8 +140,9 @@ def _django(texts: Mapping[str, str]) -> str | None:
 
 
 _KINDS = (
-    _Kind("rails", _rails, "sudo systemctl reload-or-restart {}", "{pid_file: tmp/pids/server.pid}"),
-    _Kind("django", _django, "sudo systemctl reload-or-restart {}", "{pid_file: tmp/pids/gunicorn.pid}"),
+    _Kind("rails", _rails, "sudo systemctl reload-or-restart {}", "{port: 3000, pid_file: tmp/pids/server.pid}"),
+    # Not by a reload: gunicorn's master would fork workers with the old release's packages.
+    _Kind("django", _django, "sudo systemctl restart {}", "{port: 8000, pid_file: tmp/pids/gunicorn.pid}"),
     _Kind(
         "node",
         lambda texts: "there is a package.json" if "package.json" in texts else None,
