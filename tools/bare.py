@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ PARTS: Mapping[str, str] = {
     "test": "make test",
     "ci": ".ci/run",
 }
+
+#: The disks of tests/faults are mounted, which nobody else may.
+NEEDING_ROOT = ("ci",)
 
 #: Prefixes and names of variables that say where registries are and whom to trust.
 ABOUT_REGISTRIES = re.compile(
@@ -263,7 +266,7 @@ def say(line: str) -> None:
 
 def run_part(machine: Machine, name: str, command: str) -> int:
     begin_afresh(machine)
-    say(f"{name}: {command}")
+    say(f"{name}, as {'root' if machine.as_root else 'an ordinary user'}: {command}")
     begin = time.monotonic()
     status = machine.run(command, directory=CLONE)
     say(f"{name}: exit code {status} after {time.monotonic() - begin:.0f} s; what it was found in:")
@@ -274,7 +277,9 @@ def run_part(machine: Machine, name: str, command: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bare", description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--as-root", action="store_true", help="work there as root (default: an ordinary user)")
+    parser.add_argument(
+        "--as-root", action="store_true", help="work there as root (default: an ordinary user, but for ci)"
+    )
     parser.add_argument("--awscli", action="store_true", help="with awscli and boto3 in the machine's Python")
     parser.add_argument("--pytest", metavar="ARGS", default="", help="for `test`: arguments of pytest, such as files")
     parser.add_argument("--run", metavar="COMMAND", action="append", default=[], help="run this in a clone, too")
@@ -322,7 +327,11 @@ def run_all(machine: Machine, commands: Mapping[str, str]) -> dict[str, int]:
     begin_afresh(machine)
     say(f"the machine, as {'root' if machine.as_root else 'an ordinary user'}:")
     machine.run(VERSIONS, directory=CLONE)
-    return {name: run_part(machine, name, command) for name, command in commands.items()}
+    as_root = replace(machine, as_root=True)
+    return {
+        name: run_part(as_root if name in NEEDING_ROOT else machine, name, command)
+        for name, command in commands.items()
+    }
 
 
 if __name__ == "__main__":

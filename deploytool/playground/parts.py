@@ -35,6 +35,7 @@ PROGRAMS = {
     "pkill": "procps",
     "curl": "curl",
     "wget": "wget",
+    "unzip": "unzip",
     "zstd": "zstd",
     "igzip": "isal",
     "pigz": "pigz",

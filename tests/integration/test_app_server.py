@@ -234,8 +234,12 @@ for file in passwd group shadow gshadow login.defs nsswitch.conf ld.so.cache ld.
   [ ! -e "/etc/$file" ] || cp -RL "/etc/$file" etc
 done
 cp "$2" root/setup.sh
-shift 2
-PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec chroot "$root" /bin/sh -c "$@"
+# What a small Debian lacks, as a package manager would have brought it.
+mkdir -p ".$3"
+mount --bind "$3" ".$3"
+programs=$3/programs
+shift 3
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$programs exec chroot "$root" /bin/sh -c "$@"
 """
 
 
@@ -283,7 +287,7 @@ def run_in_a_root_of_its_own(script: str, command: str, tmp_path: Path) -> "subp
     (tmp_path / "setup.sh").write_text(script)
     (tmp_path / "root").mkdir(exist_ok=True)
     as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), command]
+    arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), str(TOOLS), command]
     return subprocess.run(
         ["unshare", *as_root, "--mount", "sh", "-c", ROOT_OF_ITS_OWN, "sh", *arguments],
         stdin=subprocess.DEVNULL,
