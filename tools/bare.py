@@ -277,9 +277,7 @@ def run_part(machine: Machine, name: str, command: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bare", description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument(
-        "--as-root", action="store_true", help="work there as root (default: a user, but for ci)"
-    )
+    parser.add_argument("--as-root", action="store_true", help="work there as root (default: a user, but for ci)")
     parser.add_argument("--awscli", action="store_true", help="with awscli and boto3 in the machine's Python")
     parser.add_argument("--pytest", metavar="ARGS", default="", help="for `test`: arguments of pytest, such as files")
     parser.add_argument("--run", metavar="COMMAND", action="append", default=[], help="run this in a clone, too")

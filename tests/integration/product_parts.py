@@ -58,8 +58,12 @@ def ruby_programs() -> Path:
             native / "rubygems-integration" / version,
             root / "usr/lib/ruby/gems" / version,
         ]
+        # Where bundler would install gems, had it to; it wants to be able to.
+        own = root / "var/lib/gems" / version
+        own.mkdir(parents=True, exist_ok=True)
         script = [
             "#!/bin/sh",
+            f"export GEM_HOME={shlex.quote(str(own))}",
             f"export LD_LIBRARY_PATH={shlex.quote(str(native))}",
             f"export RUBYLIB={shlex.quote(':'.join(map(str, libraries)))}",
             f"export GEM_PATH={shlex.quote(':'.join(map(str, gems)))}",

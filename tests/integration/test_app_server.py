@@ -70,6 +70,11 @@ def printer(tmp_path: Path) -> Printer:
     return Printer(tmp_path / "project")
 
 
+def as_root() -> list[str]:
+    """Options of `unshare` for whoever is not root."""
+    return [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+
+
 def checker(name: str) -> Path:
     return part(lambda: find_or_install_checker(name, print))
 
@@ -165,7 +170,9 @@ def test_systemd_takes_the_units(printer: Printer, tmp_path: Path, playground: P
         text = unit.read_text().replace("ExecStart=consul ", f"ExecStart={playground.consul} ")
         text = text.replace("/usr/local/lib/", f"{root}/usr/local/lib/")
         unit.write_text(text)
-    verify = [str(checker("systemd-analyze")), "verify", "--man=no", *map(str, units)]
+    # It makes /run/systemd, which nobody but root may, and which a machine without systemd lacks.
+    run_of_its_own = ["unshare", *as_root(), "--mount", "sh", "-c", 'mount -t tmpfs run /run && exec "$@"', "sh"]
+    verify = [*run_of_its_own, str(checker("systemd-analyze")), "verify", "--man=no", *map(str, units)]
     unpacked = TOOLS / "debian/systemd-analyze/root/lib/systemd/system"
     paths = f"{units[0].parent}:/lib/systemd/system:{unpacked}"
     done = subprocess.run(verify, capture_output=True, text=True, env={**os.environ, "SYSTEMD_UNIT_PATH": paths})
@@ -231,7 +238,7 @@ mount --rbind /dev dev
 mount --rbind /proc proc
 for file in passwd group shadow gshadow login.defs nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d pam.d default \
   skel alternatives ssl; do
-  [ ! -e "/etc/$file" ] || cp -RL "/etc/$file" etc
+  [ ! -r "/etc/$file" ] || cp -RL "/etc/$file" etc
 done
 cp "$2" root/setup.sh
 # What a small Debian lacks, as a package manager would have brought it.
@@ -286,10 +293,9 @@ def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]
 def run_in_a_root_of_its_own(script: str, command: str, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
     (tmp_path / "setup.sh").write_text(script)
     (tmp_path / "root").mkdir(exist_ok=True)
-    as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), str(TOOLS), command]
     return subprocess.run(
-        ["unshare", *as_root, "--mount", "sh", "-c", ROOT_OF_ITS_OWN, "sh", *arguments],
+        ["unshare", *as_root(), "--mount", "sh", "-c", ROOT_OF_ITS_OWN, "sh", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
