@@ -237,8 +237,9 @@ mount -t tmpfs tmpfs usr/local
 mount --rbind /dev dev
 mount --rbind /proc proc
 for file in passwd group shadow gshadow login.defs nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d pam.d default \
-  skel alternatives ssl; do
-  [ ! -r "/etc/$file" ] || cp -RL "/etc/$file" etc
+  skel alternatives ssl/certs; do
+  mkdir -p "etc/$(dirname "$file")"
+  [ ! -r "/etc/$file" ] || cp -RL "/etc/$file" "etc/$file"
 done
 cp "$2" root/setup.sh
 # What a small Debian lacks, as a package manager would have brought it.
