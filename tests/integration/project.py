@@ -72,6 +72,11 @@ class Repository:
         return self.git("rev-parse", "HEAD")
 
 
+def as_root() -> list[str]:
+    """Options of `unshare` with which whoever is not root may mount."""
+    return [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+
+
 def part(find: Callable[[], Path]) -> Path:
     """What `find` finds. A machine that can't have it leaves the test out, and says why; not so CI."""
     try:

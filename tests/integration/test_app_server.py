@@ -22,7 +22,7 @@ import yaml
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.host import watch_command
 from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
-from tests.integration.project import FABFILE, Project, Result, part
+from tests.integration.project import FABFILE, Project, Result, as_root, part
 
 pytestmark = pytest.mark.integration
 
@@ -68,11 +68,6 @@ class Printer:
 @pytest.fixture
 def printer(tmp_path: Path) -> Printer:
     return Printer(tmp_path / "project")
-
-
-def as_root() -> list[str]:
-    """Options of `unshare` for whoever is not root."""
-    return [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 
 
 def checker(name: str) -> Path:

@@ -36,6 +36,7 @@ from deploytool.stages import (
     values,
 )
 from tests.integration import product_parts
+from tests.integration.project import as_root
 from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
 
 pytestmark = pytest.mark.integration
@@ -264,7 +265,7 @@ def test_an_immutable_file_fails_the_checkout_with_its_name(repository: Reposito
     server.files()
     repository.commit({"app.txt": "two\n"})
     script = f'mount --bind "{server.tree}/app.txt" "{server.tree}/app.txt"; exec "$@"'
-    outcome = server.checkout(wrapper=("unshare", "--mount", "sh", "-ec", script, "sh"))
+    outcome = server.checkout(wrapper=("unshare", *as_root(), "--mount", "sh", "-ec", script, "sh"))
     assert outcome.exit_code == Code.WORK_TREE_NOT_CLEAN, outcome.output
     assert outcome.message == "the work tree on the build server could not be brought to the revision: app.txt"
     assert server.files()["app.txt"] == "two\n"
@@ -274,7 +275,7 @@ def test_a_left_over_that_cannot_be_removed_fails_the_checkout(repository: Repos
     server.files()
     (server.tree / "stale").mkdir()
     script = f'mount -t tmpfs none "{server.tree}/stale"; touch "{server.tree}/stale/x"; exec "$@"'
-    outcome = server.checkout(wrapper=("unshare", "--mount", "sh", "-ec", script, "sh"))
+    outcome = server.checkout(wrapper=("unshare", *as_root(), "--mount", "sh", "-ec", script, "sh"))
     assert outcome.exit_code == Code.WORK_TREE_NOT_CLEAN, outcome.output
     assert "stale" in outcome.message
 
