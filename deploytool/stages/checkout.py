@@ -82,7 +82,8 @@ d_makes_something() {  # the filter $1, on the way out of the repository
 # Git LFS can be told to leave its pointers (`git lfs install --skip-smudge`): then nothing fails.
 d_refuse_pointers() {  # unless the settings or the revision ask for that
   local d_name d_path
-  if [ -n "$d_skips_lfs" ] || d_git "${d_here[@]}" config --get-regexp '^lfs[.]fetch(include|exclude)$' >/dev/null ||
+  if [[ " ${d_filters[*]} " != *" lfs "* ]] || [ -n "$d_skips_lfs" ]; then return 0; fi
+  if d_git "${d_here[@]}" config --get-regexp '^lfs[.]fetch(include|exclude)$' >/dev/null ||
      { [ -f .lfsconfig ] && d_git config --file .lfsconfig --get-regexp '^lfs[.]fetch(include|exclude)$' >/dev/null; }
   then return 0; fi
   while IFS=$'\t' read -r d_name d_path; do
@@ -183,6 +184,7 @@ esac
 """
 
 _ENTER = r"""
+case /$d_subdirectory/ in */../*) d_fail "$d_subdirectory_missing" "$d_subdirectory" ;; esac
 d_inside "$d_workspace" "$d_subdirectory/."
 [ -d "$d_work_tree" ] || d_fail "$d_subdirectory_missing" "$d_subdirectory"
 cd -P -- "$d_work_tree"

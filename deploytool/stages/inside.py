@@ -8,6 +8,13 @@ somewhere else. Links that stay inside are followed as ever.
 INSIDE = r"""
 d_leads_out() {  # whether a link among the parents of $2, a path below the tree $1, leads out of it; $d_out tells which
   local d_at=$1 d_rest=$2 d_top d_real
+  # No setting may hold `..`; what a link before it leads to would decide where that is.
+  case /$2/ in
+    */../*)
+      d_out=$2$'\t..\t'
+      return 0
+      ;;
+  esac
   while case $d_rest in */*) ;; *) false ;; esac; do
     d_at=$d_at/${d_rest%%/*}
     d_rest=${d_rest#*/}

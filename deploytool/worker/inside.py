@@ -18,6 +18,8 @@ def leads_out(tree: str, path: str) -> Optional[Tuple[str, str]]:
     """
     top = os.path.realpath(tree)
     at = tree
+    if os.pardir in path.split(os.sep):
+        return path, os.pardir
     for name in path[len(tree.rstrip(os.sep)) :].strip(os.sep).split(os.sep)[:-1]:
         at = os.path.join(at, name)
         if os.path.islink(at):

@@ -50,8 +50,15 @@ _LEFTOVERS = (
     r"\.deps/.+",
     r"CMakeFiles/.+",
     r"(?:gem_make\.out|CMakeCache\.txt|compile_commands\.json|config\.status|libtool)",
-    # For debuggers and for the compiler's next run.
+    r"gems/[^/]+/(?:ext|ports|tmp)/.+",
+    # For debuggers, and for the compiler's next run (cargo, Maven, Gradle, .NET).
     r"[^/]+\.(?:map|tsbuildinfo)",
+    r"target/(?:[^/]+/)?(?:debug|release)/(?:build|deps|incremental|\.fingerprint)/.+",
+    r"(?:target/(?:maven-[^/]+|surefire-reports)|\.gradle|obj|[^/]*_cache)/.+",
+    r"[^/]+\.(?:FileListAbsolute\.txt|staticwebassets\.[^/]*json|runtimeconfig\.dev\.json)",
+    # Templates of Laravel and Symfony, once compiled, name their source in a comment.
+    r"(?:storage/framework/views|var/cache/[^/]+/twig)/.+",
+    r"var/cache/.+\.(?:meta|xml)",
     # Installers' notes to themselves; `.project` is pipenv's.
     r"\.project",
     r"node_modules/\.[^/]+",
@@ -69,6 +76,8 @@ _LEFTOVERS = (
     r"[^/]*stats[^/]*\.json",
 )
 LEFTOVERS = re.compile("(?:.*/)?(?:{})".format("|".join(_LEFTOVERS)).encode(), re.DOTALL)
+
+GIT_VARIABLES = frozenset(("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_ATTR_NOSYSTEM"))
 
 #: Names of files that only hold a directory's place in a repository.
 PLACEHOLDERS = frozenset((b".keep", b".gitkeep", b".gitignore", b".keepme", b".empty"))
@@ -527,7 +536,9 @@ class Inspection:
             return False
 
     def _is_excluded(self, path: str) -> bool:
-        return self._excluded is not None and self._excluded.fullmatch(os.fsencode(path)) is not None
+        """Whether it is left out, as a whole or with all that is in it."""
+        names = (os.fsencode(path), os.path.join(os.fsencode(path), b"x"))
+        return self._excluded is not None and any(self._excluded.fullmatch(name) for name in names)
 
 
 def _holds_something(directory: str) -> bool:
@@ -606,7 +617,10 @@ class Revision:
         index = os.path.join(git, "deploytool-index")
         if not os.path.exists(index):
             return b""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        # Where git's configuration is, counts; another repository that somebody is in does not.
+        environment = {
+            name: value for name, value in os.environ.items() if name in GIT_VARIABLES or not name.startswith("GIT_")
+        }
         environment.update(GIT_INDEX_FILE=index, GIT_OPTIONAL_LOCKS="0", LC_ALL="C")
         options = ["-c", "core.fsmonitor=false", "-c", "core.autocrlf=false", "-c", "diff.autoRefreshIndex=false"]
         try:

@@ -353,7 +353,8 @@ def test_a_subdirectory_that_is_none_is_refused(repository: Repository, server: 
     Path(server.place.shared).mkdir(parents=True)
     inner = Server(server.root, str(repository.path), subdirectory=subdirectory)
     outcome = inner.checkout()
-    assert outcome.exit_code == Code.SUBDIRECTORY_MISSING, outcome.output
+    leads_out = subdirectory == "outside"
+    assert outcome.exit_code == (Code.PATH_LEADS_OUT if leads_out else Code.SUBDIRECTORY_MISSING), outcome.output
     assert subdirectory in outcome.message
 
 

@@ -352,6 +352,8 @@ def test_workspace_that_installs_at_its_top_is_not_an_empty_release(place: Place
     error = place.refused("put node_modules outside of the application's directory", "web")
     assert "name node_modules in `build.exclude`" in (error.hint or "")
     place.publish("web", exclude=["node_modules"])
+    (place.store / "a.tar").unlink()
+    place.publish("web", exclude=["node_modules/*"])
 
 
 @pytest.mark.parametrize(

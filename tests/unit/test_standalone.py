@@ -83,6 +83,11 @@ def test_no_pattern_is_one_that_python_refuses(patterns: list[str]) -> None:
         ".nuxt/dist/server/server.mjs",
         "node_modules/.astro/data-store.json",
         "webpack-stats.json",
+        "vendor/bundle/ruby/3.1.0/gems/nokogiri-1.15/ports/x86_64/libxml2/bin/xml2-config",
+        "target/release/build/ring-0a/root-output",
+        "target/maven-status/maven-compiler-plugin/compile/default-compile/inputFiles.lst",
+        "src/App/obj/project.assets.json",
+        "storage/framework/views/0a.php",
         "dist/app.js.map",
         "venv/lib/python3.11/site-packages/app-1.dist-info/direct_url.json",
         "venv/lib/python3.11/site-packages/app-1.dist-info/RECORD",
@@ -95,7 +100,15 @@ def test_harmless_leftovers_of_real_builds_are_known(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["bootstrap/cache/config.php", "node_modules/.pnpm/a/x.conf", "venv/bin/activate", "bin/start", "app.json", "d"],
+    [
+        "bootstrap/cache/config.php",
+        "node_modules/.pnpm/a/x.conf",
+        "target/x.conf",
+        "venv/bin/activate",
+        "bin/start",
+        "app.json",
+        "d",
+    ],
 )
 def test_what_an_application_may_read_is_no_leftover(name: str) -> None:
     assert not LEFTOVERS.fullmatch(name.encode())
