@@ -130,7 +130,7 @@ def test_host_killed_while_it_is_drained_is_brought_back_by_the_next_deploy(drai
     process.communicate(timeout=30)
     # stretcher first: none of its hooks may clear up.
     for pid in reversed(hung.read_text().split()):
-        drained.playground.run_on_host("app2", ["kill", "-9", pid])
+        drained.playground.run_on_host("app2", ["sh", "-c", 'kill -9 "$0"', pid])
     hang.unlink()
     if where == "restart":
         assert not drained.is_in_service("app2")

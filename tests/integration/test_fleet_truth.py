@@ -384,7 +384,7 @@ def test_restart_that_leaves_a_daemon_is_no_reason_to_wait_for_it(truth: Truth) 
     assert result.json["phases"]["activate"] < 60
     assert truth.answers() == truth.all(new)
     for host, pid in daemons.items():
-        alive = truth.playground.run_on_host(host, ["kill", "-0", pid.strip()])
+        alive = truth.playground.run_on_host(host, ["sh", "-c", 'kill -0 "$0"', pid.strip()])
         assert alive.returncode == 0, f"the daemon of {host} is gone"
 
 

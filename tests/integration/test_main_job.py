@@ -173,7 +173,7 @@ def test_role_without_hooks_is_deployed_and_check_says_that_it_proves_little(pro
     project.deploy()
     result = project.fab("playground", "check")
     assert result.code == 0, result.out + result.err
-    assert "has no `verify`" in result.out
+    assert "proof of web: link only" in result.out
 
 
 def test_linked_files_and_directories_come_from_shared(project: Project) -> None:
