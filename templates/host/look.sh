@@ -61,10 +61,27 @@ serves_on() {
   tell_serving "$release" true && rm -f -- "$room/lost" && write_state looked "$clock"
 }
 
-# What came to listen only later on is looked for as well.
+# What is looked for from now on, if the release did not listen yet when it was proven: what its lasting processes listen
+# on. What comes later than that may be a debugger's, and go again.
 learn() {
-  learned=$(printf '%s\n%s\n' "$heard_before" "$(heard_live)" | LC_ALL=C sort -u | grep .) || return 0
-  [ "$learned" = "$heard_before" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens"; }
+  [ -z "$heard_before" ] || return 0
+  # shellcheck disable=SC2046,SC2086
+  read_listening "$verify_real" $(lasting $own)
+  learned=$(heard_live | while IFS= read -r learned_line; do
+    [ "$learned_line" = "1 " ] || ! is_fixed "$learned_line" || printf '%s\n' "$learned_line"
+  done)
+  [ -z "$learned" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens"; }
+}
+
+# is_still_so: takes the lock, unless anybody has been at work here since the look began: then it is about the past.
+is_still_so() {
+  take_lock 0 || return 1
+  look_deployment=$last_deployment look_lost=$1
+  read_switch
+  [ "$last_deployment" = "$look_deployment" ] && [ -z "$switch_deployment" ] && [ ! -e "$room/drained" ] || return 1
+  read_current && [ "$current_target" = "releases/$release" ] || return 1
+  read_state lost
+  [ "$state" = "$look_lost" ]
 }
 
 cd /
@@ -91,9 +108,9 @@ if verify_release; then
   read_state looked
   case $state in '' | *[!0-9]*) state=-$word_seconds ;; esac
   if [ -n "$was_lost" ] || [ $((clock - state)) -ge "$word_seconds" ] || [ "$state" -gt "$clock" ]; then
-    take_lock 0 && serves_on
+    is_still_so "$was_lost" && serves_on
   fi
 elif [ "$state" != "$release" ]; then
-  take_lock 0 && has_died
+  is_still_so "$state" && has_died
 fi
 drop_lock

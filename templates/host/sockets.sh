@@ -20,6 +20,25 @@ processes_in() {
     done | sort -u
 }
 
+# lasting PID...: prints those of these that have run since about when the first of them started, and no person's at a
+# terminal. What another one listens on may be for a job, a debugger or a console, and go with it.
+lasting() {
+  first_start=
+  lasting_list=
+  for lasting_pid; do
+    lasting_line=$(cat "/proc/$lasting_pid/stat" 2>/dev/null) || continue
+    # shellcheck disable=SC2086
+    set -- ${lasting_line##*)}
+    if [ $# -ge 20 ] && [ "$5" -eq 0 ]; then
+      lasting_list="$lasting_list $lasting_pid:${20}"
+      if [ -z "$first_start" ] || [ "${20}" -lt "$first_start" ]; then first_start=${20}; fi
+    fi
+  done
+  for lasting_pid in $lasting_list; do
+    [ $((${lasting_pid#*:} - first_start)) -gt 6000 ] || printf '%s\n' "${lasting_pid%:*}"
+  done
+}
+
 # sockets_of PID...: prints the inodes of the sockets that these hold.
 sockets_of() {
   held_by=
@@ -151,8 +170,9 @@ accepts() {
   esac
 }
 
-# A connection that waits in the queue is in /proc/net/tcp without an inode. Some servers take one only when its first bytes
-# have come: the end of an empty line harms none.
+# A connection that waits in the queue is in /proc/net/tcp without an inode; one that a program has taken and closed waits
+# for us to close it, too (08), while what nobody took ends with a reset. Some servers take one only when its first bytes
+# have come: the end of an empty line harms none. A busy server has many lines there, and bash reads slowly: grep picks ours.
 tcp_accepts() {
   command -v bash >/dev/null 2>&1 || return 0
   read_address "$1"
@@ -161,18 +181,21 @@ tcp_accepts() {
     mine=$(readlink "/proc/$$/fd/3")
     mine=${mine#socket:?}
     mine=${mine%?}
+    near= far=
+    while read -r _ here there _ _ _ _ _ _ inode _; do
+      if [ "$inode" = "$mine" ]; then near=$here far=$there; fi
+    done <<<"$(grep -hi ":$2 [^ ]* .* $mine " /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
+    [ -n "$near" ] || exit 0
     for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
-      table=$(grep -hi ":$2 " /proc/net/tcp /proc/net/tcp6 2>/dev/null)
-      near= far=
-      while read -r _ here there _ _ _ _ _ _ inode _; do
-        if [ "$inode" = "$mine" ]; then near=$here far=$there; fi
-      done <<<"$table"
-      [ -n "$near" ] || exit 0
+      ours=
       while read -r _ here there state _ _ _ _ _ inode _; do
-        case $here=$there in
-          *"$far="*"$near") if [ "$state" = 01 ] && [ "$inode" != 0 ]; then exit 0; fi ;;
-        esac
-      done <<<"$table"
+        if [ "$inode" = "$mine" ]; then
+          ours=$state
+        elif [ "$state" = 01 ] && [ "$inode" != 0 ]; then
+          exit 0
+        fi
+      done <<<"$(grep -h -e "$far [0-9A-F]*$near " -e " $near $far " /proc/net/tcp /proc/net/tcp6 2>/dev/null)"
+      case $ours in "" | 08) exit 0 ;; esac
       [ "$try" != 8 ] || printf "\r\n" >&3
       sleep 0.1
     done
@@ -180,20 +203,58 @@ tcp_accepts() {
   ' "$address" "$port" "${1##*:}" 2>/dev/null
 }
 
+# took_since ENDPOINT: whether the processes in own have taken a connection there since this was first asked
+# in a proof: a server with a queue is busy, and not down.
+took_since() {
+  took_now=$(connections_at "$1")
+  case $newline$took_first in
+    *"$newline$1="*) ;;
+    *)
+      took_first="$took_first$1=$(printf '%s' "$took_now" | tr '\n' ' ')$newline"
+      return 1
+      ;;
+  esac
+  took_then=$newline$took_first
+  took_then=${took_then#*"$newline$1="}
+  took_then=$(printf '%s' "${took_then%%"$newline"*}" | tr ' ' '\n')
+  # Each of then is there twice, so that only a new one is there once.
+  printf '%s\n' "$took_then" "$took_then" "$took_now" | sort | uniq -u | grep -q .
+}
+
+# connections_at ENDPOINT: prints the inodes of the connections there that the processes in own have taken.
+connections_at() {
+  {
+    case $1 in
+      "unix "*)
+        at_path=${1#unix }
+        case $at_path in current/*) at_path=$listening_directory/${at_path#current/} ;; esac
+        LC_ALL=C grep -a ' 00000000 0001 03 ' /proc/net/unix | LC_ALL=C grep -aF -- " $at_path" |
+          sed -n 's/^.* 0001 03  *\([0-9]*\) .*$/\1/p'
+        ;;
+      *)
+        cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+          sed -n "s/^ *[0-9]*: [0-9A-F]*:${1##*:} [0-9A-F:]* 01 \([^ ]*  *\)\{5\}\([0-9]*\) .*\$/\2/p"
+        ;;
+    esac | sort -u
+    sockets_of $own | sort -u
+  } | sort | uniq -d | grep .
+}
+
 # unix_accepts PATH: the same, as far as curl is there to connect.
 unix_accepts() {
   command -v curl >/dev/null 2>&1 || return 0
-  unix_before=$(unix_ends "$1")
+  # Another listener may have had this path before, with a queue of its own that nobody takes.
+  unix_before=$(unix_ends "$1") unix_queue=$(unix_waiting "$1")
   curl -q -s --unix-socket "$1" --max-time 3 telnet://localhost </dev/null >/dev/null 2>&1 &
   unix_client=$!
   unix_status=1
   for unix_try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
-    # It was taken and closed again; or it is there, and none waits.
+    # It was taken and closed again; or it is there, and no more wait than before.
     if ! kill -0 "$unix_client" 2>/dev/null; then
       wait "$unix_client" && unix_status=0
       break
     fi
-    if [ "$(unix_ends "$1")" -gt "$unix_before" ] && [ "$(unix_waiting "$1")" -eq 0 ]; then
+    if [ "$(unix_ends "$1")" -gt "$unix_before" ] && [ "$(unix_waiting "$1")" -le "$unix_queue" ]; then
       unix_status=0
       break
     fi

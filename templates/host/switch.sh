@@ -88,13 +88,13 @@ take_kit() {
     read_kit expect && verify_expect=$kit_text
     read_kit command && verify_command=$kit_text
     # A kit of the version before has none of these.
-    verify_port='' verify_as_before=yes heard_before=''
+    verify_port='' verify_as_before=yes heard_before='' random_before=no
     read_kit port 2>/dev/null && verify_port=$kit_text
     read_kit as_before 2>/dev/null && verify_as_before=$kit_text
     read_kit listens 2>/dev/null && heard_before=$kit_text
     return 0
   fi
-  verify_expect='' verify_port='' heard_before=''
+  verify_expect='' verify_port='' heard_before='' random_before=no
   return 1
 }
 

@@ -104,10 +104,25 @@ read_master() {
 # A master may stay, as gunicorn's does on HUP: its workers count, and itself only if it has none.
 pid_file_serves() {
   read_master || return 1
-  workers=$(children_of "$master")
+  workers=
+  for worker in $(children_of "$master"); do
+    is_helper "$worker" || workers="$workers $worker"
+  done
   for worker in ${workers:-$master}; do
     worker_serves "$worker" || return 1
   done
+}
+
+# is_helper PID: whether this child of a master that listens itself is another program, which it runs for a request, say.
+is_helper() {
+  helper_exe=$(readlink "/proc/$1/exe" 2>/dev/null) && master_exe=$(readlink "/proc/$master/exe" 2>/dev/null) || return 1
+  [ "$helper_exe" != "$master_exe" ] || return 1
+  read_listening "$verify_real" "$master"
+  [ -n "$listening" ] || return 1
+  # A worker has the master's socket, whichever program it is.
+  master_listening=$listening
+  read_listening "$verify_real" "$1"
+  [ "$listening" != "$master_listening" ]
 }
 
 # fetch URL: sets fetched_status and fetched_body.
@@ -237,7 +252,7 @@ sockets_serve() {
 takes() {
   case $newline$taken$newline in *"$newline$1$newline"*) return 0 ;; esac
   # What any program may have for itself, at a place that the kernel chose, is nobody's door.
-  if is_fixed "1 $1" && ! accepts "$1"; then
+  if is_fixed "1 $1" && ! accepts "$1" && ! took_since "$1"; then
     doubt="the release listens on $(endpoint_words "$1"), but takes no connection there: its workers are not up"
     return 1
   fi
@@ -267,8 +282,8 @@ as_before() {
     is_fixed "$before" || continue
     covered "${before#* }" "$listening" || others_serve "${before#* }" "the release before listened on" || return 1
   done
-  case $heard_before in
-    *" tcp"*)
+  case $random_before in
+    yes)
       case $listening in *tcp*) return 0 ;; esac
       doubt="the release before listened on $(all_words "$(printf '%s\n' "$heard_before" | sed 's/^[0-9] //')"), and none of the processes of this one listens${own:+ ($own)}"
       [ -n "$verify_pid_file" ] || [ -n "$own" ] || doubt="$doubt; no process has its working directory there"
@@ -334,10 +349,13 @@ others_serve() {
   fi
 }
 
-# hear_before: sets heard_before to what the release that serves listens on now, and to what it did when it was proven, if
-# nothing of it runs any more. Called right before a switch.
+# hear_before: sets heard_before to what the release that serves listens on now and did when it was proven, or to what it did
+# then, if nothing of it listens any more; what is not known from then, to what its lasting processes listen on now. Sets
+# random_before to yes if it has a port that the kernel has chosen, and had one then: one for a job is soon gone. Called
+# right before a switch.
 hear_before() {
   heard_before=
+  random_before=no
   [ "$switch_previous" != - ] || return 0
   if read_kit target 2>/dev/null && [ "$kit_text" = "$switch_previous" ] && read_kit listens 2>/dev/null; then
     heard_before=$kit_text
@@ -347,10 +365,33 @@ hear_before() {
   if [ -n "$verify_pid_file" ]; then
     read_master || master=
   fi
+  before_pids="$(processes_in "$before_real") $master"
   # shellcheck disable=SC2046
-  read_listening "$before_real" $(processes_in "$before_real") $master
-  [ -z "$listening" ] || heard_before=$(heard_live)
+  if [ -z "$heard_before" ]; then
+    read_listening "$before_real" $(lasting $before_pids)
+    [ -z "$listening" ] || heard_before=$(heard_live)
+    return 0
+  fi
+  read_listening "$before_real" $before_pids
+  if [ -n "$listening" ] && has_random "$heard_before" && has_random "$(heard_live)"; then
+    random_before=yes
+  fi
+  heard_both=$(printf '%s\n' "$heard_before" | while IFS= read -r both_line; do
+    case $newline$listening$newline in *"$newline${both_line#* }$newline"*) printf '%s\n' "$both_line" ;; esac
+  done)
+  heard_before=${heard_both:-$heard_before}
 }
+
+# has_random LINES: whether there is a port of TCP in LINES that nobody has chosen.
+has_random() (
+  random_left=$1$newline
+  while [ -n "$random_left" ]; do
+    random_line=${random_left%%"$newline"*}
+    random_left=${random_left#*"$newline"}
+    case $random_line in *" tcp"*) is_fixed "$random_line" || exit 0 ;; esac
+  done
+  exit 1
+)
 
 # heard_live: prints listening, with the numbers that heard_before has.
 heard_live() {
@@ -405,10 +446,14 @@ holds_now() {
   fi
 }
 
-# still_there OLD NEW: whether each worker of OLD is in NEW. One that starts and dies is no proof.
+# still_there OLD NEW: whether each worker of OLD is in NEW, or was replaced after it had lived for stable_seconds, as
+# workers are that end after so many requests. One that starts and dies is no proof.
 still_there() {
   for seen in $1; do
-    case " $2 " in *" $seen "*) ;; *) return 1 ;; esac
+    case " $2 " in
+      *" $seen "*) ;;
+      *) [ $((clock_hundredths - ${seen#*:})) -ge $((stable_seconds * 100)) ] || return 1 ;;
+    esac
   done
 }
 
@@ -425,6 +470,7 @@ verify_release() {
   held=
   looked_at=' '
   taken=
+  took_first=
   while :; do
     if holds_now; then
       read_clock

@@ -424,12 +424,12 @@ def test_process_in_a_network_namespace_of_its_own_is_proven_by_what_it_holds(ho
 # what has died since
 
 
-def look(host: Host, deployment: str, release: str) -> str:
+def look(host: Host, deployment: str, release: str, seconds: int = 3) -> str:
     """What catch-up.sh runs every minute."""
     assert (host.deploy_to / ".deploytool/kit/look").is_file()
     done = subprocess.run(
         ["sh", "-c", 'sh "$0" "$1"', host.deploy_to / ".deploytool/kit/look", host.key("serving/web/app1").read_text()],
-        env={**host.environment, "DEPLOYTOOL_LOOK_SECONDS": "3"},
+        env={**host.environment, "DEPLOYTOOL_LOOK_SECONDS": str(seconds)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -517,3 +517,186 @@ def test_look_script_is_that_of_the_manifest(host: Host, port: int) -> None:
     first(host, port)
     kept = (host.deploy_to / ".deploytool/kit/look").read_text()
     assert kept == look_script(host.manifest(FIRST, OLD)) + "\n"
+
+
+# neither busy nor in the middle of something is a death
+
+#: Serves one request at a time, which takes a while.
+ONE_AT_A_TIME = """
+import socket, sys, time
+place = sys.argv[1]
+if place.isdigit():
+    server = socket.create_server(("0.0.0.0", int(place)), backlog=128)
+else:
+    server = socket.socket(socket.AF_UNIX)
+    import os
+    if os.path.lexists(place): os.unlink(place)
+    server.bind(place)
+    server.listen(128)
+while True:
+    connection = server.accept()[0]
+    time.sleep(1)
+    connection.close()
+"""
+
+#: Opens a port on USR1, as a debugger does or a browser for a job, and closes it on USR2.
+JOB = """
+import signal, socket, sys, time
+held = []
+signal.signal(signal.SIGUSR1, lambda *_: held.append(socket.create_server(("127.0.0.1", int(sys.argv[1])))))
+signal.signal(signal.SIGUSR2, lambda *_: held.pop().close())
+while True: time.sleep(1)
+"""
+
+#: Its workers take connections and end after a while, one after the other, and others take their place.
+RECYCLES = """
+import os, socket, sys, time
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+def work(lives):
+    pid = os.fork()
+    if pid: return pid
+    began = time.monotonic()
+    server.settimeout(0.1)
+    while time.monotonic() - began < lives:
+        try: server.accept()[0].close()
+        except TimeoutError: pass
+    os._exit(0)
+for lives in (3, 4.5, 6): work(lives)
+while True:
+    os.wait()
+    work(6)
+"""
+
+#: Runs another program again and again, as for pictures.
+HELPERS = """
+import socket, subprocess, sys, threading, time
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+def convert():
+    while True: subprocess.run(["sleep", "0.3"], cwd="/")
+threading.Thread(target=convert, daemon=True).start()
+while True: server.accept()[0].close()
+"""
+
+
+@contextlib.contextmanager
+def clients(place: int | str) -> Iterator[None]:
+    """Eight who wait for an answer, always."""
+    text = (
+        "import socket, sys, threading, time\nplace = sys.argv[1]\ndef ask():\n    while True:\n        try:\n"
+        "            family = socket.AF_INET if place.isdigit() else socket.AF_UNIX\n"
+        "            with socket.socket(family) as asks:\n"
+        "                asks.connect(('127.0.0.1', int(place)) if place.isdigit() else place)\n"
+        "                asks.recv(1)\n"
+        "        except OSError: time.sleep(0.05)\n"
+        "for _ in range(8): threading.Thread(target=ask, daemon=True).start()\ntime.sleep(600)\n"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", text, str(place)])
+    try:
+        yield
+    finally:
+        asking.kill()
+        asking.wait()
+
+
+@pytest.mark.parametrize("kind", ["port", "unix socket"])
+def test_busy_server_whose_queue_is_never_empty_is_verified_and_not_called_dead(
+    host: Host, port: int, kind: str
+) -> None:
+    host.tree["busy.py"] = ONE_AT_A_TIME
+    place: int | str = port if kind == "port" else f"{host.deploy_to}/shared/busy.sock"
+    host.changes |= {**restart(f"exec {PYTHON} busy.py {place}"), "stable_seconds": 2, "hook_seconds": 60}
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    with clients(place):
+        run = host.deploy(SECOND, NEW)
+        assert "verified" in run.reports, run.log
+        assert run.reports["verified"]["proof"] == "listening"
+        look(host, SECOND, NEW, seconds=20)
+        assert word(host)["verified"] is True
+
+
+def test_thousands_of_closed_connections_on_its_port_do_not_hide_a_server(host: Host, port: int) -> None:
+    first(host, port)
+    for _ in range(4000):
+        # The server closes first: its port keeps these for a minute.
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.recv(1)
+    run = host.deploy(SECOND, NEW)
+    assert "verified" in run.reports, run.log
+    look(host, SECOND, NEW)
+    assert word(host)["verified"] is True
+
+
+@pytest.mark.parametrize("kind", ["the kernel's", "its own"])
+def test_port_that_a_worker_has_for_a_job_is_not_asked_for_when_the_job_is_over(
+    host: Host, port: int, kind: str
+) -> None:
+    host.tree["job.py"] = JOB
+    if kind == "its own":
+        # It is known for another port.
+        host.tree["job.py"] = (
+            f"import socket\nserver = socket.create_server(('127.0.0.1', {port + 1}))\n"
+            + JOB.replace("while True: time.sleep(1)", "while True:\n    server.accept()[0].close()")
+        )
+    start = restart(f"exec {PYTHON} job.py {0 if kind != 'its own' else port}")
+    host.changes |= {**start, "stable_seconds": 2, "hook_seconds": 10}
+    assert "verified" in host.deploy(FIRST, OLD).reports
+    os.kill(host.app, signal.SIGUSR1)
+    time.sleep(0.5)
+    look(host, FIRST, OLD)
+    os.kill(host.app, signal.SIGUSR2)
+    time.sleep(0.5)
+    look(host, FIRST, OLD)
+    assert word(host)["verified"] is True
+    os.kill(host.app, signal.SIGUSR1)
+    time.sleep(0.5)
+    run = host.deploy(SECOND, NEW)
+    assert "verified" in run.reports, run.log
+
+
+def test_workers_that_end_after_so_many_requests_are_no_crash(host: Host, port: int) -> None:
+    host.tree["recycles.py"] = RECYCLES
+    host.changes |= {**restart(f"exec {PYTHON} recycles.py {port}"), "stable_seconds": 4, "hook_seconds": 30}
+    run = host.deploy(FIRST, OLD)
+    assert run.reports["verified"]["proof"] == "listening", run.log
+
+
+def test_programs_that_a_server_runs_for_its_requests_are_no_workers(host: Host, port: int) -> None:
+    host.tree["helpers.py"] = HELPERS
+    host.changes |= {**restart(f"exec {PYTHON} helpers.py {port}"), "stable_seconds": 3, "hook_seconds": 20}
+    run = host.deploy(FIRST, OLD)
+    assert run.reports["verified"]["proof"] == "listening", run.log
+
+
+def start_look(host: Host, seconds: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["sh", host.deploy_to / ".deploytool/kit/look", host.key("serving/web/app1").read_text()],
+        env={**host.environment, "DEPLOYTOOL_LOOK_SECONDS": str(seconds)},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_deployment_during_a_look_has_the_last_word(host: Host, port: int) -> None:
+    """The look has seen the release die that this deployment replaces."""
+    first(host, port)
+    os.kill(host.app, signal.SIGKILL)
+    looks = start_look(host, 15)
+    time.sleep(1)
+    assert "verified" in host.deploy(SECOND, NEW).reports
+    said = word(host)
+    assert looks.poll() is None
+    looks.wait(60)
+    assert word(host) == said
+
+
+def test_two_looks_at_once_go_back_once(host: Host, port: int) -> None:
+    first(host, port)
+    host.put("wanted/web", f"{FIRST} file:///somewhere")
+    host.put("wanted/web/app1", f"{SECOND} file:///somewhere")
+    host.go(SECOND, "only app1")
+    assert "verified" in host.run(SECOND, NEW).reports
+    os.kill(host.app, signal.SIGKILL)
+    for looks in [start_look(host, seconds) for seconds in (2, 10)]:
+        looks.wait(60)
+    assert host.current == f"releases/{OLD}"
+    assert (word(host)["release"], word(host)["verified"]) == (OLD, True)
+    assert (host.deploy_to / ".deploytool/kit/target").read_text() == f"releases/{OLD}"
