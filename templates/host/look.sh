@@ -23,12 +23,9 @@ rollout_is_open() {
 go_back() {
   read_kit previous || return 1
   switch_deployment=$deployment switch_release=$release switch_previous=$kit_text
-  write_state switch "$deployment $release $switch_previous" || return 1
-  rm -rf -- "$room/kit.lost"
-  mv -T -- "$room/kit" "$room/kit.lost"
-  [ ! -d "$room/kit.before" ] || mv -T -- "$room/kit.before" "$room/kit"
+  # If this is cut off, the next run of catch-up.sh finds it, and goes on.
+  write_state switch "$deployment $release $switch_previous back" || return 1
   undo_switch
-  rm -rf -- "$room/kit.lost"
 }
 
 # In the words of the last deployment: it is the one that the last word is about.
@@ -104,10 +101,12 @@ verify_path=$release_path
 if verify_release; then
   learn
   was_lost=$state
+  # The way back was cut off before it was told.
+  case $1 in *"\"release\": \"$release\","*) ;; *) was_told=no ;; esac
   read_clock
   read_state looked
   case $state in '' | *[!0-9]*) state=-$word_seconds ;; esac
-  if [ -n "$was_lost" ] || [ $((clock - state)) -ge "$word_seconds" ] || [ "$state" -gt "$clock" ]; then
+  if [ -n "$was_lost" ] || [ "${was_told-}" = no ] || [ $((clock - state)) -ge "$word_seconds" ] || [ "$state" -gt "$clock" ]; then
     is_still_so "$was_lost" && serves_on
   fi
 elif [ "$state" != "$release" ]; then

@@ -7,7 +7,7 @@ find_previous() {
   read_current || leave failed "$current_problem"
   read_switch
   if [ -n "$switch_deployment" ] && [ "$current_target" = "releases/$switch_release" ] &&
-    ! grep -qxF "$switch_release" "$room/verified" 2>/dev/null; then
+    { [ "$switch_back" = yes ] || ! grep -qxF "$switch_release" "$room/verified" 2>/dev/null; }; then
     case $switch_previous in
       -) return 0 ;;
     esac

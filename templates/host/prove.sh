@@ -42,7 +42,12 @@ else
   revision=${serving_now##*-}
   take_kit "$current_target" || :
   verify_path=$(directory_of "$current_target")
-  if verify_release; then
+  verify_release
+  proved=$?
+  read_last
+  if [ "$last_deployment" != "$deployment" ] || { holder=$(readlink "$room/lock") && holder_lives "$holder"; }; then
+    answer false '' "a deployment was at work here meanwhile"
+  elif [ "$proved" -eq 0 ]; then
     tell_serving "$serving_now" true && rm -f -- "$room/lost"
     answer true "$strength" ''
   else

@@ -32,11 +32,16 @@ recall_node() {
 
 # read_switch: sets switch_deployment, switch_release and switch_previous (the target of `current` before the switch, or
 # `-`). All are empty if no switch is under way; a record of the
-# last deployment is over, only its removal was cut off.
+# last deployment is over, only its removal was cut off; unless it is of the way back, when a release has died later: then
+# switch_back is yes.
 read_switch() {
   read_last
   read_state switch
-  if [ -n "$last_deployment" ] && [ "${state%% *}" = "$last_deployment" ]; then
+  switch_back=no
+  if [ "${state% back}" != "$state" ]; then
+    switch_back=yes
+    state=${state% back}
+  elif [ -n "$last_deployment" ] && [ "${state%% *}" = "$last_deployment" ]; then
     rm -f -- "$room/switch"
     state=
   fi

@@ -79,6 +79,13 @@ read_kit() {
   kit_text=${kit_text%.}
 }
 
+# bring_kit TARGET: where that release was the one before, its kit takes the place of the one that has died.
+bring_kit() {
+  [ "$(cat -- "$room/kit/target" 2>/dev/null)" != "$1" ] &&
+    [ "$(cat -- "$room/kit.before/target" 2>/dev/null)" = "$1" ] || return 0
+  rm -rf -- "$room/kit" && mv -T -- "$room/kit.before" "$room/kit"
+}
+
 # take_kit TARGET: sets the proof to the kept one of that release. Without one, as after another tool's release: our own
 # proof as far as it says nothing about our release.
 take_kit() {
@@ -151,6 +158,7 @@ undo_switch() {
     return
   fi
   serving_now=${switch_previous##*/}
+  bring_kit "$switch_previous"
   kit_kept=yes
   take_kit "$switch_previous" || kit_kept=no
   hook_directory=$verify_path

@@ -669,9 +669,16 @@ def test_programs_that_a_server_runs_for_its_requests_are_no_workers(host: Host,
 
 def start_look(host: Host, seconds: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        ["sh", host.deploy_to / ".deploytool/kit/look", host.key("serving/web/app1").read_text()],
+        [
+            "sh",
+            "-c",
+            'sh "$0" "$1"; exit 0',
+            host.deploy_to / ".deploytool/kit/look",
+            host.key("serving/web/app1").read_text(),
+        ],
         env={**host.environment, "DEPLOYTOOL_LOOK_SECONDS": str(seconds)},
         stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -700,3 +707,25 @@ def test_two_looks_at_once_go_back_once(host: Host, port: int) -> None:
     assert host.current == f"releases/{OLD}"
     assert (word(host)["release"], word(host)["verified"]) == (OLD, True)
     assert (host.deploy_to / ".deploytool/kit/target").read_text() == f"releases/{OLD}"
+
+
+@pytest.mark.parametrize("when", ["switch", "current"])
+def test_way_back_that_is_killed_in_the_middle_is_gone_to_its_end_and_told(host: Host, port: int, when: str) -> None:
+    first(host, port)
+    host.put("wanted/web", f"{FIRST} file:///somewhere")
+    host.put("wanted/web/app1", f"{SECOND} file:///somewhere")
+    host.go(SECOND, "only app1")
+    assert "verified" in host.run(SECOND, NEW).reports
+    os.kill(host.app, signal.SIGKILL)
+    looks = start_look(host, 1)
+    until(host.has_switch_record if when == "switch" else lambda: host.current == f"releases/{OLD}", 30)
+    os.killpg(looks.pid, signal.SIGKILL)
+    looks.wait()
+    # What catch-up.sh starts, as there is a record of a switch.
+    assert host.has_switch_record()
+    host.run(SECOND, NEW)
+    assert host.current == f"releases/{OLD}"
+    assert (word(host)["release"], word(host)["verified"]) == (OLD, True)
+    assert "is proven to serve again" in host.reports(SECOND)["failed"]["reason"]
+    assert (host.deploy_to / ".deploytool/kit/target").read_text() == f"releases/{OLD}"
+    assert not host.has_switch_record()
