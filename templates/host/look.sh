@@ -67,7 +67,7 @@ learn() {
   learned=$(heard_live | while IFS= read -r learned_line; do
     [ "$learned_line" = "1 " ] || ! is_fixed "$learned_line" || printf '%s\n' "$learned_line"
   done)
-  [ -z "$learned" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens"; }
+  [ -z "$learned" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens" && keep_listens; }
 }
 
 # is_still_so: takes the lock, unless anybody has been at work here since the look began: then it is about the past.

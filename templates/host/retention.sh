@@ -82,6 +82,7 @@ remove_tree() {
 
 # forget ID: a release that comes back later has to prove itself again.
 forget() {
+  rm -f -- "$room/listens/$1"
   grep -qxF -e "$1" "$room/verified" 2>/dev/null || return 0
   remembered=$(LC_ALL=C grep -vxF -e "$1" "$room/verified") && write_state verified "$remembered"
 }

@@ -3,8 +3,11 @@
 
 notes=$(old_processes)
 grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
-rm -f -- "$room/lost" "$room/looked"
+rm -f -- "$room/lost"
+read_clock
+write_state looked "$clock" || :
 keep_kit || rm -rf -- "$room/kit"
+keep_listens
 switch_before=$switch_previous
 finish_switch verified
 note verified "$release serves"

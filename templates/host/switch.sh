@@ -58,6 +58,12 @@ put_kit() {
   rm -rf -- "$room/kit" && mv -T -- "$room/kit.new" "$room/kit"
 }
 
+# keep_listens: beside the release, for the day when it comes back; see hear_before.
+keep_listens() {
+  mkdir -p -- "$room/listens"
+  cp -- "$room/kit/listens" "$room/listens/$release" 2>/dev/null || rm -f -- "$room/listens/$release"
+}
+
 # heard_now: prints listening as heard_before is written: with how many releases in a row have listened there.
 heard_now() {
   printf '%s\n' "$listening" | while IFS= read -r now_endpoint; do

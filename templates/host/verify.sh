@@ -352,11 +352,16 @@ others_serve() {
 # hear_before: sets heard_before to what the release that serves listens on now and did when it was proven, or to what it did
 # then, if nothing of it listens any more; what is not known from then, to what its lasting processes listen on now. Sets
 # random_before to yes if it has a port that the kernel has chosen, and had one then: one for a job is soon gone. Called
-# right before a switch.
+# right before a switch. Of a release that comes back it is asked what it did when it was verified here, whatever others did.
 hear_before() {
   heard_before=
   random_before=no
   [ "$switch_previous" != - ] || return 0
+  if grep -qxF "$release" "$room/verified" 2>/dev/null && heard_before=$(cat -- "$room/listens/$release" 2>/dev/null) &&
+    [ -n "$heard_before" ]; then
+    return 0
+  fi
+  heard_before=
   if read_kit target 2>/dev/null && [ "$kit_text" = "$switch_previous" ] && read_kit listens 2>/dev/null; then
     heard_before=$kit_text
   fi

@@ -10,8 +10,8 @@ import json
 import signal
 import socket
 import socketserver
-import threading
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator

@@ -246,6 +246,18 @@ def test_old_processes_that_live_on_are_named_in_the_report(host: Host, port: in
         old.wait()
 
 
+def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int) -> None:
+    """A rollback over a change of the port that was meant, by settings that say nothing of ports."""
+    first(host, port)
+    host.changes |= {**serve(port + 1), "verify_as_before": False, "hook_seconds": 20}
+    assert "verified" in host.deploy(SECOND, NEW).reports
+    until(lambda: listens(port + 1), 20)
+    host.changes |= {**serve(port), "verify_as_before": True, "hook_seconds": 20}
+    run = host.deploy(THIRD, OLD)
+    assert run.reports["verified"]["proof"] == "listening", run.log
+    assert listens(port)
+
+
 # a port of the settings
 
 
