@@ -68,7 +68,8 @@ runs_only_this() {
 # Prints the children of a process that aren't just waiting to be reaped.
 children_of() {
   parent=$1
-  cat /proc/[0-9]*/stat 2>/dev/null | while IFS= read -r child_line; do
+  # A shell reads by the byte: the lines of others are left out by grep, which may let too many through.
+  cat /proc/[0-9]*/stat 2>/dev/null | LC_ALL=C grep -a ") . $parent " | while IFS= read -r child_line; do
     child=${child_line%% *}
     # shellcheck disable=SC2086
     set -- ${child_line##*)}
