@@ -247,6 +247,10 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool.status import lines, read_proven_status, read_whole_status
 
+        if probe and (because := dry_by(context)):
+            raise UsageError(
+                f"`status --probe` can't run dry ({because}): hosts correct their last word; leave --probe out"
+            )
         with this.session(f"status of {this.settings.environment}") as session:
             found = read_proven_status(session) if probe else read_whole_status(session)
         this.outcome.exit_code = found.exit_code

@@ -131,6 +131,7 @@ def test_reading_commands_run_as_ever_in_a_dry_run(local: Local) -> None:
         assert (with_it.code, timeless(with_it.out)) == (without.code, timeless(without.out)), command
     refused = local.fab("-R", "local", "app-server", "--output", "there")
     assert (refused.code, (local.directory / "there").exists()) == (2, False)
+    assert local.fab("-R", "local", "status", "--probe").code == 2
 
 
 def test_what_follows_a_dry_deploy_does_not_run(local: Local) -> None:
