@@ -20,7 +20,11 @@ note activated "$current_path points to releases/$release"
 ) &
 telling=$!
 verify_path=$release_path
+read_clock
+verify_began=$clock
 verify_release
 verify_status=$?
+read_clock
+boot_seconds=$((clock - verify_began - stable_seconds))
 wait "$telling"
 [ "$verify_status" -eq 0 ] || leave failed "not proven to serve within $hook_seconds s: $doubt"

@@ -19,6 +19,17 @@ rollout_is_open() {
   kv_list "$look_go" && kv_pick "$look_go" && [ "$kv_value" != "go all" ]
 }
 
+# boots_again: whether it is back after all, if the host would go back now: somebody may have restarted it, and it has twice
+# the time for its start that it took when it was deployed.
+boots_again() {
+  read_kit boot_seconds 2>/dev/null || return 1
+  boot_seconds=$((kit_text * 2))
+  [ "$boot_seconds" -le "$all_seconds" ] || boot_seconds=$all_seconds
+  [ "$boot_seconds" -gt "$look_seconds" ] && rollout_is_open || return 1
+  hook_seconds=$boot_seconds
+  verify_release
+}
+
 # go_back: to the release before, by its own kit; see undo_switch.
 go_back() {
   read_kit previous || return 1
@@ -109,7 +120,7 @@ if verify_release; then
   if [ -n "$was_lost" ] || [ "${was_told-}" = no ] || [ $((clock - state)) -ge "$word_seconds" ] || [ "$state" -gt "$clock" ]; then
     is_still_so "$was_lost" && serves_on
   fi
-elif [ "$state" != "$release" ]; then
+elif [ "$state" != "$release" ] && ! boots_again; then
   is_still_so "$state" && has_died
 fi
 drop_lock

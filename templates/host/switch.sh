@@ -42,6 +42,7 @@ keep_kit() {
     printf '%s' "$(heard_now)" >"$room/kit.new/listens" &&
     printf '%s' "$strength" >"$room/kit.new/proof" &&
     printf '%s' "$notes" >"$room/kit.new/notes" &&
+    printf '%s' "$boot_seconds" >"$room/kit.new/boot_seconds" &&
     kit_count=1000 &&
     restart_commands keep_restart &&
     put_kit

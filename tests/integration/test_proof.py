@@ -741,3 +741,22 @@ def test_way_back_that_is_killed_in_the_middle_is_gone_to_its_end_and_told(host:
     assert "is proven to serve again" in host.reports(SECOND)["failed"]["reason"]
     assert (host.deploy_to / ".deploytool/kit/target").read_text() == f"releases/{OLD}"
     assert not host.has_switch_record()
+
+
+def test_canary_that_boots_for_a_while_after_a_restart_by_hand_does_not_go_back(host: Host, port: int) -> None:
+    first(host, port)
+    host.changes |= {**serve(port, boots=8), "hook_seconds": 60}
+    host.put("wanted/web", f"{FIRST} file:///somewhere")
+    host.put("wanted/web/app1", f"{SECOND} file:///somewhere")
+    host.go(SECOND, "only app1")
+    assert "verified" in host.run(SECOND, NEW).reports
+    os.kill(host.app, signal.SIGKILL)
+    subprocess.run(
+        ["sh", "-c", f"{PYTHON} server.py {port} 8 600 >/dev/null 2>&1 & echo $! >../../shared/app.pid"],
+        cwd=host.deploy_to / "current",
+        check=True,
+    )
+    look(host, SECOND, NEW)
+    assert host.current == f"releases/{NEW}"
+    assert word(host)["verified"] is True
+    assert listens(port)
