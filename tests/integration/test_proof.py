@@ -36,6 +36,8 @@ pytestmark = pytest.mark.integration
 #: Not what PATH has, which may be a script that takes a while to find the real one.
 PYTHON = shlex.quote(sys.executable)
 THIRD_RELEASE = "20261123T080000Z-ccccccc"
+#: From `port` to another one, which no test that runs beside this one has for its `port`.
+OTHER = 2_500
 
 #: A server of a few lines: listens on its port after so many seconds, and dies after as many more.
 SERVER = """
@@ -89,7 +91,7 @@ def host(parts: Parts) -> Iterator[Host]:
 @pytest.fixture
 def port() -> int:
     """One that the kernel gives away to nobody who does not ask for it: chosen by somebody, like a real service's."""
-    for candidate in range(20_000 + os.getpid() % 5_000, 30_000):
+    for candidate in range(20_000 + os.getpid() % 2_000, 30_000):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("", candidate))
             return candidate
@@ -290,7 +292,7 @@ def test_port_that_a_program_outside_of_all_releases_serves_is_a_proof(host: Hos
 def test_kept_proof_of_the_old_release_has_its_own_port(host: Host, port: int) -> None:
     host.changes |= {**serve(port), "verify_port": port, "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
-    host.changes |= {**restart("exec sleep 600"), "verify_port": port + 1, "hook_seconds": 2}
+    host.changes |= {**restart("exec sleep 600"), "verify_port": port + OTHER, "hook_seconds": 2}
     assert "proven to serve again" in reason(host.deploy(SECOND, NEW))
 
 
@@ -375,7 +377,7 @@ def test_several_ports_and_ipv6_must_all_be_there(host: Host, port: int) -> None
         "    threading.Thread(target=serve, args=(s,), daemon=True).start()\n"
         "time.sleep(600)\n"
     )
-    both = f"exec {PYTHON} many.py 127.0.0.1:{port} ::1:{port + 1}"
+    both = f"exec {PYTHON} many.py 127.0.0.1:{port} ::1:{port + OTHER}"
     host.changes |= {**restart(both), "hook_seconds": 20}
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
@@ -383,8 +385,8 @@ def test_several_ports_and_ipv6_must_all_be_there(host: Host, port: int) -> None
         until(lambda: listens(port), 20)
     assert run.reports["verified"]["proof"] == "listening"
     host.changes |= {**restart(f"exec {PYTHON} many.py 127.0.0.1:{port}"), "hook_seconds": 2}
-    assert f"[0000:0000:0000:0000:0000:0000:0000:0001]:{port + 1}" in reason(host.deploy(THIRD, THIRD_RELEASE)) or (
-        f"[::1]:{port + 1}" in reason(host.finish(host.started[-1], THIRD))
+    assert f"[0000:0000:0000:0000:0000:0000:0000:0001]:{port + OTHER}" in reason(host.deploy(THIRD, THIRD_RELEASE)) or (
+        f"[::1]:{port + OTHER}" in reason(host.finish(host.started[-1], THIRD))
     )
 
 
@@ -646,7 +648,7 @@ def test_port_that_a_worker_has_for_a_job_is_not_asked_for_when_the_job_is_over(
     if kind == "its own":
         # It is known for another port.
         host.tree["job.py"] = (
-            f"import socket\nserver = socket.create_server(('127.0.0.1', {port + 1}))\n"
+            f"import socket\nserver = socket.create_server(('127.0.0.1', {port + OTHER}))\n"
             + JOB.replace("while True: time.sleep(1)", "while True:\n    server.accept()[0].close()")
         )
     start = restart(f"exec {PYTHON} job.py {0 if kind != 'its own' else port}")
