@@ -109,9 +109,11 @@ pid_file_serves() {
   for worker in $(children_of "$master"); do
     is_helper "$worker" || workers="$workers $worker"
   done
-  for worker in ${workers:-$master}; do
-    worker_serves "$worker" || return 1
+  for worker in $workers; do
+    # One that has ended meanwhile is judged by whether its like stay.
+    worker_serves "$worker" || [ ! -d "/proc/$worker" ] || return 1
   done
+  [ -n "$proof" ] || worker_serves "$master"
 }
 
 # is_helper PID: whether this child of a master that listens itself is another program, which it runs for a request, say.
@@ -213,7 +215,11 @@ find_own() {
       own="$own $own_pid"
     fi
   done
+  master_proof=
   if [ -n "$verify_pid_file" ]; then
+    case "$own " in
+      *" $master "*) read_process "$master" && master_proof=" $master:$process_start" ;;
+    esac
     own="$own $master"
   fi
 }
@@ -441,6 +447,8 @@ holds_now() {
     strength=process
   fi
   sockets_serve || return 1
+  # Whoever listens nowhere may have a child for each job: it is the release's own, and that it stays is what counts.
+  [ -n "$listening" ] || proof=${master_proof:-$proof}
   if [ -n "$verify_command" ]; then
     command_serves || return 1
     [ "$strength" = listening ] || strength='command'

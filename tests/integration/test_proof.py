@@ -251,9 +251,9 @@ def test_old_processes_that_live_on_are_named_in_the_report(host: Host, port: in
 def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int) -> None:
     """A rollback over a change of the port that was meant, by settings that say nothing of ports."""
     first(host, port)
-    host.changes |= {**serve(port + 1), "verify_as_before": False, "hook_seconds": 20}
+    host.changes |= {**serve(port + 4_000), "verify_as_before": False, "hook_seconds": 20}
     assert "verified" in host.deploy(SECOND, NEW).reports
-    until(lambda: listens(port + 1), 20)
+    until(lambda: listens(port + 4_000), 20)
     host.changes |= {**serve(port), "verify_as_before": True, "hook_seconds": 20}
     run = host.deploy(THIRD, OLD)
     assert run.reports["verified"]["proof"] == "listening", run.log
@@ -421,6 +421,20 @@ def test_two_releases_on_one_port_by_reuseport_are_proven_by_the_new_one(host: H
 def test_batch_that_never_listens_is_proven_by_its_process(host: Host) -> None:
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         host.changes |= restart("exec sleep 600")
+        run = host.deploy(deployment, release)
+        assert run.reports["verified"]["proof"] == "process", run.log
+
+
+def test_batch_master_with_a_child_for_each_job_is_proven_by_itself(host: Host) -> None:
+    """As resque's: each child ends after its job, and another one begins."""
+    host.tree["jobs.py"] = (
+        "import os, time\n"
+        "while True:\n"
+        "    if os.fork() == 0:\n        time.sleep(0.3)\n        os._exit(0)\n"
+        "    os.wait()\n"
+    )
+    host.changes |= {**restart(f"exec {PYTHON} jobs.py"), "stable_seconds": 2, "hook_seconds": 15}
+    for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
         assert run.reports["verified"]["proof"] == "process", run.log
 
