@@ -174,10 +174,18 @@ DJANGO_SERVICE = """\
 set -eu
 cd "$(dirname "$0")/../current"
 . ../../shared/.env
-if kill -HUP "$(cat tmp/pids/gunicorn.pid 2>/dev/null)" 2>/dev/null; then exit; fi
+if old=$(cat tmp/pids/gunicorn.pid 2>/dev/null) && kill -TERM "$old" 2>/dev/null; then
+  while kill -0 "$old" 2>/dev/null; do sleep 0.1; done
+fi
 export DATABASE
 setsid venv/bin/gunicorn board.wsgi --chdir "$PWD" --bind "127.0.0.1:$PORT" --pid "$PWD/tmp/pids/gunicorn.pid" \\
   </dev/null >>log/gunicorn.log 2>&1 &
+"""
+
+#: Its master stays, and forks workers with the virtual environment that it was started from.
+DJANGO_RELOAD = """\
+#!/bin/sh
+kill -HUP "$(cat "$(dirname "$0")/../current/tmp/pids/gunicorn.pid")"
 """
 
 DJANGO_SETTINGS = """
@@ -238,6 +246,29 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
     assert product.answers() == {"second: 0 notes"}
     product.roll_back(first)
     assert product.answers() == {"first: 0 notes"}
+
+
+def test_gunicorn_that_is_only_reloaded_runs_the_old_releases_packages_and_is_not_verified(
+    playground: Playground, tmp_path: Path
+) -> None:
+    installed, wheels = part(product_parts.django), part(product_parts.wheels)
+    product = Product(playground, tmp_path, "board-hup", DJANGO_SERVICE)
+    here = product.repository.directory
+    environment = {"DATABASE": ":memory:", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    product.project.settings["build"]["env"] = environment
+    product.project.settings["wait"] = {**WAIT, "hook_seconds": 5}
+    python = {"PYTHONPATH": str(installed), "DATABASE": ":memory:"}
+    generate(here, sys.executable, "-m", "django", "startproject", "board", ".", env=python)
+    product.repository.commit({"requirements.txt": DJANGO_FILES["requirements.txt"]})
+    product.init("django", "config", "tmp/pids/gunicorn.pid", assets=[], migrate=[])
+    first = product.deploy().json["release"]
+    for host in HOSTS:
+        product.put_on_host(host, "service", DJANGO_RELOAD)
+    product.repository.commit({"VERSION": "2"})
+    result = product.project.fab("playground", "deploy", "--json")
+    assert result.code == 8, result.err
+    reasons = {each["reason"] for each in result.json["hosts"]}
+    assert all(f"releases/{first}/venv/bin/" in reason and "not of this release" in reason for reason in reasons)
 
 
 # Express
