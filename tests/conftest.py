@@ -23,6 +23,7 @@ LONG = (
     "test_fleet_truth",
     "test_releases",
     "test_host_scripts",
+    "test_proof",
     "test_main_job",
     "test_waves",
     "test_demo",
@@ -32,6 +33,10 @@ LONG = (
     "test_acl",
     "test_app_server",
     "test_operator_hooks",
+    "test_dies_later",
+    "test_compressor",
+    "test_fab_flags",
+    "test_covering",
     "test_migrations",
     "test_keeping",
     "test_products",
@@ -39,6 +44,10 @@ LONG = (
     "test_getting_started",
     "test_faults",
     "test_canaries",
+    "test_standalone",
+    "test_inside",
+    "test_host_paths",
+    "test_filters",
 )
 
 
