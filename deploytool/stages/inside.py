@@ -19,9 +19,10 @@ d_leads_out() {  # whether a link among the parents of $2, a path below the tree
     d_at=$d_at/${d_rest%%/*}
     d_rest=${d_rest#*/}
     if [ ! -L "$d_at" ]; then continue; fi
-    d_top=$(realpath -e -- "$1") || return 1
-    # A link to nowhere, or to itself, leads to no place inside.
-    d_real=$(realpath -e -- "$d_at" 2>/dev/null) || d_real=
+    # By the kernel, which gives up after forty links: realpath follows `a -> a/b` for ever.
+    d_top=$(CDPATH='' cd -P -- "$1" && pwd -P) || return 1
+    # A link to nowhere, to itself, or to a file leads to no place inside.
+    d_real=$(CDPATH='' cd -P -- "$d_at" 2>/dev/null && pwd -P) || d_real=
     case $d_real/ in
       "$d_top/.git/"*) ;;
       "$d_top/"*) continue ;;
