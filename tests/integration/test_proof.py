@@ -91,7 +91,9 @@ def host(parts: Parts) -> Iterator[Host]:
 @pytest.fixture
 def port() -> int:
     """One that the kernel gives away to nobody who does not ask for it: chosen by somebody, like a real service's."""
-    for candidate in range(20_000 + os.getpid() % 2_000, 30_000):
+    # Each process of pytest-xdist has its own.
+    begin = 20_000 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for candidate in range(begin, 30_000):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("", candidate))
             return candidate
@@ -714,12 +716,12 @@ def test_deployment_during_a_look_has_the_last_word(host: Host, port: int) -> No
     """The look has seen the release die that this deployment replaces."""
     first(host, port)
     os.kill(host.app, signal.SIGKILL)
-    looks = start_look(host, 15)
+    looks = start_look(host, 40)
     time.sleep(1)
     assert "verified" in host.deploy(SECOND, NEW).reports
     said = word(host)
     assert looks.poll() is None
-    looks.wait(60)
+    looks.wait(120)
     assert word(host) == said
 
 
