@@ -6,8 +6,10 @@ while a release is used again.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from deploytool.built import made_by_the_build
 from deploytool.errors import StepError
 from deploytool.fleet import named
 from deploytool.stages import linked_paths
@@ -16,12 +18,6 @@ if TYPE_CHECKING:
     from deploytool.release import Release
     from deploytool.session import Session
     from deploytool.settings import Settings
-
-#: Where builds put what a release can't do without. Capistrano's own template links some of them.
-MADE_BY_BUILDS = (
-    *("public/assets", "public/packs", "public/build", "public/vite", "staticfiles", "dist"),
-    *("vendor", "vendor/bundle", ".bundle", "node_modules", "venv", ".venv"),
-)
 
 
 def links_of(every: "Mapping[str, Settings]") -> dict[str, list[str]]:
@@ -86,4 +82,9 @@ def refuse_covered(session: "Session", release: "Release") -> None:
 def doubtful(settings: "Settings") -> tuple[str, ...]:
     """Linked directories where builds usually put what the release needs, unless the archive is to be without them."""
     excluded = {pattern.strip("/") for pattern in settings.build.exclude}
-    return tuple(path for path in settings.linked_dirs if path in MADE_BY_BUILDS and path not in excluded)
+    return tuple(
+        path
+        for path in settings.linked_dirs
+        if made_by_the_build(path, settings.build.recipe, None) is not None
+        and excluded.isdisjoint(map(str, (PurePosixPath(path), *PurePosixPath(path).parents)))
+    )

@@ -87,7 +87,7 @@ _PASSING = re.compile(
     re.DOTALL,
 )
 
-#: A directory of dependencies; the files of which one asks for it; what puts it outside of the application's directory.
+#: A directory of dependencies, and the files of which one asks for it.
 _OUTSIDE: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("node_modules", ("package.json",)),
     (".venv", ("pyproject.toml", "requirements.txt", "setup.py", "Pipfile")),

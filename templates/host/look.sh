@@ -75,8 +75,8 @@ learn() {
   [ -z "$heard_before" ] || return 0
   # shellcheck disable=SC2046,SC2086
   read_listening "$verify_real" $(lasting $own)
-  learned=$(heard_live | while IFS= read -r learned_line; do
-    [ "$learned_line" = "1 " ] || ! is_fixed "$learned_line" || printf '%s\n' "$learned_line"
+  learned=$(heard_with 2 | while IFS= read -r learned_line; do
+    ! is_fixed "$learned_line" || printf '%s\n' "$learned_line"
   done)
   [ -z "$learned" ] || { printf '%s' "$learned" >"$room/kit/listens.new" && mv -f -- "$room/kit/listens.new" "$room/kit/listens" && keep_listens; }
 }

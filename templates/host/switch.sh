@@ -39,7 +39,7 @@ keep_kit() {
     printf '%s' "$verify_expect" >"$room/kit.new/expect" &&
     printf '%s' "$verify_command" >"$room/kit.new/command" &&
     printf '%s' "$verify_as_before" >"$room/kit.new/as_before" &&
-    printf '%s' "$(heard_now)" >"$room/kit.new/listens" &&
+    printf '%s' "$(heard_with 12)" >"$room/kit.new/listens" &&
     printf '%s' "$strength" >"$room/kit.new/proof" &&
     printf '%s' "$notes" >"$room/kit.new/notes" &&
     printf '%s' "$boot_seconds" >"$room/kit.new/boot_seconds" &&
@@ -65,12 +65,13 @@ keep_listens() {
   cp -- "$room/kit/listens" "$room/listens/$release" 2>/dev/null || rm -f -- "$room/listens/$release"
 }
 
-# heard_now: prints listening as heard_before is written: with how many releases in a row have listened there.
-heard_now() {
-  printf '%s\n' "$listening" | while IFS= read -r now_endpoint; do
+# heard_with NUMBERS: prints listening as heard_before is written: a 2 before what that has with one of these digits, else a
+# 1. So `2` keeps what is known of the same release, and `12` counts another one.
+heard_with() {
+  [ -z "$listening" ] || printf '%s\n' "$listening" | while IFS= read -r with_endpoint; do
     case $newline$heard_before$newline in
-      *"$newline"[12]" $now_endpoint$newline"*) printf '2 %s\n' "$now_endpoint" ;;
-      *) [ -z "$now_endpoint" ] || printf '1 %s\n' "$now_endpoint" ;;
+      *"$newline"[$1]" $with_endpoint$newline"*) printf '2 %s\n' "$with_endpoint" ;;
+      *) printf '1 %s\n' "$with_endpoint" ;;
     esac
   done
 }

@@ -289,15 +289,12 @@ as_before() {
     is_fixed "$before" || continue
     covered "${before#* }" "$listening" || others_serve "${before#* }" "the release before listened on" || return 1
   done
-  case $random_before in
-    yes)
-      case $listening in *tcp*) return 0 ;; esac
-      doubt="the release before listened on $(all_words "$(printf '%s\n' "$heard_before" | sed 's/^[0-9] //')"), and none of the processes of this one listens${own:+ ($own)}"
-      [ -n "$verify_pid_file" ] || [ -n "$own" ] || doubt="$doubt; no process has its working directory there"
-      doubt="$doubt; $as_before_hint"
-      return 1
-      ;;
-  esac
+  [ "$random_before" = yes ] || return 0
+  case $listening in *tcp*) return 0 ;; esac
+  doubt="the release before listened on $(all_words "$(printf '%s\n' "$heard_before" | sed 's/^[0-9] //')"), and none of the processes of this one listens${own:+ ($own)}"
+  [ -n "$verify_pid_file" ] || [ -n "$own" ] || doubt="$doubt; no process has its working directory there"
+  doubt="$doubt; $as_before_hint"
+  return 1
 }
 as_before_hint="if that is meant, say where it listens with verify.port or verify.url, or set verify.as_before: false"
 
@@ -381,11 +378,11 @@ hear_before() {
   # shellcheck disable=SC2046
   if [ -z "$heard_before" ]; then
     read_listening "$before_real" $(lasting $before_pids)
-    [ -z "$listening" ] || heard_before=$(heard_live)
+    [ -z "$listening" ] || heard_before=$(heard_with 2)
     return 0
   fi
   read_listening "$before_real" $before_pids
-  if [ -n "$listening" ] && has_random "$heard_before" && has_random "$(heard_live)"; then
+  if [ -n "$listening" ] && has_random "$heard_before" && has_random "$(heard_with 2)"; then
     random_before=yes
   fi
   heard_both=$(printf '%s\n' "$heard_before" | while IFS= read -r both_line; do
@@ -404,16 +401,6 @@ has_random() (
   done
   exit 1
 )
-
-# heard_live: prints listening, with the numbers that heard_before has.
-heard_live() {
-  printf '%s\n' "$listening" | while IFS= read -r live_endpoint; do
-    case $newline$heard_before$newline in
-      *"${newline}2 $live_endpoint$newline"*) printf '2 %s\n' "$live_endpoint" ;;
-      *) printf '1 %s\n' "$live_endpoint" ;;
-    esac
-  done
-}
 
 # old_processes: prints a sentence on processes of other releases that run on; nothing if there are none.
 old_processes() {

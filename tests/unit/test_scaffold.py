@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from deploytool.__main__ import main
+from deploytool.built import made_by_the_build
 from deploytool.errors import SettingsError, UsageError
 from deploytool.recipes import RECIPES
-from deploytool.scaffold.built import made_by_the_build
 from deploytool.scaffold.capistrano import read_capistrano
 from deploytool.scaffold.proposal import Given, propose
 from deploytool.scaffold.story import copy_template, init

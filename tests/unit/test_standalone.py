@@ -1,7 +1,6 @@
 """Patterns, names and demands by which an archive is judged: in memory only. The rest is in tests/integration."""
 
 import re
-from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from deploytool.covering import doubtful, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError
-from deploytool.recipes import RECIPES, demands
+from deploytool.recipes import RECIPES, Recipe, demands
 from deploytool.release import Release, ReleaseId, Revision, read_record, release_record
 from deploytool.worker.standalone import LEFTOVERS, expression, unescaped
 
@@ -165,10 +164,9 @@ RELEASE = Release(
 )
 
 
-def linking(*paths: str, name: str = "production", exclude: tuple[str, ...] = ()) -> Any:
-    return SimpleNamespace(
-        environment=name, linked_dirs=paths, linked_files=(".env",), build=SimpleNamespace(exclude=exclude)
-    )
+def linking(*paths: str, name: str = "production", exclude: tuple[str, ...] = (), recipe: str = "none") -> Any:
+    build = SimpleNamespace(exclude=exclude, recipe=recipe)
+    return SimpleNamespace(environment=name, linked_dirs=paths, linked_files=(".env",), build=build)
 
 
 def hidden(*, made: int = 0, ours: int = 0) -> dict[str, Any]:
@@ -227,4 +225,9 @@ def test_notes_name_files_of_the_revision_and_other_environments() -> None:
 
 def test_check_doubts_linked_directories_that_builds_make() -> None:
     assert doubtful(linking("log", "vendor", "node_modules", exclude=("node_modules",))) == ("vendor",)
-    assert all(not PurePosixPath(path).is_absolute() for path in doubtful(linking("public/assets")))
+    assert doubtful(linking("tmp/cache", "public/uploads", exclude=("tmp",))) == ()
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_check_does_not_doubt_what_a_recipe_links(recipe: Recipe) -> None:
+    assert doubtful(linking(*recipe.linked_dirs, exclude=recipe.exclude, recipe=recipe.name)) == ()
