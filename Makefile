@@ -68,7 +68,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker
+	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker deploytool/text
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows examples/ci/github-actions.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.gitlab-ci examples/ci/gitlab-ci.yml
 	@set -e; for script in templates/host/*.sh templates/app-server/*.sh; do \

@@ -17,7 +17,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # A shell that starts needs only its script, and makes no mistake.
-        from deploytool.worker.foreign import one_line
+        from deploytool.text.untrusted import one_line
 
         super().error(one_line(message))
 

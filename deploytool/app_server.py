@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from deploytool.errors import UsageError
 from deploytool.manifest import UNPACKING, own_templates, yaml_scalar
 from deploytool.release import consul_prefix, event_name
-from deploytool.worker.masking import Masking
+from deploytool.text.masking import Masking
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

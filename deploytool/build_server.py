@@ -183,13 +183,15 @@ class Channel(Protocol):
 def worker_archive() -> bytes:
     """The worker as one file that Python runs. Equal sources give equal bytes."""
     buffer = io.BytesIO()
-    package = Path(__file__).parent / "worker"
+    package = Path(__file__).parent
+    sources = [package / "__init__.py", *(package / "text").glob("*.py"), *(package / "worker").glob("*.py")]
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for source in sorted(package.glob("*.py")):
-            entry = zipfile.ZipInfo(f"worker/{source.name}", date_time=(2020, 1, 1, 0, 0, 0))
+        for source in sorted(sources):
+            entry = zipfile.ZipInfo(str(source.relative_to(package.parent)), date_time=(2020, 1, 1, 0, 0, 0))
             archive.writestr(entry, source.read_bytes(), zipfile.ZIP_DEFLATED)
         archive.writestr(
-            zipfile.ZipInfo("__main__.py", date_time=(2020, 1, 1, 0, 0, 0)), "from worker.main import main\n\nmain()\n"
+            zipfile.ZipInfo("__main__.py", date_time=(2020, 1, 1, 0, 0, 0)),
+            "from deploytool.worker.line import main\n\nmain()\n",
         )
     return buffer.getvalue()
 

@@ -34,7 +34,7 @@ from deploytool.release import (
 )
 from deploytool.session import Begun, Session
 from deploytool.stages import Fetched
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 from deploytool.worker_client import Asked
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.fleet import HostResult, Verdict, grouped, named
-from deploytool.worker.foreign import one_line, printable
+from deploytool.text.untrusted import one_line, printable
 
 #: GitHub shows so many error annotations of a step, and drops the others.
 MOST_ANNOTATIONS = 10

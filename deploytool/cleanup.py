@@ -30,7 +30,7 @@ from deploytool.release import (
 from deploytool.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
 from deploytool.session import Session
 from deploytool.status import running_releases
-from deploytool.worker.foreign import read_json
+from deploytool.text.untrusted import read_json
 from deploytool.worker_client import Asked
 
 #: How many deployments' keys stay in Consul, for reading.

@@ -168,7 +168,7 @@ def run(
             ),
         )
     except Exception as bug:
-        from deploytool.worker.masking import secrets_in
+        from deploytool.text.masking import secrets_in
 
         # Nobody knows what stands in it.
         secrets = (*secrets, *secrets_in(os.environ))
@@ -231,7 +231,7 @@ def tell_ci(
     """Tell the CI system that runs the command how it ended, beside its log. `document` is the command's, masked."""
     from deploytool.ci import annotations
     from deploytool.console import ending
-    from deploytool.worker.foreign import one_line
+    from deploytool.text.untrusted import one_line
 
     lines = ending(outcome, environment) if environment is not None and outcome.deployment is not None else []
     if outcome.release is not None and outcome.deployment is None:
@@ -323,7 +323,7 @@ def outcome_error(outcome: "Outcome") -> DeployError:
 
 
 def masked(value: Any, secrets: Sequence[str]) -> Any:
-    from deploytool.worker.masking import Masking
+    from deploytool.text.masking import Masking
 
     return Masking(secrets).value(value)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.remembered import recall
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 #: the flag and the environment that stands before its command → what the flag's value may be
 Values = Callable[[str, str | None], Sequence[str]]

@@ -16,7 +16,7 @@ from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, h
 from deploytool.errors import FleetError, Interrupted
 from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named
 from deploytool.proof import PROOFS, weakest
-from deploytool.worker.foreign import one_line, printable
+from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole

@@ -7,7 +7,7 @@ An error says three things: what failed and where (`message`), the last lines of
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from deploytool.worker.foreign import one_line
+from deploytool.text.untrusted import one_line
 
 
 class DeployError(Exception):

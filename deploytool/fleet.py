@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from deploytool.proof import known_proof
-from deploytool.worker.foreign import printable, read_json
+from deploytool.text.untrusted import printable, read_json
 
 #: Longer lines of hosts are cut: with half a megabyte in one value, nothing else would be seen.
 LONGEST_LINE = 2000

@@ -5,7 +5,7 @@ from typing import Any
 
 from deploytool.errors import LockedError
 from deploytool.session import Session
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 from deploytool.worker.freezing import words
 from deploytool.worker_client import Asked
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from deploytool.errors import FleetError
 from deploytool.fleet import LastWord, Verdict
 from deploytool.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
-from deploytool.worker.foreign import printable, read_json
+from deploytool.text.untrusted import printable, read_json
 
 Kind = Literal["deploy", "rollback"]
 

@@ -24,7 +24,7 @@ from deploytool.outcome import Outcome
 from deploytool.release import Release
 from deploytool.session import Session
 from deploytool.stages import Comparison, Place, Step
-from deploytool.worker.masking import Masking
+from deploytool.text.masking import Masking
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

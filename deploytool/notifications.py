@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from deploytool.console import conclusion
 from deploytool.errors import DeployError
 from deploytool.operator_hooks import Record, masking_of_output, problem_of, record_of, run_command
-from deploytool.worker.foreign import one_line, printable
-from deploytool.worker.masking import Masking
+from deploytool.text.masking import Masking
+from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
     from deploytool.console import Console

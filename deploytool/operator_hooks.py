@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from deploytool import interruption
 from deploytool.errors import DeployError, HookError
-from deploytool.worker.masking import Masking, secrets_in
+from deploytool.text.masking import Masking, secrets_in
 
 if TYPE_CHECKING:
     from deploytool.console import Console

@@ -29,9 +29,9 @@ from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, 
 from deploytool.session import Compressor, Session
 from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status
+from deploytool.text.masking import Masking
+from deploytool.text.untrusted import printable
 from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
-from deploytool.worker.foreign import printable
-from deploytool.worker.masking import Masking
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

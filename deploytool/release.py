@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NewType
 
 from deploytool.settings.files import NAME
-from deploytool.worker.foreign import CONTROL, read_json
+from deploytool.text.untrusted import CONTROL, read_json
 
 Revision = NewType("Revision", str)
 ReleaseId = NewType("ReleaseId", str)

@@ -13,7 +13,7 @@ from deploytool.journal import read_history, read_texts
 from deploytool.promotion import environments_in_store
 from deploytool.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
 from deploytool.session import Session
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploytool.worker.foreign import read_json
+from deploytool.text.untrusted import read_json
 
 #: As many as anybody would choose from.
 _MOST = 100

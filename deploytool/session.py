@@ -18,7 +18,7 @@ from deploytool.errors import StepError, StoreError
 from deploytool.operator_hooks import Moment, run_hooks
 from deploytool.outcome import Outcome
 from deploytool.stages import Place, Step, explain
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from deploytool.command import ENVIRONMENT, Command, dry_by, masked, project, ru
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 if interruption.in_a_running_fab():
     interruption.leave_at_once()

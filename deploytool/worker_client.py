@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from deploytool.answers import is_answer
 from deploytool.build_server import Channel
 from deploytool.errors import BY_KIND, ConnectionFailed
-from deploytool.worker.foreign import read_json
+from deploytool.text.untrusted import read_json
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0

@@ -4,7 +4,7 @@ from deploytool import stages
 from deploytool.checks.finding import Check, tried
 from deploytool.errors import StepError
 from deploytool.session import Session
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 #: With less than this a build is not worth beginning: archives are made beside work tree, dependencies and logs.
 FREE_MB = 256

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploytool.errors import BY_KIND, DeployError
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 #: The exit code of `check` is the first of these that applies.
 ORDER = (2, 5, 6, 7, 4, 8)

@@ -20,7 +20,7 @@ from deploytool.manifest import manifest_url, render_probe, render_proof
 from deploytool.proof import PROOFS, asked_proof, is_weaker
 from deploytool.release import DeploymentId, event_name, probe_key, probes_prefix
 from deploytool.session import Session
-from deploytool.worker.foreign import printable, read_json
+from deploytool.text.untrusted import printable, read_json
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

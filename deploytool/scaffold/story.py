@@ -10,7 +10,7 @@ from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Prop
 from deploytool.scaffold.survey import Survey, survey
 from deploytool.scaffold.writing import write_new
 from deploytool.settings.files import FILL_IN
-from deploytool.worker.foreign import one_line
+from deploytool.text.untrusted import one_line
 
 Say = Callable[[str], None]
 

@@ -40,7 +40,7 @@ from deploytool.settings.files import (
     shared_file,
 )
 from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
-from deploytool.worker.masking import Masking, secrets_in_urls
+from deploytool.text.masking import Masking, secrets_in_urls
 
 Loc = tuple[str | int, ...]
 

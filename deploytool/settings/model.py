@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from deploytool.settings.files import FILL_IN, NAME, NAME_RULE
-from deploytool.worker.foreign import CONTROL
+from deploytool.text.untrusted import CONTROL
 
 #: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` or
 #: `FILL_IN` keeps it and is not held to its form.

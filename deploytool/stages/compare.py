@@ -9,7 +9,7 @@ from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value, values
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

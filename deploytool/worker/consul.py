@@ -16,10 +16,11 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
+from deploytool.text.untrusted import read_json
+
 from .bus import Entry, is_below_something
 from .failure import Failure
 from .findings import Findings
-from .foreign import read_json
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.

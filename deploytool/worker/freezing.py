@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any, Dict, Mapping, Optional
 
+from deploytool.text.untrusted import read_json
+
 from .bus import Bus
 from .failure import Failure
-from .foreign import read_json
 
 #: How often it is tried again when the key changes between our look and our write.
 TRIES = 10

@@ -14,8 +14,9 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional
 
+from deploytool.text.untrusted import read_json
+
 from .failure import Failure
-from .foreign import read_json
 from .processes import end_group, started_at
 
 #: Whoever looks who holds a lock takes it for a moment: nobody is refused for that.

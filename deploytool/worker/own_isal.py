@@ -16,7 +16,8 @@ import sys
 import time
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-from .foreign import one_line, read_json
+from deploytool.text.untrusted import one_line, read_json
+
 from .processes import Groups, end_group
 
 #: The newest versions that have wheels: for Python 3.8 to 3.13, and for later ones. Another version gives other bytes.

@@ -11,8 +11,9 @@ import json
 import re
 from typing import Any, Optional
 
+from deploytool.text.untrusted import read_json
+
 from .failure import Failure
-from .foreign import read_json
 
 #: Relative to the store's URL.
 OWNER = "application.json"

@@ -16,8 +16,9 @@ import subprocess
 import threading
 from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
 
+from deploytool.text.untrusted import one_line
+
 from .failure import Failure
-from .foreign import one_line
 
 #: What is read to tell a text from anything else: a text has no NUL in there.
 HEAD_BYTES = 8 << 10

@@ -13,8 +13,9 @@ import tempfile
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
+from deploytool.text.masking import Masking
+
 from .failure import Failure
-from .masking import Masking
 from .processes import Groups, end_group
 
 TAIL_LINES = 20

@@ -12,8 +12,9 @@ import json
 import os
 from typing import Any, Iterator, Optional
 
+from deploytool.text.untrusted import read_json
+
 from .failure import Failure
-from .foreign import read_json
 
 
 class Journal:

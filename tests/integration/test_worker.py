@@ -24,8 +24,8 @@ from deploytool.build_server import start_worker
 from deploytool.errors import ConnectionFailed, DeployError, Interrupted, LockedError, StepError, StoreError
 from deploytool.playground import Playground
 from deploytool.worker import locks
-from deploytool.worker.main import READ_ONLY
-from deploytool.worker.main import Worker as RealWorker
+from deploytool.worker.line import READ_ONLY
+from deploytool.worker.line import Worker as RealWorker
 from deploytool.worker_client import Asked, WorkerClient
 
 pytestmark = pytest.mark.integration
@@ -952,7 +952,7 @@ def test_worker_archive_is_the_same_every_time() -> None:
 def test_what_fails_at_the_end_is_said_without_the_secrets() -> None:
     script = """
 from types import SimpleNamespace
-from deploytool.worker.main import Worker
+from deploytool.worker.line import Worker
 
 def release():
     raise ValueError("refused: token-1234")

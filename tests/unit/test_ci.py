@@ -26,7 +26,7 @@ from deploytool.console import Console, reasons
 from deploytool.fleet import HostResult, State, Verdict
 from deploytool.outcome import Outcome
 from deploytool.session import operator_of
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())
 BAD = HostResult("web", "app2", Verdict.FAILED, State.FETCHED, 3.2, "hooks.post[0] failed", ("one", "two"))

@@ -44,7 +44,7 @@ from deploytool.release import (
 )
 from deploytool.session import Operator
 from deploytool.session import Session as RealSession
-from deploytool.worker.main import newest
+from deploytool.worker.line import newest
 from tests.unit.answering import Answering
 from tests.unit.test_retention import (
     NOBODY,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.fleet import Fleet, Report, State, Verdict, read_report
-from deploytool.worker.foreign import printable
+from deploytool.text.untrusted import printable
 
 
 def fleet_of(*hosts: str) -> Fleet:

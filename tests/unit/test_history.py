@@ -26,7 +26,7 @@ from deploytool.history import (
 )
 from deploytool.journal import moment_name, read_history
 from deploytool.release import DeploymentId, ReleaseId, is_deployment_id
-from deploytool.worker.main import newest
+from deploytool.worker.line import newest
 from tests.unit.answering import Answering
 
 A, B, C, D = (ReleaseId(f"2026010{day}T000000Z-{letter * 7}") for day, letter in enumerate("abcd", start=1))

@@ -40,8 +40,8 @@ from deploytool.stages import (
     survey,
 )
 from deploytool.tasks import _reference
+from deploytool.text.untrusted import printable
 from deploytool.worker.archive import tar_command
-from deploytool.worker.foreign import printable
 from tests.unit.test_hostile_text import NASTY, is_sound
 from tests.unit.test_manifest import DEPLOYMENT, RELEASE, given_settings
 from tests.unit.test_stages import settings as settings_of_stages

@@ -30,7 +30,7 @@ from deploytool.releases import Deployments
 from deploytool.session import Operator
 from deploytool.status import HostStatus, Status
 from deploytool.status import lines as status_lines
-from deploytool.worker.foreign import DEEPEST, one_line, printable, read_json
+from deploytool.text.untrusted import DEEPEST, one_line, printable, read_json
 from tests.unit.test_ci import commands
 
 #: What text of others tries: to clear the screen, to write over a line, to begin one, to turn it round.

@@ -15,8 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploytool.worker.foreign import one_line
-from deploytool.worker.masking import MASK, Masking, secrets_in, secrets_in_urls
+from deploytool.text.masking import MASK, Masking, secrets_in, secrets_in_urls
+from deploytool.text.untrusted import one_line
 
 SECRET = "cañary/\"5b\\1e $77+x='&y<5b>~'\tz"
 

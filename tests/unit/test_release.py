@@ -29,7 +29,7 @@ from deploytool.release import (
     release_record,
 )
 from deploytool.rollout import new_deployment_id
-from deploytool.worker.main import named_release
+from deploytool.worker.line import named_release
 from tests.unit.answering import Answering
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")

@@ -1,6 +1,6 @@
 """What becomes of a step's output: bytes in, masked lines out, and the last of them for the screen."""
 
-from deploytool.worker.masking import Masking
+from deploytool.text.masking import Masking
 from deploytool.worker.steps import LINE_BYTES, SHOWN_CHARACTERS, TAIL_LINES, Lines, Tail
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deploytool.answers import ANSWERS, ERROR, EVENTS, Shape, fits
 from deploytool.errors import BY_KIND, ConnectionFailed, ConsulError, DeployError
-from deploytool.worker import main
+from deploytool.worker import line
 from deploytool.worker_client import Asked, WorkerClient
 
 few = settings(max_examples=80, deadline=None)
@@ -200,9 +200,9 @@ def test_error_has_the_exit_code_of_its_kind() -> None:
 
 
 def test_every_request_of_the_worker_has_its_shape() -> None:
-    line: Any = open(os.devnull, "rb")  # noqa: SIM115
-    with line:
-        actions: Mapping[str, Callable[..., Any]] = main.Worker(line, line)._actions()
+    nowhere: Any = open(os.devnull, "rb")  # noqa: SIM115
+    with nowhere:
+        actions: Mapping[str, Callable[..., Any]] = line.Worker(nowhere, nowhere)._actions()
     assert set(ANSWERS) == set(actions)
     # What returns nothing is answered with nothing.
     nothing = {name for name, action in actions.items() if inspect.signature(action).return_annotation == "None"}

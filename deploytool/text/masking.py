@@ -10,7 +10,7 @@ import threading
 from typing import Any, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 from urllib.parse import quote, unquote
 
-from .foreign import TAB_COLUMNS, one_line
+from .untrusted import TAB_COLUMNS, one_line
 
 MASK = "***"
 #: A shorter line of a secret with several lines says nothing, and would be found everywhere. The same is true of what

@@ -24,6 +24,9 @@ import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from deploytool.text.masking import Masking, secrets_in
+from deploytool.text.untrusted import read_json
+
 from . import archive, compressors, freezing, locks, ownership, retention, steps, unfinished
 from .announcement import Announcement, deployment_named, watch_reports
 from .bus import Bus
@@ -31,9 +34,7 @@ from .consul import Consul
 from .directory_bus import DirectoryBus
 from .failure import Failure
 from .findings import Findings
-from .foreign import read_json
 from .inside import refuse_outside
-from .masking import Masking, secrets_in
 from .own_isal import OwnIsal
 from .probe import probe_hosts
 from .processes import Groups, started_at
