@@ -24,7 +24,7 @@ import psutil
 
 from deploytool.build_server import start_worker
 from deploytool.console import Console
-from deploytool.fleet import Fleet
+from deploytool.model.fleet import Fleet
 from deploytool.playground import configs, parts, processes
 from deploytool.rollout import Listening
 from deploytool.worker_client import WorkerClient

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from deploytool.errors import UsageError
 from deploytool.manifest import UNPACKING, own_templates, yaml_scalar
-from deploytool.release import consul_prefix, event_name
+from deploytool.model.release import consul_prefix, event_name
 from deploytool.text.masking import Masking
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 
 from deploytool.building import read_release
 from deploytool.errors import ConsulError, UsageError
-from deploytool.fleet import LastWord, read_last_word
-from deploytool.history import History, Learned, RoleHost, news, reaches_target, with_learned
 from deploytool.journal import ask_history, deployment_named, read_history, release_of
 from deploytool.manifest import manifest_url
-from deploytool.release import (
+from deploytool.model.fleet import LastWord, read_last_word
+from deploytool.model.history import History, Learned, RoleHost, news, reaches_target, with_learned
+from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
     ReleaseId,

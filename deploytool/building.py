@@ -16,9 +16,7 @@ from deploytool import stages
 from deploytool.covering import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.manifest import made_up_release, render_manifest
-from deploytool.outcome import Outcome
-from deploytool.recipes import demands
-from deploytool.release import (
+from deploytool.model.release import (
     NO_DEPLOYMENT,
     Release,
     ReleaseId,
@@ -32,6 +30,8 @@ from deploytool.release import (
     record_key,
     release_record,
 )
+from deploytool.outcome import Outcome
+from deploytool.recipes import demands
 from deploytool.session import Begun, Session
 from deploytool.stages import Fetched
 from deploytool.text.untrusted import printable

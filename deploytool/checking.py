@@ -21,8 +21,8 @@ from deploytool.errors import (
     StoreError,
 )
 from deploytool.journal import moment_name
-from deploytool.proof import PROOFS, asked_proof
-from deploytool.release import DeploymentId, event_name
+from deploytool.model.proof import PROOFS, asked_proof
+from deploytool.model.release import DeploymentId, event_name
 from deploytool.session import Session
 
 if TYPE_CHECKING:

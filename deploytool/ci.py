@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool.fleet import HostResult, Verdict, grouped, named
+from deploytool.model.fleet import HostResult, Verdict, grouped, named
 from deploytool.text.untrusted import one_line, printable
 
 #: GitHub shows so many error annotations of a step, and drops the others.

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 
 from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
-from deploytool.history import History, read_deployment
 from deploytool.journal import RETENTION_LOCK, read_history, read_texts, recent, release_of
-from deploytool.release import (
+from deploytool.model.history import History, read_deployment
+from deploytool.model.release import (
     DEPLOYMENT_PATTERN,
     DeploymentId,
     Release,
@@ -27,7 +27,7 @@ from deploytool.release import (
     read_record,
     record_key,
 )
-from deploytool.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
+from deploytool.model.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
 from deploytool.session import Session
 from deploytool.status import running_releases
 from deploytool.text.untrusted import read_json

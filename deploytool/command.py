@@ -300,7 +300,7 @@ def _no_environment(name: str) -> UsageError:
 
 def outcome_error(outcome: "Outcome") -> DeployError:
     """Why a deployment that was let go did not end well: a host is bad, or nobody waited to the end."""
-    from deploytool.fleet import Verdict
+    from deploytool.model.fleet import Verdict
 
     bad = ", ".join(
         f"{result.host} ({result.role}) {result.verdict}"

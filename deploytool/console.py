@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.errors import FleetError, Interrupted
-from deploytool.fleet import Fleet, HostResult, Report, Verdict, grouped, named
-from deploytool.proof import PROOFS, weakest
+from deploytool.model.fleet import Fleet, HostResult, Report, Verdict, grouped, named
+from deploytool.model.proof import PROOFS, weakest
 from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:

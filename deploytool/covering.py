@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from deploytool.built import made_by_the_build
 from deploytool.errors import StepError
-from deploytool.fleet import named
+from deploytool.model.build_outputs import made_by_the_build
+from deploytool.model.fleet import named
 from deploytool.stages import linked_paths
 
 if TYPE_CHECKING:
-    from deploytool.release import Release
+    from deploytool.model.release import Release
     from deploytool.session import Session
     from deploytool.settings import Settings
 

@@ -14,17 +14,17 @@ from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
 from deploytool.errors import FleetError, UsageError
-from deploytool.fleet import LastWord
 from deploytool.freezing import ask_frozen, refuse_if_frozen
-from deploytool.history import RoleHost
 from deploytool.migrations import leave_out
+from deploytool.model.fleet import LastWord
+from deploytool.model.history import RoleHost
+from deploytool.model.release import ReleaseId
+from deploytool.model.waves import Wave, failures_of, plan_waves, refuse_missing_canaries
 from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
-from deploytool.release import ReleaseId
 from deploytool.rollback import bound_to_an_archive, bring_back, kept_roles, undo
 from deploytool.rollout import Attempt, attempt_at, bring, by_role
 from deploytool.session import Session
-from deploytool.waves import Wave, failures_of, plan_waves, refuse_missing_canaries
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

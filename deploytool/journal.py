@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from deploytool.history import (
+from deploytool.model.history import (
     Deployment,
     History,
     Mark,
@@ -21,7 +21,7 @@ from deploytool.history import (
     read_mark,
     with_learned,
 )
-from deploytool.release import (
+from deploytool.model.release import (
     DEPLOYMENT_PATTERN,
     RELEASE_PATTERN,
     DeploymentId,

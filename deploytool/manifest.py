@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote
 
 from deploytool.errors import SettingsError
-from deploytool.release import DeploymentId, Release, ReleaseId, Revision, consul_prefix
+from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision, consul_prefix
 
 if TYPE_CHECKING:
     import yaml

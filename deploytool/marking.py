@@ -1,9 +1,9 @@
 """`fab ENV mark`: a person's word on a release."""
 
 from deploytool.errors import UsageError
-from deploytool.history import Mark, standings
 from deploytool.journal import moment_name, read_history, write_mark
-from deploytool.release import ReleaseId, record_key
+from deploytool.model.history import Mark, standings
+from deploytool.model.release import ReleaseId, record_key
 from deploytool.session import Session
 
 

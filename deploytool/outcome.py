@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploytool.fleet import HostResult, Verdict
+from deploytool.model.fleet import HostResult, Verdict
 
 if TYPE_CHECKING:
-    from deploytool.history import AfterMigration
+    from deploytool.model.history import AfterMigration
 
 
 @dataclass(slots=True)

@@ -17,21 +17,21 @@ from deploytool.changes import change_lines, changes_record
 from deploytool.console import counted
 from deploytool.covering import hides, refuse_covered, unchecked
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
-from deploytool.fleet import named
 from deploytool.freezing import refuse_if_frozen
-from deploytool.history import Due, due_of, reaches_target, target_after
 from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
+from deploytool.model.fleet import named
+from deploytool.model.history import Due, due_of, reaches_target, target_after
+from deploytool.model.proof import PROOFS, asked_proof
+from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
+from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.operator_hooks import OF_A_BUILD, Moment
 from deploytool.outcome import role_hosts
-from deploytool.proof import PROOFS, asked_proof
-from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.session import Compressor, Session
 from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
-from deploytool.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

@@ -8,9 +8,9 @@ from deploytool.audience import Here
 from deploytool.building import Fetching, obtain_release, read_release
 from deploytool.covering import refuse_covered
 from deploytool.errors import UsageError
-from deploytool.history import History, Standing, is_proven, latest, reaches_target, standings
 from deploytool.journal import read_history
-from deploytool.release import Release, ReleaseId
+from deploytool.model.history import History, Standing, is_proven, latest, reaches_target, standings
+from deploytool.model.release import Release, ReleaseId
 from deploytool.session import Session
 
 if TYPE_CHECKING:

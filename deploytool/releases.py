@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from deploytool.audience import expected_hosts
 from deploytool.errors import ConsulError
-from deploytool.history import Deployment, History, Standing, standings
 from deploytool.journal import read_history, read_texts
+from deploytool.model.history import Deployment, History, Standing, standings
+from deploytool.model.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
 from deploytool.promotion import environments_in_store
-from deploytool.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
 from deploytool.session import Session
 from deploytool.text.untrusted import printable
 

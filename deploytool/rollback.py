@@ -14,13 +14,13 @@ from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.console import counted
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
-from deploytool.fleet import LastWord, Verdict
-from deploytool.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
 from deploytool.migrations import warn_of_migrations
+from deploytool.model.fleet import LastWord, Verdict
+from deploytool.model.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
+from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, is_release_id, record_key
 from deploytool.outcome import Outcome
-from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, is_release_id, record_key
 from deploytool.rollout import Attempt, ReleaseNotKept, attempt_at, bring, by_role
 from deploytool.session import Session
 

@@ -21,15 +21,13 @@ from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
 from deploytool.console import counted
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
-from deploytool.fleet import Fleet, Verdict, read_report
 from deploytool.freezing import note_freeze, refuse_if_frozen
-from deploytool.history import Kind, RoleHost, target_after
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
 from deploytool.migrations import migrate, migrate_after
-from deploytool.operator_hooks import Moment
-from deploytool.outcome import Outcome, role_hosts
-from deploytool.release import (
+from deploytool.model.fleet import Fleet, Verdict, read_report
+from deploytool.model.history import Kind, RoleHost, target_after
+from deploytool.model.release import (
     DeploymentId,
     Release,
     ReleaseId,
@@ -40,9 +38,11 @@ from deploytool.release import (
     manifest_key,
     record_key,
 )
+from deploytool.model.waves import Wave, pauses
+from deploytool.operator_hooks import Moment
+from deploytool.outcome import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.stages import Comparison
-from deploytool.waves import Wave, pauses
 from deploytool.worker_client import Asked
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.

@@ -10,12 +10,12 @@ from typing import Any
 
 from deploytool.audience import selectors
 from deploytool.errors import ConsulError
-from deploytool.fleet import named, read_last_word
 from deploytool.freezing import ask_frozen, frozen_words
-from deploytool.history import Due
 from deploytool.journal import deployment_named, release_of
 from deploytool.migrations import read_due
-from deploytool.release import ReleaseId, is_release_id
+from deploytool.model.fleet import named, read_last_word
+from deploytool.model.history import Due
+from deploytool.model.release import ReleaseId, is_release_id
 from deploytool.session import Session
 from deploytool.worker.announcement import is_open
 

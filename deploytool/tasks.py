@@ -568,7 +568,7 @@ def _reference(this: Command, branch: str | None) -> str:
 
 
 def _check_release_id(release: str | None) -> None:
-    from deploytool.release import is_release_id
+    from deploytool.model.release import is_release_id
 
     if release is not None and not is_release_id(release):
         raise UsageError(

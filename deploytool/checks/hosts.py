@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from deploytool.audience import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.checks.finding import Check, error_of, failed, tried
 from deploytool.errors import DeployError, FleetError, LockedError
-from deploytool.fleet import LONGEST_LINE
-from deploytool.history import RoleHost
 from deploytool.journal import moment_name
 from deploytool.manifest import manifest_url, render_probe, render_proof
-from deploytool.proof import PROOFS, asked_proof, is_weaker
-from deploytool.release import DeploymentId, event_name, probe_key, probes_prefix
+from deploytool.model.fleet import LONGEST_LINE
+from deploytool.model.history import RoleHost
+from deploytool.model.proof import PROOFS, asked_proof, is_weaker
+from deploytool.model.release import DeploymentId, event_name, probe_key, probes_prefix
 from deploytool.session import Session
 from deploytool.text.untrusted import printable, read_json
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from deploytool.built import made_by_the_build
 from deploytool.errors import UsageError
+from deploytool.model.build_outputs import made_by_the_build
 from deploytool.scaffold.capistrano import Capistrano, read_capistrano
 from deploytool.scaffold.survey import Survey
 from deploytool.settings.files import FILL_IN, NAME

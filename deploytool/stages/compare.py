@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploytool.model.release import Revision
 from deploytool.recipes import RECIPES
-from deploytool.release import Revision
 from deploytool.stages import git, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value, values

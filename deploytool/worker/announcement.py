@@ -27,7 +27,7 @@ LOOK_SECONDS_MIN = 0.02
 LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
 
-#: "<deployment> <manifest URL>"; the same pattern as in deploytool.release, which the worker does not have
+#: "<deployment> <manifest URL>"; the same pattern as in deploytool.model.release, which the worker does not have
 DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z[a-z0-9]{4}) ")
 
 

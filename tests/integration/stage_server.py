@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deploytool.release import Revision
+from deploytool.model.release import Revision
 from deploytool.stages import Fetched, Place, Step, checkout, explain, fetch, fetched
 
 GIT = {

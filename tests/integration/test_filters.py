@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploytool.building import build_inputs
-from deploytool.release import build_key
+from deploytool.model.release import build_key
 from deploytool.stages import Fetched, checkout, explain, fetch, fetched, survey
 from tests.integration.stage_server import Outcome, Repository, Server, run
 

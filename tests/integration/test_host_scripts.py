@@ -32,9 +32,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploytool.manifest import HostCommand, Phase, RoleManifest, check_manifest, manifest_url, render
+from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision
 from deploytool.playground import processes
 from deploytool.playground.parts import Parts, find_or_install
-from deploytool.release import DeploymentId, Release, ReleaseId, Revision
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from deploytool.ci import (
     summary,
 )
 from deploytool.console import Console, reasons
-from deploytool.fleet import HostResult, State, Verdict
+from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.outcome import Outcome
 from deploytool.session import operator_of
 from deploytool.text.untrusted import printable

@@ -23,10 +23,9 @@ from deploytool.errors import (
     StoreError,
     UsageError,
 )
-from deploytool.history import Deployment, History, Mark
 from deploytool.journal import RETENTION_LOCK
-from deploytool.outcome import Outcome
-from deploytool.release import (
+from deploytool.model.history import Deployment, History, Mark
+from deploytool.model.release import (
     DeploymentId,
     Release,
     ReleaseId,
@@ -42,6 +41,7 @@ from deploytool.release import (
     record_key,
     release_record,
 )
+from deploytool.outcome import Outcome
 from deploytool.session import Operator
 from deploytool.session import Session as RealSession
 from deploytool.worker.line import newest

@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 from deploytool.console import Console, conclusion, reasons
-from deploytool.fleet import HostResult, State, Verdict
+from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.outcome import Outcome
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())

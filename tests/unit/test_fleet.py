@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.fleet import Fleet, Report, State, Verdict, read_report
+from deploytool.model.fleet import Fleet, Report, State, Verdict, read_report
 from deploytool.text.untrusted import printable
 
 

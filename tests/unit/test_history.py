@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from deploytool.fleet import LastWord
-from deploytool.history import (
+from deploytool.journal import moment_name, read_history
+from deploytool.model.fleet import LastWord
+from deploytool.model.history import (
     Deployment,
     History,
     Learned,
@@ -24,8 +25,7 @@ from deploytool.history import (
     standings,
     with_learned,
 )
-from deploytool.journal import moment_name, read_history
-from deploytool.release import DeploymentId, ReleaseId, is_deployment_id
+from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id
 from deploytool.worker.line import newest
 from tests.unit.answering import Answering
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from deploytool.building import literal_pattern
 from deploytool.errors import UsageError
 from deploytool.manifest import host_script, role_manifest
-from deploytool.release import Revision
+from deploytool.model.release import Revision
 from deploytool.settings import Settings
 from deploytool.stages import (
     Fetched,

@@ -21,11 +21,11 @@ from deploytool.checks.finding import failed
 from deploytool.ci import Annotation, GitHubActions, annotations, summary
 from deploytool.console import Console
 from deploytool.errors import ConsulError, DeployError
-from deploytool.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
-from deploytool.history import read_deployment, read_mark
+from deploytool.model.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
+from deploytool.model.history import read_deployment, read_mark
+from deploytool.model.release import DeploymentId, ReleaseId
 from deploytool.notifications import end_text, escaped
 from deploytool.outcome import Outcome
-from deploytool.release import DeploymentId, ReleaseId
 from deploytool.releases import Deployments
 from deploytool.session import Operator
 from deploytool.status import HostStatus, Status

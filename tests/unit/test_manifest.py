@@ -34,8 +34,8 @@ from deploytool.manifest import (
     shell_quote,
     yaml_scalar,
 )
+from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
 from deploytool.receiver.go_template import expand
-from deploytool.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
 
 HOST = Path(__file__).parents[2] / "templates/host"
 DEPLOYMENT = DeploymentId("20261123T062233Zabcd")

@@ -9,8 +9,10 @@ import pytest
 
 from deploytool.audience import Live
 from deploytool.errors import ConsulError, LockedError
-from deploytool.history import Due
 from deploytool.manifest import check_manifest, render_manifest
+from deploytool.model.history import Due
+from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
+from deploytool.model.waves import Wave
 from deploytool.planning import (
     WHEN_BUILT,
     ManifestChange,
@@ -20,11 +22,9 @@ from deploytool.planning import (
     manifest_diff,
     release_to_come,
 )
-from deploytool.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
 from deploytool.session import Compressor
 from deploytool.stages import Commit, Comparison, Fetched
 from deploytool.status import HostStatus
-from deploytool.waves import Wave
 from tests.unit.answering import Answering
 from tests.unit.test_manifest import RELEASE, given_settings
 

@@ -7,9 +7,9 @@ import pytest
 
 from deploytool.audience import Expected, Here, Live
 from deploytool.errors import UsageError
-from deploytool.history import Deployment, History, Mark, standings
+from deploytool.model.history import Deployment, History, Mark, standings
+from deploytool.model.release import deployment_record_key
 from deploytool.promotion import promoted, refuse_condemned, refuse_unproven
-from deploytool.release import deployment_record_key
 from tests.unit.test_cleanup import Session, Store, store_of
 from tests.unit.test_retention import HOSTS, NOBODY, RELEASES, deployment_id, good, one_after_the_other
 

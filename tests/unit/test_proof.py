@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from deploytool.console import proofs
-from deploytool.fleet import Fleet, read_last_word, read_report
+from deploytool.model.fleet import Fleet, read_last_word, read_report
+from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.outcome import Outcome
-from deploytool.proof import PROOFS, asked_proof, is_weaker
 from deploytool.status import HostStatus, Status, age_words, lines
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deploytool.building import find_built, put_new_records, read_release
 from deploytool.errors import StoreError, UsageError
-from deploytool.release import (
+from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
     Release,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from deploytool.errors import ConsulError
-from deploytool.history import read_deployment
-from deploytool.release import DeploymentId, deployment_record_key, record_key
+from deploytool.model.history import read_deployment
+from deploytool.model.release import DeploymentId, deployment_record_key, record_key
 from deploytool.releases import Deployments, ending, list_deployments, list_releases
 from deploytool.text.untrusted import printable
 from tests.unit.test_cleanup import Session, Store, store_of

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploytool.history import Deployment, History, Mark, RoleHost, latest, rollback_choice, standings
-from deploytool.release import DeploymentId, ReleaseId
-from deploytool.retention import Known, doomed, reaches_back
+from deploytool.model.history import Deployment, History, Mark, RoleHost, latest, rollback_choice, standings
+from deploytool.model.release import DeploymentId, ReleaseId
+from deploytool.model.retention import Known, doomed, reaches_back
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 HOSTS = (("web", "one"), ("web", "two"))

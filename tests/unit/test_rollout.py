@@ -16,16 +16,16 @@ from deploytool.command import outcome_error
 from deploytool.console import conclusion
 from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
-from deploytool.fleet import Fleet as Heard
-from deploytool.fleet import HostResult, LastWord, Verdict
-from deploytool.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.journal import RETENTION_LOCK
+from deploytool.model.fleet import Fleet as Heard
+from deploytool.model.fleet import HostResult, LastWord, Verdict
+from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
+from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
+from deploytool.model.waves import Wave
 from deploytool.outcome import Outcome
-from deploytool.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
 from deploytool.stages import Place, Step
-from deploytool.waves import Wave
 from deploytool.worker_client import Asked
 from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of

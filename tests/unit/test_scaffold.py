@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from deploytool.__main__ import main
-from deploytool.built import made_by_the_build
 from deploytool.errors import SettingsError, UsageError
+from deploytool.model.build_outputs import made_by_the_build
 from deploytool.recipes import RECIPES
 from deploytool.scaffold.capistrano import read_capistrano
 from deploytool.scaffold.proposal import Given, propose

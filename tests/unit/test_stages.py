@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.errors import StepError
+from deploytool.model.release import Revision
 from deploytool.recipes import RECIPES
-from deploytool.release import Revision
 from deploytool.stages import (
     Code,
     Fetched,

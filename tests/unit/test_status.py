@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from deploytool.errors import ConsulError
-from deploytool.history import Due
-from deploytool.release import DeploymentId, ReleaseId, manifest_key
+from deploytool.model.history import Due
+from deploytool.model.release import DeploymentId, ReleaseId, manifest_key
 from deploytool.status import lines, read_status
 from tests.unit.answering import Answering
 

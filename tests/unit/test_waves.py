@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.waves import failures_of, hosts_of, missing_canaries, plan_waves
+from deploytool.model.waves import failures_of, hosts_of, missing_canaries, plan_waves
 
 
 def settings(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from deploytool.errors import FleetError
-from deploytool.fleet import LastWord, Verdict
-from deploytool.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
+from deploytool.model.fleet import LastWord, Verdict
+from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
 from deploytool.text.untrusted import printable, read_json
 
 Kind = Literal["deploy", "rollback"]

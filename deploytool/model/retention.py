@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from deploytool.history import Deployment, History, RoleHost, rollback_choice, standings
-from deploytool.release import DeploymentId, ReleaseId
+from deploytool.model.history import Deployment, History, RoleHost, rollback_choice, standings
+from deploytool.model.release import DeploymentId, ReleaseId
 
 #: A release is left alone for this long after it was built, and after a deployment of it began that never ended: by
 #: then whoever builds or deploys has ended or given up.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool.errors import ConsulError
-from deploytool.history import RoleHost
+from deploytool.model.history import RoleHost
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deploytool.proof import known_proof
+from deploytool.model.proof import known_proof
 from deploytool.text.untrusted import printable, read_json
 
 #: Longer lines of hosts are cut: with half a megabyte in one value, nothing else would be seen.
