@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from deploytool.completion import SCRIPTS
 from deploytool.errors import DeployError
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 
 
 class _Parser(argparse.ArgumentParser):

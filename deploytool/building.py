@@ -31,8 +31,8 @@ from deploytool.model.release import (
     release_record,
 )
 from deploytool.outcome import Outcome
-from deploytool.recipes import demands
 from deploytool.session import Begun, Session
+from deploytool.settings.recipes import demands
 from deploytool.stages import Fetched
 from deploytool.text.untrusted import printable
 from deploytool.worker_client import Asked

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from deploytool.errors import SettingsError, UsageError
-from deploytool.recipes import RECIPES
 from deploytool.settings import checks
 from deploytool.settings.files import (
     FILL_IN,
@@ -40,6 +39,7 @@ from deploytool.settings.files import (
     shared_file,
 )
 from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
+from deploytool.settings.recipes import RECIPES
 from deploytool.text.masking import Masking, secrets_in_urls
 
 Loc = tuple[str | int, ...]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import filters, git, inside, keeping, shell, versions
 from deploytool.stages.fetch import Fetched
 from deploytool.stages.place import Place

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, inside, keeping, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, Step, values

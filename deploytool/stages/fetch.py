@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool.model.release import Revision
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import filters, git, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import deploytool
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, inside, shell
 from deploytool.stages.place import Place
 from deploytool.stages.step import groups, values

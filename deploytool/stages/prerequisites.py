@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, shell, versions
 from deploytool.stages.place import Place
 from deploytool.stages.step import CODES, NUMBER, Step, only_value

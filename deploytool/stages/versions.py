@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import shell
 from deploytool.stages.step import groups
 

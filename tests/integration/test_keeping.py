@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import CheckedOut, assets, checked_out, checkout, dependencies
 from deploytool.stages.keeping import MOST_ROOTS, SLOTS
 from deploytool.worker.archive import tar_command

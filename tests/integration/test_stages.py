@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deploytool.errors import StepError
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import (
     Code,
     Comparison,

@@ -14,7 +14,7 @@ import pytest
 from deploytool.build_server import start_worker
 from deploytool.errors import StepError
 from deploytool.playground import Playground
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.worker import multipart
 from deploytool.worker_client import WorkerClient
 from tests.integration.stage_server import GIT

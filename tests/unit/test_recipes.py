@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploytool.recipes import RECIPES, Recipe
+from deploytool.settings.recipes import RECIPES, Recipe
 
 DOCS = Path(__file__).parents[2] / "docs/recipes.md"
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deploytool.errors import SettingsError, UsageError
-from deploytool.recipes import RECIPES
 from deploytool.settings import (
     Settings,
     effective_settings,
@@ -21,6 +20,7 @@ from deploytool.settings import (
     load_every_environment,
     load_settings,
 )
+from deploytool.settings.recipes import RECIPES
 
 GOOD = """\
 application: shop

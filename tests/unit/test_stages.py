@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deploytool.errors import StepError
 from deploytool.model.release import Revision
-from deploytool.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES
 from deploytool.stages import (
     Code,
     Fetched,

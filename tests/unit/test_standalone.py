@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deploytool.covering import doubtful, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError
 from deploytool.model.release import Release, ReleaseId, Revision, read_record, release_record
-from deploytool.recipes import RECIPES, Recipe, demands
+from deploytool.settings.recipes import RECIPES, Recipe, demands
 from deploytool.worker.standalone import LEFTOVERS, expression, unescaped
 
 
