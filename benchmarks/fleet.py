@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 
 from deploytool.build_server import start_worker
-from deploytool.console import Console
 from deploytool.model.fleet import Fleet
 from deploytool.playground import configs, parts, processes
 from deploytool.rollout import Listening
+from deploytool.screen.console import Console
 from deploytool.worker_client import WorkerClient
 
 SECONDS = 10.0

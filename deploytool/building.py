@@ -30,7 +30,7 @@ from deploytool.model.release import (
     record_key,
     release_record,
 )
-from deploytool.outcome import Outcome
+from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.settings.recipes import demands
 from deploytool.stages import Fetched

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytool import stages
-from deploytool.console import counted
 from deploytool.errors import StepError
+from deploytool.screen.console import counted
 from deploytool.session import Session
 from deploytool.stages import Commit, Comparison
 

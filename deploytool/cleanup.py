@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
 from deploytool.journal import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.model.history import History, read_deployment
@@ -28,6 +27,7 @@ from deploytool.model.release import (
     record_key,
 )
 from deploytool.model.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
+from deploytool.screen.console import counted
 from deploytool.session import Session
 from deploytool.status import running_releases
 from deploytool.text.untrusted import read_json

@@ -18,10 +18,10 @@ from deploytool.settings import environments
 
 if TYPE_CHECKING:
     from deploytool.build_server import Connecting
-    from deploytool.console import Console
     from deploytool.notifications import Notifications
     from deploytool.operator_hooks import Moment
-    from deploytool.outcome import Outcome
+    from deploytool.screen.console import Console
+    from deploytool.screen.summary import Outcome
     from deploytool.settings import Settings
 
 #: where an environment's task leaves its name for the command after it, in Fabric's config
@@ -116,9 +116,9 @@ def run(
     server.
     """
     from deploytool.build_server import Connecting
-    from deploytool.ci import github_actions
-    from deploytool.console import Console
-    from deploytool.outcome import Outcome
+    from deploytool.screen.console import Console
+    from deploytool.screen.github_actions import github_actions
+    from deploytool.screen.summary import Outcome
     from deploytool.settings import load_every_environment
 
     console = Console(as_json=as_json, actions=github_actions(os.environ))
@@ -229,8 +229,8 @@ def tell_ci(
     console: "Console", title: str, document: Mapping[str, Any], outcome: "Outcome", environment: str | None
 ) -> None:
     """Tell the CI system that runs the command how it ended, beside its log. `document` is the command's, masked."""
-    from deploytool.ci import annotations
-    from deploytool.console import ending
+    from deploytool.screen.console import ending
+    from deploytool.screen.github_actions import annotations
     from deploytool.text.untrusted import one_line
 
     lines = ending(outcome, environment) if environment is not None and outcome.deployment is not None else []

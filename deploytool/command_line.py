@@ -108,7 +108,7 @@ class CommandLine(Parser):
         environment = next((name for name in names if name in known), "ENV")
         if mistake := fab_flags.refusal(given, ours, own, environment):
             return mistake
-        from deploytool.console import tell
+        from deploytool.screen.console import tell
 
         if ours and (said := fab_flags.for_others(given, own)):
             tell(sys.stderr, said)
@@ -188,8 +188,8 @@ def unknown_word(word: str, known: Sequence[str], commands: Sequence[str], proje
 
 def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
     """End the command before it begins, with the JSON document if that was asked for."""
-    from deploytool.ci import annotations, github_actions
-    from deploytool.console import Console
+    from deploytool.screen.console import Console
+    from deploytool.screen.github_actions import annotations, github_actions
 
     console = Console(as_json="--json" in argv, actions=github_actions(os.environ))
     if console.as_json:
@@ -215,7 +215,7 @@ def speak_clearly(groups: Mapping[str, Sequence["Task[Any]"]]) -> None:
 
 
 def _help(as_invoke_does: Callable[[], None]) -> None:
-    from deploytool.console import tell
+    from deploytool.screen.console import tell
 
     as_invoke_does()
     tell(sys.stdout, "\n".join(fab_flags.help_lines()))
@@ -247,7 +247,7 @@ def _configure(as_fabric_does: Callable[[], None]) -> None:
 
 
 def _list(groups: Mapping[str, Sequence[str]], as_invoke_does: Callable[[], None]) -> None:
-    from deploytool.console import tell
+    from deploytool.screen.console import tell
 
     running = program()
     if running.scoped_collection is not running.collection or running.list_depth:

@@ -12,7 +12,6 @@ from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, 
 from deploytool.building import begin_fetch, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
-from deploytool.console import counted
 from deploytool.errors import FleetError, UsageError
 from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.migrations import leave_out
@@ -20,10 +19,11 @@ from deploytool.model.fleet import LastWord
 from deploytool.model.history import RoleHost
 from deploytool.model.release import ReleaseId
 from deploytool.model.waves import Wave, failures_of, plan_waves, refuse_missing_canaries
-from deploytool.outcome import Outcome
 from deploytool.promotion import choose_release
 from deploytool.rollback import bound_to_an_archive, bring_back, kept_roles, undo
 from deploytool.rollout import Attempt, attempt_at, bring, by_role
+from deploytool.screen.console import counted
+from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from deploytool import stages
 from deploytool.audience import ask_audience, find_live, read_audience, stand
 from deploytool.building import read_release
-from deploytool.console import counted
 from deploytool.errors import ConnectionFailed, DeployError, UsageError
 from deploytool.freezing import refuse_if_frozen
 from deploytool.journal import NEWEST, ask_history, read_history, write_migrated_after
 from deploytool.model.fleet import LastWord, named
 from deploytool.model.history import Due, History, after_runs, due_of
 from deploytool.model.release import Release
-from deploytool.outcome import Outcome
+from deploytool.screen.console import counted
+from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.stages import Comparison, Place, Step
 from deploytool.text.masking import Masking

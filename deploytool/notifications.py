@@ -11,15 +11,15 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploytool.console import conclusion
 from deploytool.errors import DeployError
 from deploytool.operator_hooks import Record, masking_of_output, problem_of, record_of, run_command
+from deploytool.screen.console import conclusion
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
-    from deploytool.console import Console
-    from deploytool.outcome import Outcome
+    from deploytool.screen.console import Console
+    from deploytool.screen.summary import Outcome
     from deploytool.session import Operator
     from deploytool.settings import Settings
 

@@ -21,8 +21,8 @@ from deploytool.errors import DeployError, HookError
 from deploytool.text.masking import Masking, secrets_in
 
 if TYPE_CHECKING:
-    from deploytool.console import Console
-    from deploytool.outcome import Outcome
+    from deploytool.screen.console import Console
+    from deploytool.screen.summary import Outcome
     from deploytool.session import Operator
     from deploytool.settings import Settings
 

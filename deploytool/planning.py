@@ -14,7 +14,6 @@ from deploytool import stages
 from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
 from deploytool.changes import change_lines, changes_record
-from deploytool.console import counted
 from deploytool.covering import hides, refuse_covered, unchecked
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.freezing import refuse_if_frozen
@@ -26,7 +25,8 @@ from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.operator_hooks import OF_A_BUILD, Moment
-from deploytool.outcome import role_hosts
+from deploytool.screen.console import counted
+from deploytool.screen.summary import role_hosts
 from deploytool.session import Compressor, Session
 from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status

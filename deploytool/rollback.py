@@ -12,7 +12,6 @@ from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, 
 from deploytool.building import TEMPLATES, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
-from deploytool.console import counted
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
 from deploytool.journal import read_history
 from deploytool.manifest import TEMPLATE_NAME, render_manifest
@@ -20,8 +19,9 @@ from deploytool.migrations import warn_of_migrations
 from deploytool.model.fleet import LastWord, Verdict
 from deploytool.model.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, is_release_id, record_key
-from deploytool.outcome import Outcome
 from deploytool.rollout import Attempt, ReleaseNotKept, attempt_at, bring, by_role
+from deploytool.screen.console import counted
+from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 
 #: So many releases of the choice are shown.

@@ -19,7 +19,6 @@ from typing import Any
 from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
-from deploytool.console import counted
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.freezing import note_freeze, refuse_if_frozen
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
@@ -40,7 +39,8 @@ from deploytool.model.release import (
 )
 from deploytool.model.waves import Wave, pauses
 from deploytool.operator_hooks import Moment
-from deploytool.outcome import Outcome, role_hosts
+from deploytool.screen.console import counted
+from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.stages import Comparison
 from deploytool.worker_client import Asked

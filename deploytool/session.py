@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from deploytool.build_server import Connecting, start_worker
-from deploytool.console import Console
 from deploytool.errors import StepError, StoreError
 from deploytool.operator_hooks import Moment, run_hooks
-from deploytool.outcome import Outcome
+from deploytool.screen.console import Console
+from deploytool.screen.summary import Outcome
 from deploytool.stages import Place, Step, explain
 from deploytool.text.untrusted import printable
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from deploytool.console import Console
 from deploytool.deployment import Wishes, deploy
-from deploytool.outcome import Outcome
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
 from deploytool.rollback import rollback
+from deploytool.screen.console import Console
+from deploytool.screen.summary import Outcome
 from deploytool.session import Session, open_session
 from deploytool.settings import load_every_environment
 from deploytool.worker_client import Answer, Asked, Listener

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from deploytool.ci import (
+from deploytool.model.fleet import HostResult, State, Verdict
+from deploytool.screen.console import Console, reasons
+from deploytool.screen.github_actions import (
     MOST_ANNOTATIONS,
     Annotation,
     GitHubActions,
@@ -22,9 +24,7 @@ from deploytool.ci import (
     harmless_json,
     summary,
 )
-from deploytool.console import Console, reasons
-from deploytool.model.fleet import HostResult, State, Verdict
-from deploytool.outcome import Outcome
+from deploytool.screen.summary import Outcome
 from deploytool.session import operator_of
 from deploytool.text.untrusted import printable
 

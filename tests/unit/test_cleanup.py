@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from deploytool.cleanup import Cleaned, clean_up, cleaned_up
-from deploytool.console import Console
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
@@ -41,7 +40,8 @@ from deploytool.model.release import (
     record_key,
     release_record,
 )
-from deploytool.outcome import Outcome
+from deploytool.screen.console import Console
+from deploytool.screen.summary import Outcome
 from deploytool.session import Operator
 from deploytool.session import Session as RealSession
 from deploytool.worker.line import newest

@@ -3,9 +3,9 @@
 import io
 from typing import Any
 
-from deploytool.console import Console, conclusion, reasons
 from deploytool.model.fleet import HostResult, State, Verdict
-from deploytool.outcome import Outcome
+from deploytool.screen.console import Console, conclusion, reasons
+from deploytool.screen.summary import Outcome
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())
 BAD = HostResult("web", "app2", Verdict.FAILED, State.FETCHED, 3.2, "hooks.post[0] failed: " + "why " * 30, ("broke",))

@@ -18,15 +18,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploytool.checks.finding import failed
-from deploytool.ci import Annotation, GitHubActions, annotations, summary
-from deploytool.console import Console
 from deploytool.errors import ConsulError, DeployError
 from deploytool.model.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
 from deploytool.model.history import read_deployment, read_mark
 from deploytool.model.release import DeploymentId, ReleaseId
 from deploytool.notifications import end_text, escaped
-from deploytool.outcome import Outcome
 from deploytool.releases import Deployments
+from deploytool.screen.console import Console
+from deploytool.screen.github_actions import Annotation, GitHubActions, annotations, summary
+from deploytool.screen.summary import Outcome
 from deploytool.session import Operator
 from deploytool.status import HostStatus, Status
 from deploytool.status import lines as status_lines

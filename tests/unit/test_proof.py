@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from deploytool.console import proofs
 from deploytool.model.fleet import Fleet, read_last_word, read_report
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
-from deploytool.outcome import Outcome
+from deploytool.screen.console import proofs
+from deploytool.screen.summary import Outcome
 from deploytool.status import HostStatus, Status, age_words, lines
 
 

@@ -13,7 +13,6 @@ import pytest
 from deploytool.audience import Expected, Here, Live
 from deploytool.cleanup import clean_up
 from deploytool.command import outcome_error
-from deploytool.console import conclusion
 from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.journal import RETENTION_LOCK
@@ -22,9 +21,10 @@ from deploytool.model.fleet import HostResult, LastWord, Verdict
 from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.model.waves import Wave
-from deploytool.outcome import Outcome
 from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
+from deploytool.screen.console import conclusion
+from deploytool.screen.summary import Outcome
 from deploytool.stages import Place, Step
 from deploytool.worker_client import Asked
 from tests.unit.answering import Answered

@@ -9,7 +9,7 @@ import pytest
 from deploytool import checking, command, command_line, tasks, unlocking
 from deploytool.checks.finding import Check
 from deploytool.model.fleet import HostResult, State, Verdict
-from deploytool.outcome import Outcome
+from deploytool.screen.summary import Outcome
 from deploytool.settings.files import RESERVED
 from deploytool.worker_client import Worker
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deploytool.ci import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.errors import FleetError, Interrupted
 from deploytool.model.fleet import Fleet, HostResult, Report, Verdict, grouped, named
 from deploytool.model.proof import PROOFS, weakest
+from deploytool.screen.github_actions import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    from deploytool.outcome import Outcome
+    from deploytool.screen.summary import Outcome
 
 #: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
 HEARTBEAT_SECONDS = 15.0
