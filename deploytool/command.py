@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from deploytool import fab_flags, interruption
+from deploytool import fab_flags, signals
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
 from deploytool.settings import environments
 
@@ -140,7 +140,7 @@ def run(
 
     try:
         try:
-            interruption.interrupt()
+            signals.interrupt()
             if environment is None:
                 raise _no_environment(name)
             refuse_dangers(context, name, environment)
@@ -150,7 +150,7 @@ def run(
             command = Command(name, console, every[environment], every, outcome, connecting, told)
             document.update(body(command) or {})
         finally:
-            interruption.ignore()
+            signals.ignore()
             if connecting is not None:
                 connecting.abandon()
     except DeployError as failure:
@@ -205,7 +205,7 @@ def run(
     context.config[RESULT] = json.dumps(document)
     if program().tasks[-1].name != name or program().collection[name].post:
         # Another task follows.
-        interruption.leave_at_once()
+        signals.leave_at_once()
 
 
 def refuse_dangers(context: Context, name: str, environment: str) -> None:
@@ -249,13 +249,13 @@ def tell_ci(
 @contextmanager
 def after_all(command: Command, interrupted: str) -> Iterator[None]:
     """What comes once all is done and told: it may be interrupted, which ends nothing else."""
-    interruption.interrupt()
+    signals.interrupt()
     try:
         yield
     except KeyboardInterrupt:
         command.console.note(f"interrupted: {interrupted}")
     finally:
-        interruption.ignore()
+        signals.ignore()
 
 
 def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: DeployError | None) -> None:

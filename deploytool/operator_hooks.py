@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from deploytool import interruption
+from deploytool import signals
 from deploytool.errors import DeployError, HookError
 from deploytool.text.masking import Masking, secrets_in
 
@@ -187,7 +187,7 @@ def run_command(
     timed_out = False
     try:
         # Whatever has begun is known here, so that it can be ended.
-        with interruption.held_back():
+        with signals.held_back():
             process = _start(command, record, directory)
             reader = Thread(target=read, args=(process.stdout,), daemon=True)
             reader.start()

@@ -13,15 +13,15 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from deploytool import interruption
+from deploytool import signals
 from deploytool.command import ENVIRONMENT, Command, dry_by, masked, project, run
 from deploytool.command_line import speak_clearly
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
 from deploytool.text.untrusted import printable
 
-if interruption.in_a_running_fab():
-    interruption.leave_at_once()
+if signals.in_a_running_fab():
+    signals.leave_at_once()
 
 # --- environments
 

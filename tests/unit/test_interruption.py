@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from deploytool.interruption import held_back
+from deploytool.signals import held_back
 
 
 def test_signal_that_is_held_back_interrupts_at_the_end_of_what_it_would_have_cut() -> None:
