@@ -18,8 +18,8 @@ from deploytool.settings import environments
 
 if TYPE_CHECKING:
     from deploytool.build_server import Connecting
-    from deploytool.notifications import Notifications
-    from deploytool.operator_hooks import Moment
+    from deploytool.hooks.local import Moment
+    from deploytool.hooks.notify import Notifications
     from deploytool.screen.console import Console
     from deploytool.screen.summary import Outcome
     from deploytool.settings import Settings
@@ -260,7 +260,7 @@ def after_all(command: Command, interrupted: str) -> Iterator[None]:
 
 def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: DeployError | None) -> None:
     """Run the operator's hook for the end of a command. All is told by now, and the hook changes none of it."""
-    from deploytool.operator_hooks import run_hooks
+    from deploytool.hooks.local import run_hooks
     from deploytool.session import operator_of
 
     settings, console = command.settings, command.console
@@ -276,7 +276,7 @@ def notifications_of(settings: "Settings", console: "Console") -> "Notifications
     """Who is told of commands that bring releases to hosts; None if nobody is."""
     if not settings.notify.webhook and not settings.notify.command:
         return None
-    from deploytool.notifications import Notifications
+    from deploytool.hooks.notify import Notifications
     from deploytool.session import operator_of
 
     return Notifications(settings, console, operator_of(os.environ))

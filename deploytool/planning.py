@@ -17,6 +17,7 @@ from deploytool.changes import change_lines, changes_record
 from deploytool.covering import hides, refuse_covered, unchecked
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.freezing import refuse_if_frozen
+from deploytool.hooks.local import OF_A_BUILD, Moment
 from deploytool.journal import read_history, read_texts
 from deploytool.manifest import render_manifest
 from deploytool.model.fleet import named
@@ -24,7 +25,6 @@ from deploytool.model.history import Due, due_of, reaches_target, target_after
 from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
-from deploytool.operator_hooks import OF_A_BUILD, Moment
 from deploytool.screen.console import counted
 from deploytool.screen.summary import role_hosts
 from deploytool.session import Compressor, Session

@@ -21,6 +21,7 @@ from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.freezing import note_freeze, refuse_if_frozen
+from deploytool.hooks.local import Moment
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
 from deploytool.manifest import manifest_url, render_manifest
 from deploytool.migrations import migrate, migrate_after
@@ -38,7 +39,6 @@ from deploytool.model.release import (
     record_key,
 )
 from deploytool.model.waves import Wave, pauses
-from deploytool.operator_hooks import Moment
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session

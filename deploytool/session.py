@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploytool.build_server import Connecting, start_worker
 from deploytool.errors import StepError, StoreError
-from deploytool.operator_hooks import Moment, run_hooks
+from deploytool.hooks.local import Moment, run_hooks
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.stages import Place, Step, explain
@@ -22,7 +22,7 @@ from deploytool.text.untrusted import printable
 from deploytool.worker_client import Answer, Asked, Worker, WorkerClient
 
 if TYPE_CHECKING:
-    from deploytool.notifications import Notifications
+    from deploytool.hooks.notify import Notifications
     from deploytool.settings import Settings
 
 

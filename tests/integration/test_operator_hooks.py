@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.operator_hooks import LONGEST_LINE, Ended, run_command
+from deploytool.hooks.local import LONGEST_LINE, Ended, run_command
 from deploytool.text.masking import Masking
 from tests.integration.project import FABFILE
 from tests.integration.test_local import HOSTS, Local

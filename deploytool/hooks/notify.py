@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploytool.errors import DeployError
-from deploytool.operator_hooks import Record, masking_of_output, problem_of, record_of, run_command
+from deploytool.hooks.local import Record, masking_of_output, problem_of, record_of, run_command
 from deploytool.screen.console import conclusion
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import one_line, printable

@@ -1,0 +1,1 @@
+"""Commands of the operator's, and notices to others, around the steps of a deployment."""
