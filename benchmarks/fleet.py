@@ -22,12 +22,12 @@ from typing import Any
 
 import psutil
 
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.model.fleet import Fleet
 from deploytool.playground import configs, parts, processes
 from deploytool.rollout import Listening
 from deploytool.screen.console import Console
-from deploytool.worker_client import WorkerClient
 
 SECONDS = 10.0
 WRITERS = 16

@@ -10,9 +10,9 @@ from benchmarks import apps, floors
 from benchmarks.apps import App
 from benchmarks.measurements import Measurements
 from benchmarks.sides import Bucket, Say
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.playground import Playground
-from deploytool.worker_client import WorkerClient
 
 SUFFIXES = {"gzip": "tar.gz", "zstd": "tar.zst"}
 EPOCH = 1_700_000_000

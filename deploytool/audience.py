@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deploytool.building import read_release
+from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, UsageError
 from deploytool.journal import ask_history, deployment_named, read_history, release_of
 from deploytool.manifest import manifest_url
@@ -21,7 +22,6 @@ from deploytool.model.release import (
     kept_manifest_key,
 )
 from deploytool.session import Session
-from deploytool.worker_client import Asked
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import deploytool
 from deploytool import stages
+from deploytool.connection.client import Asked
 from deploytool.covering import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.manifest import made_up_release, render_manifest
@@ -35,7 +36,6 @@ from deploytool.session import Begun, Session
 from deploytool.settings.recipes import demands
 from deploytool.stages import Fetched
 from deploytool.text.untrusted import printable
-from deploytool.worker_client import Asked
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

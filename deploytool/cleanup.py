@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from deploytool.connection.client import Asked
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
 from deploytool.journal import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.model.history import History, read_deployment
@@ -31,7 +32,6 @@ from deploytool.screen.console import counted
 from deploytool.session import Session
 from deploytool.status import running_releases
 from deploytool.text.untrusted import read_json
-from deploytool.worker_client import Asked
 
 #: How many deployments' keys stay in Consul, for reading.
 DEPLOYMENTS = 10

@@ -17,7 +17,7 @@ from deploytool.errors import DeployError, FleetError, HookError, Interrupted, L
 from deploytool.settings import environments
 
 if TYPE_CHECKING:
-    from deploytool.build_server import Connecting
+    from deploytool.connection.ssh import Connecting
     from deploytool.hooks.local import Moment
     from deploytool.hooks.notify import Notifications
     from deploytool.screen.console import Console
@@ -115,7 +115,7 @@ def run(
     mistake that shows meanwhile is told in place of whatever becomes of the connection, and nothing is asked of the
     server.
     """
-    from deploytool.build_server import Connecting
+    from deploytool.connection.ssh import Connecting
     from deploytool.screen.console import Console
     from deploytool.screen.github_actions import github_actions
     from deploytool.screen.summary import Outcome

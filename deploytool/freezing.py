@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from deploytool.connection.client import Asked
 from deploytool.errors import LockedError
 from deploytool.session import Session
 from deploytool.text.untrusted import printable
 from deploytool.worker.freezing import words
-from deploytool.worker_client import Asked
 
 
 def frozen_words(frozen: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from deploytool.connection.client import Asked
 from deploytool.model.history import (
     Deployment,
     History,
@@ -34,7 +35,6 @@ from deploytool.model.release import (
     migrated_after_key,
 )
 from deploytool.session import Session
-from deploytool.worker_client import Asked
 
 #: So many deployments are read at first where there is a question; if they do not answer it, five times as many. Each
 #: costs the build server two requests, and the last few answer nearly always.

@@ -19,6 +19,7 @@ from typing import Any
 from deploytool.audience import Expected, Here, Live
 from deploytool.building import TEMPLATES
 from deploytool.changes import changes_record
+from deploytool.connection.client import Asked
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.freezing import note_freeze, refuse_if_frozen
 from deploytool.hooks.local import Moment
@@ -43,7 +44,6 @@ from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.stages import Comparison
-from deploytool.worker_client import Asked
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0

@@ -546,7 +546,7 @@ def unlock(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.unlocking import free_locks
+        from deploytool.connection.unlock import free_locks
 
         with this.session(f"unlock {this.settings.environment}") as session:
             unlocking = free_locks(session.worker, this.settings.environment, this.console.note)

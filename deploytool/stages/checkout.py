@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from deploytool.connection.paths import Place
+from deploytool.connection.step import CODES, Step
 from deploytool.settings.recipes import RECIPES
 from deploytool.stages import filters, git, inside, keeping, shell, versions
 from deploytool.stages.fetch import Fetched
-from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

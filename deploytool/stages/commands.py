@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.connection.paths import Place
+from deploytool.connection.step import CODES, Step, values
 from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, inside, keeping, shell, versions
-from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, Step, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

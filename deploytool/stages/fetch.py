@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploytool.connection.paths import Place
+from deploytool.connection.step import CODES, NUMBER, Step, groups, only_value
 from deploytool.model.release import Revision
 from deploytool.settings.recipes import RECIPES
 from deploytool.stages import filters, git, shell, versions
-from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, NUMBER, Step, groups, only_value
 from deploytool.stages.versions import Unmanaged, unmanaged
 
 if TYPE_CHECKING:

@@ -5,10 +5,6 @@ hold Git LFS' pointers in place of pictures. And an index believes that a file i
 set up later, or a changed attribute, would make of it.
 """
 
-from collections.abc import Sequence
-
-from deploytool.errors import StepError
-
 #: For scripts that have `git.PREPARE`. `d_here` holds git's options for the repository, whose index is the revision's.
 FILTERS = r"""
 d_attribute_files() {  # those outside of the revision that git reads as well, a line each; $1 is the git directory
@@ -116,28 +112,3 @@ d_attribute_files "$d_copy" >/dev/null
 # A subshell: the index is nobody else's.
 ( d_convert )
 """
-
-
-def missing(problems: Sequence[str]) -> StepError:
-    """The sentence for filters that are asked for and not set up: `problems` holds name, program and file of each."""
-    files: dict[tuple[str, str], list[str]] = {}
-    for problem in problems or ("?",):
-        name, program, path = (*problem.split("\t", 2), "?", "?")[:3]
-        files.setdefault((name, program), []).append(path)
-    said, hints = [], list[str]()
-    for (name, program), paths in files.items():
-        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-        why = (
-            "is not set up on the build server" if program == "-" else f"needs {program}, which is not installed there"
-        )
-        said.append(f"git's filter {name} {why}, and the revision has files for it: {', '.join(paths[:5])}{more}")
-        hints.append(
-            "install git-lfs there and run `git lfs install` as the user that builds"
-            if name == "lfs"
-            else f"set `filter.{name}.smudge` there with `git config --global`, as the user that builds (`cat` takes "
-            "the files as they are)"
-        )
-    return StepError(
-        "; ".join(said),
-        hint="; ".join(dict.fromkeys(hints)) + "; or take the attribute `filter` out of .gitattributes",
-    )

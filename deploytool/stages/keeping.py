@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import deploytool
+from deploytool.connection.paths import Place
+from deploytool.connection.step import groups, values
 from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, inside, shell
-from deploytool.stages.place import Place
-from deploytool.stages.step import groups, values
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

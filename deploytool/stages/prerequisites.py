@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.connection.paths import Place
+from deploytool.connection.step import CODES, NUMBER, Step, only_value
 from deploytool.settings.recipes import RECIPES
 from deploytool.stages import git, shell, versions
-from deploytool.stages.place import Place
-from deploytool.stages.step import CODES, NUMBER, Step, only_value
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

@@ -4,11 +4,11 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Step, values
 from deploytool.stages import filters, git, shell, versions
 from deploytool.stages.compare import COMPARE, variables
 from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
-from deploytool.stages.place import Place
-from deploytool.stages.step import Step, values
 from deploytool.worker.standalone import PLACEHOLDERS
 
 if TYPE_CHECKING:

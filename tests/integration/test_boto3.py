@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from deploytool.build_server import LocalChannel, boot, boot_command, worker_archive
+from deploytool.connection.boot import boot, boot_command, worker_archive
+from deploytool.connection.channel import LocalChannel
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground import Application, Playground
-from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
 

@@ -18,10 +18,11 @@ import paramiko
 import psutil
 import pytest
 
-from deploytool.build_server import Connecting, SshChannel, start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
+from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.errors import ConnectionFailed, StepError, UsageError
 from deploytool.playground import Playground
-from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
 
@@ -468,7 +469,7 @@ def test_line_is_prompt_and_compressed(playground: Playground) -> None:
 def test_ctrl_c_during_connect_ends_the_process(playground: Playground, through_gateway: bool) -> None:
     program = (
         "import json, sys, types\n"
-        "from deploytool.build_server import start_worker\n"
+        "from deploytool.connection.ssh import start_worker\n"
         "start_worker(types.SimpleNamespace(**json.loads(sys.argv[1])))\n"
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:

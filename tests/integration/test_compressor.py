@@ -17,12 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-from deploytool.build_server import LocalChannel, boot, boot_command, worker_archive
+from deploytool.connection.boot import boot, boot_command, worker_archive
+from deploytool.connection.channel import LocalChannel
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import Interrupted
 from deploytool.worker import own_isal
 from deploytool.worker.own_isal import RETRY_SECONDS, OwnIsal
 from deploytool.worker.processes import Groups
-from deploytool.worker_client import WorkerClient
 from tests.integration.test_boto3 import NO_INDEX
 from tests.integration.test_worker import TELLS_VERSION, fake_program, tree, wait_until
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import ConsulError, LockedError, StepError
 from deploytool.playground import Playground
 from deploytool.worker.bus import Bus
@@ -21,7 +22,6 @@ from deploytool.worker.directory_bus import DirectoryBus
 from deploytool.worker.failure import Failure
 from deploytool.worker.own_isal import MARKER
 from deploytool.worker.retention import prune_deployments
-from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
 

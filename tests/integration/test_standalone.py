@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground import Playground
 from deploytool.settings.recipes import RECIPES
 from deploytool.worker import multipart
-from deploytool.worker_client import WorkerClient
 from tests.integration.stage_server import GIT
 from tests.integration.test_upload import s3, unfinished
 

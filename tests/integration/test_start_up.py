@@ -98,7 +98,7 @@ def test_list_reads_no_settings_and_imports_nothing_that_is_slow(project: Path) 
     result = fab(project, "--list")
     assert (result.returncode, result.stderr) == (0, "")
     assert "production" in result.stdout
-    assert not packages(project, "end") & {*SLOW, "pydantic", "deploytool.settings.load", "deploytool.build_server"}
+    assert not packages(project, "end") & {*SLOW, "pydantic", "deploytool.settings.load", "deploytool.connection.ssh"}
 
 
 def test_connection_is_begun_before_anything_is_imported_that_it_does_not_need(
@@ -106,7 +106,7 @@ def test_connection_is_begun_before_anything_is_imported_that_it_does_not_need(
 ) -> None:
     refuse_connections(server)
     assert fab(project, "production", "status").returncode == 5
-    assert "deploytool.build_server" in packages(project, "first_thread")
+    assert "deploytool.connection.ssh" in packages(project, "first_thread")
     assert not packages(project, "first_thread") & SLOW
     assert "deploytool.status" in packages(project, "end")
     assert not packages(project, "end") & {"boto3", "botocore", "rich"}

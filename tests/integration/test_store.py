@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import Interrupted, StepError, StoreError
 from deploytool.playground import Playground
 from deploytool.worker.store import DirectoryStore
-from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from deploytool.build_server import start_worker
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import WorkerClient
 from deploytool.errors import StoreError
 from deploytool.playground import Playground
 from deploytool.playground.parts import PROGRAMS, find_or_install_program
@@ -27,7 +28,6 @@ from deploytool.worker import compressors, multipart
 from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import DirectoryStore, S3Store
-from deploytool.worker_client import WorkerClient
 
 pytestmark = pytest.mark.integration
 

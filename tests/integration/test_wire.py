@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.connection.client import Answer, Asked, Listener
 from deploytool.deployment import Wishes, deploy
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
@@ -17,7 +18,6 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session, open_session
 from deploytool.settings import load_every_environment
-from deploytool.worker_client import Answer, Asked, Listener
 from tests.integration.project import Project
 
 pytestmark = pytest.mark.integration

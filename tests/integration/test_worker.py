@@ -19,14 +19,14 @@ from typing import Any
 import psutil
 import pytest
 
-from deploytool import worker_client
-from deploytool.build_server import start_worker
+from deploytool.connection import client as worker_client
+from deploytool.connection.boot import start_worker
+from deploytool.connection.client import Asked, WorkerClient
 from deploytool.errors import ConnectionFailed, DeployError, Interrupted, LockedError, StepError, StoreError
 from deploytool.playground import Playground
 from deploytool.worker import locks
 from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker
-from deploytool.worker_client import Asked, WorkerClient
 
 pytestmark = pytest.mark.integration
 
@@ -943,7 +943,7 @@ def test_bug_in_a_compiled_worker_shows_its_lines(start: Start) -> None:
 
 
 def test_worker_archive_is_the_same_every_time() -> None:
-    from deploytool.build_server import worker_archive
+    from deploytool.connection.boot import worker_archive
 
     assert worker_archive() == worker_archive()
     assert io.BytesIO(worker_archive()).read(2) == b"PK"

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from deploytool.connection.client import Answer, Asked, Listener
 from deploytool.errors import DeployError
-from deploytool.worker_client import Answer, Asked, Listener
 
 
 class Answered(Asked):

@@ -10,7 +10,10 @@ from typing import Any
 import paramiko
 import pytest
 
-from deploytool.build_server import MARK, LocalChannel, Refusal, SshChannel, boot, known_hosts_files, known_keys
+from deploytool.connection.boot import MARK, Refusal, boot
+from deploytool.connection.channel import LocalChannel
+from deploytool.connection.known_hosts import known_hosts_files, known_keys
+from deploytool.connection.ssh import SshChannel
 from deploytool.errors import ConnectionFailed, StepError
 
 BUILD: Any = SimpleNamespace(server="deploy@build", root="/var/tmp/deploytool")

@@ -13,6 +13,7 @@ import pytest
 from deploytool.audience import Expected, Here, Live
 from deploytool.cleanup import clean_up
 from deploytool.command import outcome_error
+from deploytool.connection.client import Asked
 from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.journal import RETENTION_LOCK
@@ -26,7 +27,6 @@ from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_o
 from deploytool.screen.console import conclusion
 from deploytool.screen.summary import Outcome
 from deploytool.stages import Place, Step
-from deploytool.worker_client import Asked
 from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
 from tests.unit.test_manifest import given_settings

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from deploytool.worker_client import Worker
 
-from deploytool import checking, command, command_line, tasks, unlocking
+from deploytool import checking, command, command_line, tasks
 from deploytool.checks.finding import Check
+from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.screen.summary import Outcome
 from deploytool.settings.files import RESERVED
-from deploytool.worker_client import Worker
 
 COMMANDS = tasks.make_namespace(())
 
@@ -131,9 +132,9 @@ class Holders:
         return {"holder": holder, "sentence": f"{holder['operator']} since noon" if holder else None}
 
 
-def unlock(holders: Mapping[str, Mapping[str, Any]]) -> tuple[unlocking.Unlocking, Holders]:
+def unlock(holders: Mapping[str, Mapping[str, Any]]) -> tuple[Unlocking, Holders]:
     worker = Holders(holders)
-    return unlocking.free_locks(cast(Worker, worker), "staging", lambda line: None), worker
+    return free_locks(cast(Worker, worker), "staging", lambda line: None), worker
 
 
 def test_unlock_ends_the_holders_of_both_locks() -> None:

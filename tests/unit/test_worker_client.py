@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploytool.answers import ANSWERS, ERROR, EVENTS, Shape, fits
+from deploytool.connection.client import Asked, WorkerClient
+from deploytool.connection.protocol import ANSWERS, ERROR, EVENTS, Shape, fits
 from deploytool.errors import BY_KIND, ConnectionFailed, ConsulError, DeployError
 from deploytool.worker import line
-from deploytool.worker_client import Asked, WorkerClient
 
 few = settings(max_examples=80, deadline=None)
 
@@ -178,7 +178,7 @@ def test_deeply_nested_answer_is_a_sentence() -> None:
 
 
 def test_line_without_an_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploytool.worker_client.LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr("deploytool.connection.client.LONGEST_LINE_BYTES", 1000)
     with asked(b"{" * 2000) as question, pytest.raises(ConnectionFailed, match="a line that has no end"):
         question.answer()
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from deploytool.errors import StepError
-from deploytool.stages.filters import missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ def explain(
                 + "; ".join(f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked),
             )
         case Code.FILTER_MISSING:
-            return missing(problems)
+            return _filters_missing(problems)
         case Code.FILTER_FAILED:
             return StepError(
                 f"git's filters ({_listed(problems)}) could not make all files of the revision on the build server",
@@ -187,6 +186,31 @@ def explain(
             return StepError(
                 f"the step {step.name} failed on the build server with exit code {exit_code}", tail=tail, hint=where
             )
+
+
+def _filters_missing(problems: Sequence[str]) -> StepError:
+    """The sentence for filters that are asked for and not set up: `problems` holds name, program and file of each."""
+    files: dict[tuple[str, str], list[str]] = {}
+    for problem in problems or ("?",):
+        name, program, path = (*problem.split("\t", 2), "?", "?")[:3]
+        files.setdefault((name, program), []).append(path)
+    said, hints = [], list[str]()
+    for (name, program), paths in files.items():
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        why = (
+            "is not set up on the build server" if program == "-" else f"needs {program}, which is not installed there"
+        )
+        said.append(f"git's filter {name} {why}, and the revision has files for it: {', '.join(paths[:5])}{more}")
+        hints.append(
+            "install git-lfs there and run `git lfs install` as the user that builds"
+            if name == "lfs"
+            else f"set `filter.{name}.smudge` there with `git config --global`, as the user that builds (`cat` takes "
+            "the files as they are)"
+        )
+    return StepError(
+        "; ".join(said),
+        hint="; ".join(dict.fromkeys(hints)) + "; or take the attribute `filter` out of .gitattributes",
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

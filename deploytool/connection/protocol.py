@@ -1,7 +1,7 @@
 """What the worker answers to each request: the shapes of it, and whether an answer has its shape. Pure.
 
 The line comes from another machine. What has its shape is taken as it is; what has not is no answer of our worker's,
-and ends the line (`worker_client.py`), so that nothing above has to look twice.
+and ends the line (`client.py`), so that nothing above has to look twice.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploytool.worker_client import Worker
+from deploytool.connection.client import Worker
 
 
 @dataclass(frozen=True, slots=True)

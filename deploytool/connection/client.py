@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from deploytool.answers import is_answer
-from deploytool.build_server import Channel
+from deploytool.connection.channel import Channel
+from deploytool.connection.protocol import is_answer
 from deploytool.errors import BY_KIND, ConnectionFailed
 from deploytool.text.untrusted import read_json
 
