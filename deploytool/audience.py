@@ -9,8 +9,8 @@ from typing import Any
 from deploytool.building import read_release
 from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, UsageError
+from deploytool.hosts.manifest import manifest_url
 from deploytool.journal import ask_history, deployment_named, read_history, release_of
-from deploytool.manifest import manifest_url
 from deploytool.model.fleet import LastWord, read_last_word
 from deploytool.model.history import History, Learned, RoleHost, news, reaches_target, with_learned
 from deploytool.model.release import (

@@ -16,7 +16,7 @@ from deploytool import stages
 from deploytool.connection.client import Asked
 from deploytool.covering import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError, StoreError, UsageError
-from deploytool.manifest import made_up_release, render_manifest
+from deploytool.hosts.manifest import made_up_release, render_manifest
 from deploytool.model.release import (
     NO_DEPLOYMENT,
     Release,

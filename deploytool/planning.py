@@ -18,8 +18,8 @@ from deploytool.covering import hides, refuse_covered, unchecked
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.freezing import refuse_if_frozen
 from deploytool.hooks.local import OF_A_BUILD, Moment
+from deploytool.hosts.manifest import render_manifest
 from deploytool.journal import read_history, read_texts
-from deploytool.manifest import render_manifest
 from deploytool.model.fleet import named
 from deploytool.model.history import Due, due_of, reaches_target, target_after
 from deploytool.model.proof import PROOFS, asked_proof

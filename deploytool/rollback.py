@@ -13,8 +13,9 @@ from deploytool.building import TEMPLATES, read_release
 from deploytool.changes import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
+from deploytool.hosts.manifest import render_manifest
+from deploytool.hosts.role_manifest import TEMPLATE_NAME
 from deploytool.journal import read_history
-from deploytool.manifest import TEMPLATE_NAME, render_manifest
 from deploytool.migrations import warn_of_migrations
 from deploytool.model.fleet import LastWord, Verdict
 from deploytool.model.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings

@@ -23,8 +23,8 @@ from deploytool.connection.client import Asked
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.freezing import note_freeze, refuse_if_frozen
 from deploytool.hooks.local import Moment
+from deploytool.hosts.manifest import manifest_url, render_manifest
 from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
-from deploytool.manifest import manifest_url, render_manifest
 from deploytool.migrations import migrate, migrate_after
 from deploytool.model.fleet import Fleet, Verdict, read_report
 from deploytool.model.history import Kind, RoleHost, target_after

@@ -491,7 +491,7 @@ def app_server(
     def body(this: Command) -> Mapping[str, Any]:
         from pathlib import Path
 
-        from deploytool import app_server as made
+        from deploytool.hosts import app_server as made
 
         if output is not None and (because := dry_by(context)):
             raise UsageError(f"`app-server --output` can't run dry ({because}): without --output it prints the script")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from deploytool.audience import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.checks.finding import Check, error_of, failed, tried
 from deploytool.errors import DeployError, FleetError, LockedError
+from deploytool.hosts.manifest import manifest_url
+from deploytool.hosts.probes import render_probe, render_proof
 from deploytool.journal import moment_name
-from deploytool.manifest import manifest_url, render_probe, render_proof
 from deploytool.model.fleet import LONGEST_LINE
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker

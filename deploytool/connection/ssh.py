@@ -1,7 +1,7 @@
 """The worker over SSH: the way to the build server, hop by hop, and the one channel there.
 
-Nothing else imports fabric's connection. Host keys are checked on every hop: Fabric by itself accepts any. ssh_config is
-honoured as Fabric does, and so are its UserKnownHostsFile and GlobalKnownHostsFile.
+Nothing else imports fabric's connection. Host keys are checked on every hop: Fabric by itself accepts any. What
+ssh_config says is honoured as Fabric does, and so are its UserKnownHostsFile and GlobalKnownHostsFile.
 """
 
 import contextlib

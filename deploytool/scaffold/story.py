@@ -5,7 +5,8 @@ from pathlib import Path
 
 from deploytool.building import TEMPLATES
 from deploytool.errors import UsageError
-from deploytool.manifest import TEMPLATE_NAME, own_templates
+from deploytool.hosts.role_manifest import TEMPLATE_NAME
+from deploytool.hosts.scripts import own_templates
 from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Proposal, propose
 from deploytool.scaffold.survey import Survey, survey
 from deploytool.scaffold.writing import write_new

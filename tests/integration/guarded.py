@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from deploytool import app_server
+from deploytool.hosts import app_server
 from deploytool.playground import Playground
 from deploytool.playground.configs import Keys
 from deploytool.playground.playground import ENVIRONMENT

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploytool.manifest import _each, own_templates
+from deploytool.hosts.scripts import _each, own_templates
 from deploytool.playground.parts import Parts, find_or_install
 from tests.integration.test_host_scripts import FIRST, NEW, OLD, SECOND, Host, make_host
 

@@ -31,7 +31,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploytool.manifest import HostCommand, Phase, RoleManifest, check_manifest, manifest_url, render
+from deploytool.hosts.manifest import manifest_url, render
+from deploytool.hosts.manifest_check import check_manifest
+from deploytool.hosts.role_manifest import HostCommand, Phase, RoleManifest
 from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision
 from deploytool.playground import processes
 from deploytool.playground.parts import Parts, find_or_install

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.manifest import look_script
+from deploytool.hosts.scripts import look_script
 from deploytool.playground.parts import Parts, find_or_install
 from tests.integration.test_host_scripts import (
     FIRST,

@@ -12,7 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deploytool.errors import SettingsError
-from deploytool.manifest import check_manifest, render_manifest, shell_quote, yaml_scalar
+from deploytool.hosts.manifest import render_manifest
+from deploytool.hosts.manifest_check import check_manifest
+from deploytool.hosts.scripts import shell_quote
+from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.receiver import ReceiverError, event, go_template, manifest
 from deploytool.receiver.download import parse_url
 from tests.unit.test_hostile_text import NASTY

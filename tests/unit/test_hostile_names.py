@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from deploytool.building import literal_pattern
 from deploytool.errors import UsageError
-from deploytool.manifest import host_script, role_manifest
+from deploytool.hosts.manifest import role_manifest
+from deploytool.hosts.scripts import host_script
 from deploytool.model.release import Revision
 from deploytool.settings import Settings
 from deploytool.stages import (

@@ -15,25 +15,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploytool.errors import SettingsError
-from deploytool.manifest import (
+from deploytool.hosts.manifest import manifest_url, render, render_manifest, role_manifest
+from deploytool.hosts.manifest_check import LONGEST_COMMAND_BYTES, check_manifest
+from deploytool.hosts.probes import render_probe, render_proof
+from deploytool.hosts.scripts import (
     BUS,
-    LONGEST_COMMAND_BYTES,
     LOOK_PARTS,
     PARTS,
     PROBE_PARTS,
     PROVE_PARTS,
-    check_manifest,
     host_script,
     look_script,
-    manifest_url,
-    render,
-    render_manifest,
-    render_probe,
-    render_proof,
-    role_manifest,
     shell_quote,
-    yaml_scalar,
 )
+from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
 from deploytool.receiver.go_template import expand
 

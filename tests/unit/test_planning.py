@@ -9,7 +9,8 @@ import pytest
 
 from deploytool.audience import Live
 from deploytool.errors import ConsulError, LockedError
-from deploytool.manifest import check_manifest, render_manifest
+from deploytool.hosts.manifest import render_manifest
+from deploytool.hosts.manifest_check import check_manifest
 from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
 from deploytool.model.waves import Wave

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.manifest import shell_quote, yaml_scalar
+from deploytool.hosts.scripts import shell_quote
+from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.receiver import ReceiverError, excludes, go_template, placeholders
 from deploytool.receiver.download import parse_url
 from deploytool.receiver.event import manifest_url

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deploytool.errors import UsageError
-from deploytool.manifest import UNPACKING, own_templates, yaml_scalar
+from deploytool.hosts.probes import UNPACKING
+from deploytool.hosts.scripts import own_templates
+from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import consul_prefix, event_name
 from deploytool.text.masking import Masking
 

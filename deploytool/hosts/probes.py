@@ -1,0 +1,69 @@
+"""Manifests that change nothing and only ask a host: what it is (`check`), what it serves (`status --probe`). Pure."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from deploytool.hosts.manifest import made_up_release, role_manifest
+from deploytool.hosts.scripts import (
+    BUS,
+    PROBE_PARTS,
+    PROVE_PARTS,
+    each_item,
+    host_part,
+    lists_of,
+    shell_quote,
+    values_of,
+)
+from deploytool.hosts.yaml_text import yaml_scalar
+from deploytool.model.release import DeploymentId, consul_prefix
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+#: What a host needs to unpack an archive, by `build.compression`.
+UNPACKING: Mapping[str, tuple[str, ...]] = {"gzip": ("tar", "gzip"), "zstd": ("tar", "zstd"), "none": ("tar",)}
+_NEWER = "newer-than-1.1.0-is-known-by-its-templates"
+
+
+def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
+    """A manifest for `fab ENV check`: the host says what it is and what it lacks, and nothing is changed.
+
+    This one does hold braces: a stretcher that takes them for a template is newer than 1.1.0, which is all that one
+    tells of itself that was built without its own Makefile. The user's template has no part in it.
+    """
+    deploy_to = settings.deploy_to_of(role)
+    bus_directory = (settings.consul.address or "").partition("file://")[2]
+    values = {
+        "application": settings.application,
+        "environment": settings.environment,
+        "role": role,
+        "deployment": probe,
+        "deploy_to": deploy_to,
+        "shared_path": f"{deploy_to}/shared",
+        "consul_prefix": consul_prefix(settings.application, settings.environment),
+        "bus_directory": bus_directory,
+        "newer": _NEWER,
+    }
+    bus = "directory" if bus_directory else "consul"
+    lines = [
+        *(f"{name}={shell_quote(value)}" for name, value in values.items()),
+        each_item("linked_files", ((path,) for path in settings.linked_files)),
+        each_item("unpacking_programs", ((name,) for name in UNPACKING[settings.build.compression])),
+        *(host_part(bus if part == BUS else part) for part in PROBE_PARTS),
+    ]
+    return _PROBE.format(yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}"))
+
+
+def render_proof(settings: "Settings", role: str, probe: DeploymentId) -> str:
+    """A manifest for `fab ENV status --probe`: the host proves anew what it serves, and nothing else changes.
+
+    It does so by what the deployment said that brought it; by these settings only where that has left nothing behind.
+    """
+    manifest = role_manifest(settings, role, made_up_release(settings), probe)
+    bus = "directory" if manifest.bus_directory else "consul"
+    parts = (host_part(bus if part == BUS else part) for part in PROVE_PARTS)
+    script = "\n".join([*values_of(manifest), *lists_of(manifest, "failure"), *parts])
+    return _PROBE.format(yaml_scalar(script, 6))
+
+
+_PROBE = "# A probe by deploytool: it changes nothing.\ncommands:\n  pre:\n    - {}\n"
