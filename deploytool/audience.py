@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deploytool.building import read_release
+from deploytool.build.build import read_release
 from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, UsageError
 from deploytool.hosts.manifest import manifest_url

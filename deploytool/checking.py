@@ -6,11 +6,11 @@ It goes on after a failure as far as it can, and leaves nothing behind.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deploytool.building import rehearse_manifests
+from deploytool.build.build import rehearse_manifests
+from deploytool.build.linked_paths import doubtful
 from deploytool.checks.build_server import check_build_server
 from deploytool.checks.finding import ORDER, Check, failed, told, tried
 from deploytool.checks.hosts import check_event_sizes, check_hosts
-from deploytool.covering import doubtful
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,

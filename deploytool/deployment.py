@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand, tell_lost
-from deploytool.building import begin_fetch, read_release
-from deploytool.changes import begin_compare, compare, tell_changes
+from deploytool.build.build import begin_fetch, read_release
+from deploytool.build.commits import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.errors import FleetError, UsageError
 from deploytool.freezing import ask_frozen, refuse_if_frozen

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from deploytool import stages
 from deploytool.audience import ask_audience, find_live, read_audience, stand
-from deploytool.building import read_release
+from deploytool.build import stages
+from deploytool.build.build import read_release
+from deploytool.build.stages import Comparison, Place, Step
 from deploytool.errors import ConnectionFailed, DeployError, UsageError
 from deploytool.freezing import refuse_if_frozen
 from deploytool.journal import NEWEST, ask_history, read_history, write_migrated_after
@@ -23,7 +24,6 @@ from deploytool.model.release import Release
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
-from deploytool.stages import Comparison, Place, Step
 from deploytool.text.masking import Masking
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from deploytool import stages
 from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
-from deploytool.building import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
-from deploytool.changes import change_lines, changes_record
-from deploytool.covering import hides, refuse_covered, unchecked
+from deploytool.build import stages
+from deploytool.build.build import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
+from deploytool.build.commits import change_lines, changes_record
+from deploytool.build.linked_paths import hides, refuse_covered, unchecked
+from deploytool.build.stages import Comparison, Fetched
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
 from deploytool.freezing import refuse_if_frozen
 from deploytool.hooks.local import OF_A_BUILD, Moment
@@ -28,7 +29,6 @@ from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_cana
 from deploytool.screen.console import counted
 from deploytool.screen.summary import role_hosts
 from deploytool.session import Compressor, Session
-from deploytool.stages import Comparison, Fetched
 from deploytool.status import HostStatus, Status, due_words, read_status
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
@@ -265,7 +265,7 @@ def survey(
     """What a build would begin with, what lies between it and the live revision, and the revision's files that the
     hosts' links would hide. Raises StepError.
     """
-    results = session.run(stages.survey(session.settings, session.place, reference, live.revision))
+    results = session.run(stages.preview(session.settings, session.place, reference, live.revision))
     changes = stages.compared(results) if live.revision else None
     hidden = stages.hidden(session.settings, results)
     return stages.fetched(results), changes if changes is not None and changes.known else None, hidden

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool.audience import Here
-from deploytool.building import Fetching, obtain_release, read_release
-from deploytool.covering import refuse_covered
+from deploytool.build.build import Fetching, obtain_release, read_release
+from deploytool.build.linked_paths import refuse_covered
 from deploytool.errors import UsageError
 from deploytool.journal import read_history
 from deploytool.model.history import History, Standing, is_proven, latest, reaches_target, standings

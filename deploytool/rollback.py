@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays, tell_lost
-from deploytool.building import TEMPLATES, read_release
-from deploytool.changes import begin_compare, compare, tell_changes
+from deploytool.build.build import TEMPLATES, read_release
+from deploytool.build.commits import begin_compare, compare, tell_changes
 from deploytool.cleanup import cleaned_up
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
 from deploytool.hosts.manifest import render_manifest

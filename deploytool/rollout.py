@@ -17,8 +17,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploytool.audience import Expected, Here, Live
-from deploytool.building import TEMPLATES
-from deploytool.changes import changes_record
+from deploytool.build.build import TEMPLATES
+from deploytool.build.commits import changes_record
+from deploytool.build.stages import Comparison
 from deploytool.connection.client import Asked
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
 from deploytool.freezing import note_freeze, refuse_if_frozen
@@ -43,7 +44,6 @@ from deploytool.model.waves import Wave, pauses
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
-from deploytool.stages import Comparison
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0

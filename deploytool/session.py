@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from deploytool.build.stages import Place, Step, explain
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import Answer, Asked, Worker, WorkerClient
 from deploytool.connection.ssh import Connecting
@@ -19,7 +20,6 @@ from deploytool.errors import StepError, StoreError
 from deploytool.hooks.local import Moment, run_hooks
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
-from deploytool.stages import Place, Step, explain
 from deploytool.text.untrusted import printable
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def deploy(
         return
 
     def body(this: Command) -> None:
-        from deploytool.building import rehearse_manifests
+        from deploytool.build.build import rehearse_manifests
         from deploytool.deployment import Wishes
         from deploytool.deployment import deploy as tell
 
@@ -140,7 +140,7 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.building import begin_fetch, obtain_release, rehearse_manifests
+        from deploytool.build.build import begin_fetch, obtain_release, rehearse_manifests
 
         reference = _reference(this, branch)
         rehearse_manifests(this.every)
@@ -171,7 +171,7 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
     """
 
     def body(this: Command) -> None:
-        from deploytool.building import rehearse_manifests
+        from deploytool.build.build import rehearse_manifests
         from deploytool.rollback import rollback as tell
 
         _check_release_id(release)
@@ -191,7 +191,7 @@ def promote(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> None:
-        from deploytool.building import rehearse_manifests
+        from deploytool.build.build import rehearse_manifests
         from deploytool.deployment import promote as tell
 
         rehearse_manifests(this.every)

@@ -1,6 +1,6 @@
 """What a build needs on the build server: programs, room on the disk, files, and the repository."""
 
-from deploytool import stages
+from deploytool.build import stages
 from deploytool.checks.finding import Check, tried
 from deploytool.errors import StepError
 from deploytool.session import Session

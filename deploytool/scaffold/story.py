@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploytool.building import TEMPLATES
+from deploytool.build.build import TEMPLATES
 from deploytool.errors import UsageError
 from deploytool.hosts.role_manifest import TEMPLATE_NAME
 from deploytool.hosts.scripts import own_templates

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from deploytool.build.stages import Fetched, Place, Step, checkout, explain, fetch, fetched
 from deploytool.model.release import Revision
-from deploytool.stages import Fetched, Place, Step, checkout, explain, fetch, fetched
 
 GIT = {
     "GIT_CONFIG_GLOBAL": "/dev/null",

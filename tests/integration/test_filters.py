@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from deploytool.building import build_inputs
+from deploytool.build.build import build_inputs
+from deploytool.build.stages import Fetched, checkout, explain, fetch, fetched
+from deploytool.build.stages.preview import preview
 from deploytool.model.release import build_key
-from deploytool.stages import Fetched, checkout, explain, fetch, fetched, survey
 from tests.integration.stage_server import Outcome, Repository, Server, run
 
 pytestmark = pytest.mark.integration
@@ -71,7 +72,7 @@ def test_filter_that_nobody_has_set_up_stops_the_build_by_name(machine: Machine)
 
 
 def test_plan_tells_it_as_well(machine: Machine) -> None:
-    outcome = machine.run(survey(machine.server.settings, machine.server.place, "main"))
+    outcome = machine.run(preview(machine.server.settings, machine.server.place, "main"))
     assert outcome.exit_code == MISSING
     assert "git's filter shout is not set up" in outcome.message
 

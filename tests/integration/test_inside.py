@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from deploytool.build.stages import checked_out, checkout, dependencies, migrate
+from deploytool.build.stages.inside import INSIDE
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
-from deploytool.stages import checked_out, checkout, dependencies, migrate
-from deploytool.stages.inside import INSIDE
 from deploytool.worker.inside import leads_out
 from tests.integration.stage_server import Outcome, Repository, Server, run
 from tests.integration.test_standalone import hello

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from deploytool.build.stages import CheckedOut, assets, checked_out, checkout, dependencies
+from deploytool.build.stages.cache import MOST_ROOTS, SLOTS
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import CheckedOut, assets, checked_out, checkout, dependencies
-from deploytool.stages.keeping import MOST_ROOTS, SLOTS
 from deploytool.worker.archive import tar_command
 from tests.integration.stage_server import Repository, Server, run
 

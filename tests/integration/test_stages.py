@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.errors import StepError
-from deploytool.settings.recipes import RECIPES
-from deploytool.stages import (
+from deploytool.build.stages import (
     Code,
     Comparison,
     checkout,
@@ -31,10 +29,12 @@ from deploytool.stages import (
     migrate_pending,
     pending,
     programs,
-    survey,
     unfit,
     values,
 )
+from deploytool.build.stages.preview import preview
+from deploytool.errors import StepError
+from deploytool.settings.recipes import RECIPES
 from tests.integration import product_parts
 from tests.integration.project import as_root
 from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
@@ -811,7 +811,7 @@ def test_without_a_version_manager_another_version_is_told(
         put_program(tmp_path / "own" / name, "ruby 93.1.2p20")
     repository.commit({".ruby-version": f"{wanted}  # ours\n"})
     server.build |= {"recipe": "rails", "path": (str(tmp_path / "own"),)}
-    for step in (fetch(server.settings, server.place, "main"), survey(server.settings, server.place, "main")):
+    for step in (fetch(server.settings, server.place, "main"), preview(server.settings, server.place, "main")):
         found = fetched(run(step, **at_home(tmp_path)).results)
         assert list(unfit(found.unmanaged, found.tools)) == sentences
 
@@ -832,7 +832,7 @@ def compare_in(server: Server, old: str, new: str, mirror: Path | None = None) -
 
 
 def look_ahead(server: Server, reference: str = "main", live: str | None = None, **environ: str) -> Outcome:
-    return run(survey(server.settings, server.place, reference, live), **environ)
+    return run(preview(server.settings, server.place, reference, live), **environ)
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
@@ -1089,7 +1089,7 @@ def test_a_survey_that_is_ended_leaves_nothing_behind(tmp_path: Path, server: Se
     (programs / "git").write_text(f'#!/bin/sh\n{hang}\nexec {real} "$@"\n')
     (programs / "git").chmod(0o755)
     server.build["path"] = (str(programs),)
-    step = survey(server.settings, server.place, "main")
+    step = preview(server.settings, server.place, "main")
     (tmp_path / "script").write_text(step.script)
     # As the worker starts and ends it: a group of its own, and the signal to all of it.
     process = subprocess.Popen(

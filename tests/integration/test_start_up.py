@@ -35,7 +35,7 @@ atexit.register(note, "end")
 from deploytool.tasks import namespace
 """
 
-SLOW = {"boto3", "botocore", "jinja2", "rich", "deploytool.status", "deploytool.building"}
+SLOW = {"boto3", "botocore", "jinja2", "rich", "deploytool.status", "deploytool.build.build"}
 
 
 @pytest.fixture

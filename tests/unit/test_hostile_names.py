@@ -17,29 +17,29 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deploytool.building import literal_pattern
-from deploytool.errors import UsageError
-from deploytool.hosts.manifest import role_manifest
-from deploytool.hosts.scripts import host_script
-from deploytool.model.release import Revision
-from deploytool.settings import Settings
-from deploytool.stages import (
+from deploytool.build.build import literal_pattern
+from deploytool.build.stages import (
     Fetched,
     Place,
     Step,
     assets,
+    cache,
     checkout,
     compare,
     dependencies,
     fetch,
     git,
-    keeping,
     linked_files,
     migrate,
     reach,
     space,
-    survey,
 )
+from deploytool.build.stages.preview import preview
+from deploytool.errors import UsageError
+from deploytool.hosts.manifest import role_manifest
+from deploytool.hosts.scripts import host_script
+from deploytool.model.release import Revision
+from deploytool.settings import Settings
 from deploytool.tasks import _reference
 from deploytool.text.untrusted import printable
 from deploytool.worker.archive import tar_command
@@ -256,14 +256,14 @@ def test_bash_reads_each_name_as_it_was_given(
                 head(fetch(told, place, reference), GIT_BEGINS),
                 {**origin, **where, **built, "d_mirror": place.mirror, "d_reference": reference},
             ),
-            (head(survey(told, place, reference, reference), GIT_BEGINS), {**origin, "d_live_revision": reference}),
+            (head(preview(told, place, reference, reference), GIT_BEGINS), {**origin, "d_live_revision": reference}),
             (head(checkout(told, place, FETCHED), GIT_BEGINS), {**origin, **where, "d_work_tree": place.work_tree}),
-            (head_of(keeping.aside(place, reuse=True), "d_ours() {"), {"d_aside": f"{place.kept}/aside"}),
+            (head_of(cache.aside(place, reuse=True), "d_ours() {"), {"d_aside": f"{place.kept}/aside"}),
             (
-                head_of(keeping.take(told, place, FETCHED), "if [ ! -s"),
+                head_of(cache.take(told, place, FETCHED), "if [ ! -s"),
                 {"d_dependencies_inputs": inputs, "d_assets_inputs": inputs},
             ),
-            (head_of(keeping.keep(told, place, "assets", "k", REVISION), GIT_BEGINS), {**where, "d_kept": place.kept}),
+            (head_of(cache.keep(told, place, "assets", "k", REVISION), GIT_BEGINS), {**where, "d_kept": place.kept}),
             (head(compare(told, place, reference, reference), GIT_BEGINS), {"d_subdirectory": place.subdirectory}),
             (head(reach(told, place), GIT_BEGINS), origin),
             (head(linked_files(told, place), "d_missing="), where),

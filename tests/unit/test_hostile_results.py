@@ -6,8 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploytool.errors import StepError
-from deploytool.stages import (
+from deploytool.build.stages import (
     Code,
     Step,
     checked_out,
@@ -19,6 +18,7 @@ from deploytool.stages import (
     references,
     unfit,
 )
+from deploytool.errors import StepError
 from tests.unit.test_hostile_text import TEXTS, is_sound
 
 SHA, DIGEST = "0123456789" * 4, "ab" * 32

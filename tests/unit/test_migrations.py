@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.build.stages import Comparison, Place
 from deploytool.errors import StepError, UsageError
 from deploytool.journal import read_history, write_migrated_after
 from deploytool.migrations import migrate_after, migrate_after_by_hand, read_due, refuse_unless_sure, warn_of_migrations
@@ -14,7 +15,6 @@ from deploytool.model.history import Deployment, Due, History, MigratedAfter, du
 from deploytool.model.release import DeploymentId, deployment_record_key, manifest_key
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
-from deploytool.stages import Comparison, Place
 from tests.unit.test_cleanup import Session, Store, built, record, store_of
 from tests.unit.test_history import A, B, C, good, name
 from tests.unit.test_retention import RELEASES

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deploytool.audience import Live
+from deploytool.build.stages import Commit, Comparison, Fetched
 from deploytool.errors import ConsulError, LockedError
 from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.manifest_check import check_manifest
@@ -24,7 +25,6 @@ from deploytool.planning import (
     release_to_come,
 )
 from deploytool.session import Compressor
-from deploytool.stages import Commit, Comparison, Fetched
 from deploytool.status import HostStatus
 from tests.unit.answering import Answering
 from tests.unit.test_manifest import RELEASE, given_settings

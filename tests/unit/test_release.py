@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.building import find_built, put_new_records, read_release
+from deploytool.build.build import find_built, put_new_records, read_release
 from deploytool.errors import StoreError, UsageError
 from deploytool.model.release import (
     NO_DEPLOYMENT,

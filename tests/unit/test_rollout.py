@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deploytool.audience import Expected, Here, Live
+from deploytool.build.stages import Place, Step
 from deploytool.cleanup import clean_up
 from deploytool.command import outcome_error
 from deploytool.connection.client import Asked
@@ -26,7 +27,6 @@ from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
 from deploytool.screen.console import conclusion
 from deploytool.screen.summary import Outcome
-from deploytool.stages import Place, Step
 from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
 from tests.unit.test_manifest import given_settings

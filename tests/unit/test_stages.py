@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.errors import StepError
-from deploytool.model.release import Revision
-from deploytool.settings.recipes import RECIPES
-from deploytool.stages import (
+from deploytool.build.stages import (
     Code,
     Fetched,
     LinkedFileDigest,
@@ -32,8 +29,11 @@ from deploytool.stages import (
     migrate_after,
     migrate_pending,
     shell,
-    survey,
 )
+from deploytool.build.stages.preview import preview
+from deploytool.errors import StepError
+from deploytool.model.release import Revision
+from deploytool.settings.recipes import RECIPES
 
 REVISION = Revision("1234567890" * 4)
 FETCHED = Fetched(REVISION, "heads", 1, "subject", (LinkedFileDigest("key", "0" * 64),), {"python3": "Python 3.11"})
@@ -77,7 +77,7 @@ def scripts() -> Iterator[Step]:
     )
     for wanted, where in ((plain, place()), (odd, odd_place)):
         yield fetch(wanted, where, ODD)
-        yield survey(wanted, where, ODD, REVISION)
+        yield preview(wanted, where, ODD, REVISION)
         yield compare(wanted, where, REVISION, REVISION)
         yield checkout(wanted, where, FETCHED)
         for step in (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.covering import doubtful, links_recorded, notes, refuse_covered, unchecked
+from deploytool.build.linked_paths import doubtful, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError
 from deploytool.model.release import Release, ReleaseId, Revision, read_record, release_record
 from deploytool.settings.recipes import RECIPES, Recipe, demands

@@ -6,11 +6,11 @@ It is told for people and kept in records. A mirror that does not know a revisio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deploytool import stages
+from deploytool.build import stages
+from deploytool.build.stages import Commit, Comparison
 from deploytool.errors import StepError
 from deploytool.screen.console import counted
 from deploytool.session import Session
-from deploytool.stages import Commit, Comparison
 
 if TYPE_CHECKING:
     from deploytool.audience import Here

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import deploytool
+from deploytool.build.stages import git, inside, shell
 from deploytool.connection.paths import Place
 from deploytool.connection.step import groups, values
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import git, inside, shell
 
 if TYPE_CHECKING:
+    from deploytool.build.stages.fetch import Fetched
     from deploytool.settings import Settings
-    from deploytool.stages.fetch import Fetched
 
 #: So many results of each stage are kept: a lock file that goes back and forth between branches is installed once.
 SLOTS = 3

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import deploytool
-from deploytool import stages
+from deploytool.build import stages
+from deploytool.build.linked_paths import links_of, links_recorded, notes, refuse_covered, unchecked
+from deploytool.build.stages import Fetched
 from deploytool.connection.client import Asked
-from deploytool.covering import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.hosts.manifest import made_up_release, render_manifest
 from deploytool.model.release import (
@@ -34,7 +35,6 @@ from deploytool.model.release import (
 from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.settings.recipes import demands
-from deploytool.stages import Fetched
 from deploytool.text.untrusted import printable
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import cache, filters, git, inside, shell, version_managers
+from deploytool.build.stages.fetch import Fetched
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, Step
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import filters, git, inside, keeping, shell, versions
-from deploytool.stages.fetch import Fetched
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -243,11 +243,11 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
             inside.INSIDE,
             filters.FILTERS,
             _SETTLE,
-            keeping.aside(place, reuse=reuse),
+            cache.aside(place, reuse=reuse),
             _CHECKOUT,
             _ENTER,
-            versions.use(settings, versions.IN_DIRECTORY),
-            keeping.take(settings, place, fetched),
+            version_managers.use(settings, version_managers.IN_DIRECTORY),
+            cache.take(settings, place, fetched),
             _FINISH,
         ),
         settings.build.timeout_seconds,

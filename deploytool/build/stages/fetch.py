@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import filters, git, shell, version_managers
+from deploytool.build.stages.version_managers import Unmanaged, unmanaged
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, groups, only_value
 from deploytool.model.release import Revision
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import filters, git, shell, versions
-from deploytool.stages.versions import Unmanaged, unmanaged
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -131,7 +131,7 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
             RESOLVE,
             filters.FILTERS,
             filters.IN_REVISION,
-            versions.use(settings, versions.IN_REVISION),
+            version_managers.use(settings, version_managers.IN_REVISION),
             INPUTS,
         ),
         settings.build.timeout_seconds,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import git, shell, version_managers
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, only_value
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import git, shell, versions
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -60,7 +60,7 @@ def programs(settings: "Settings", place: Place) -> Step:
         shell.script(
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_programs": wanted}),
-            versions.look(settings),
+            version_managers.look(settings),
             _LOOK,
         ),
         60,

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import git, shell
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, groups, only_value, values
 from deploytool.model.release import Revision
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import git, shell
 from deploytool.text.untrusted import printable
 
 if TYPE_CHECKING:

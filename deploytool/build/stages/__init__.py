@@ -1,15 +1,15 @@
 """What would be typed on the build server, stage by stage. Pure: functions compose scripts, nothing here runs them."""
 
+from deploytool.build.stages.cache import CheckedOut, checked_out
+from deploytool.build.stages.checkout import checkout
+from deploytool.build.stages.commands import assets, dependencies, migrate, migrate_after, migrate_pending, pending
+from deploytool.build.stages.compare import Commit, Comparison, compare, compared
+from deploytool.build.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
+from deploytool.build.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
+from deploytool.build.stages.preview import hidden, linked_paths, preview
+from deploytool.build.stages.version_managers import unfit
 from deploytool.connection.paths import Place
 from deploytool.connection.step import Code, Step, explain, values
-from deploytool.stages.checkout import checkout
-from deploytool.stages.commands import assets, dependencies, migrate, migrate_after, migrate_pending, pending
-from deploytool.stages.compare import Commit, Comparison, compare, compared
-from deploytool.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
-from deploytool.stages.keeping import CheckedOut, checked_out
-from deploytool.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
-from deploytool.stages.survey import hidden, linked_paths, survey
-from deploytool.stages.versions import unfit
 
 __all__ = [
     "CheckedOut",
@@ -37,11 +37,11 @@ __all__ = [
     "migrate_after",
     "migrate_pending",
     "pending",
+    "preview",
     "programs",
     "reach",
     "references",
     "space",
-    "survey",
     "unfit",
     "values",
 ]

@@ -4,11 +4,11 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import filters, git, shell, version_managers
+from deploytool.build.stages.compare import COMPARE, variables
+from deploytool.build.stages.fetch import COPY, INPUTS, RESOLVE, head
 from deploytool.connection.paths import Place
 from deploytool.connection.step import Step, values
-from deploytool.stages import filters, git, shell, versions
-from deploytool.stages.compare import COMPARE, variables
-from deploytool.stages.fetch import COPY, INPUTS, RESOLVE, head
 from deploytool.worker.standalone import PLACEHOLDERS
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ fi
 """
 
 
-def survey(settings: "Settings", place: Place, reference: str, live_revision: str | None = None) -> Step:
+def preview(settings: "Settings", place: Place, reference: str, live_revision: str | None = None) -> Step:
     """Find out what `fetch` would, and what lies between the live revision and that one. No lock is needed.
 
     The results are read with `fetched`, and with `compared` if there is a live revision. References are found by the
     rules of `fetch`, and problems have its codes. All that is written is a directory below TMPDIR, which is removed.
     """
     return Step(
-        "survey",
+        "preview",
         shell.script(
             head(
                 settings,
@@ -96,7 +96,7 @@ def survey(settings: "Settings", place: Place, reference: str, live_revision: st
             RESOLVE,
             filters.FILTERS,
             filters.IN_REVISION,
-            versions.use(settings, versions.IN_REVISION),
+            version_managers.use(settings, version_managers.IN_REVISION),
             INPUTS,
             COMPARE,
             _COMPARED,

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from deploytool.build.stages import linked_paths
 from deploytool.errors import StepError
 from deploytool.model.build_outputs import made_by_the_build
 from deploytool.model.fleet import named
-from deploytool.stages import linked_paths
 
 if TYPE_CHECKING:
     from deploytool.model.release import Release

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import cache, git, inside, shell, version_managers
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, Step, values
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import git, inside, keeping, shell, versions
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -91,18 +91,18 @@ done
 
 def dependencies(settings: "Settings", place: Place, key: str | None = None, revision: str = "") -> Step | None:
     """Run `build.dependencies` in the work tree; None if there are none. With a key, what they make is kept."""
-    return _stage(keeping.DEPENDENCIES, settings, place, settings.build.dependencies, key, revision)
+    return _stage(cache.DEPENDENCIES, settings, place, settings.build.dependencies, key, revision)
 
 
 def assets(settings: "Settings", place: Place, key: str | None = None, revision: str = "") -> Step | None:
     """Run `build.assets` in the work tree; None if there are none. With a key, what they make is kept."""
-    return _stage(keeping.ASSETS, settings, place, settings.build.assets, key, revision)
+    return _stage(cache.ASSETS, settings, place, settings.build.assets, key, revision)
 
 
 def _stage(
     name: str, settings: "Settings", place: Place, commands: Sequence[str], key: str | None, revision: str
 ) -> Step | None:
-    end = keeping.keep(settings, place, name, key, revision) if key is not None else ""
+    end = cache.keep(settings, place, name, key, revision) if key is not None else ""
     return _step(name, settings, commands, place.work_tree, end=end)
 
 
@@ -170,7 +170,7 @@ def _step(
             git.BEFORE_ENVIRONMENT,
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
-            versions.use(settings, versions.IN_DIRECTORY),
+            version_managers.use(settings, version_managers.IN_DIRECTORY),
             preparation,
             body,
             end,

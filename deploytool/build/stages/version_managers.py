@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploytool.build.stages import shell
 from deploytool.connection.step import groups
 from deploytool.settings.recipes import RECIPES
-from deploytool.stages import shell
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
