@@ -6,7 +6,6 @@ It goes on after a failure as far as it can, and leaves nothing behind.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deploytool.build.build import rehearse_manifests
 from deploytool.build.linked_paths import doubtful
 from deploytool.checks.build_server import check_build_server
 from deploytool.checks.finding import ORDER, Check, failed, told, tried
@@ -20,10 +19,11 @@ from deploytool.errors import (
     StepError,
     StoreError,
 )
-from deploytool.journal import moment_name
+from deploytool.hosts.rehearsal import rehearse_manifests
 from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import DeploymentId, event_name
 from deploytool.session import Session
+from deploytool.state.history_store import moment_name
 
 if TYPE_CHECKING:
     from deploytool.command import Command

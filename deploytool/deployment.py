@@ -8,12 +8,9 @@ A release is finished before a rollout begins.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand, tell_lost
-from deploytool.build.build import begin_fetch, read_release
+from deploytool.build.build import begin_fetch
 from deploytool.build.commits import begin_compare, compare, tell_changes
-from deploytool.cleanup import cleaned_up
 from deploytool.errors import FleetError, UsageError
-from deploytool.freezing import ask_frozen, refuse_if_frozen
 from deploytool.migrations import leave_out
 from deploytool.model.fleet import LastWord
 from deploytool.model.history import RoleHost
@@ -25,6 +22,10 @@ from deploytool.rollout import Attempt, attempt_at, bring, by_role
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
+from deploytool.state.cleanup import cleaned_up
+from deploytool.state.freeze import ask_frozen, refuse_if_frozen
+from deploytool.state.releases import read_release
+from deploytool.state.targets import Expected, Here, begin_stand, check_event_sizes, release_wanted, stand, tell_lost
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

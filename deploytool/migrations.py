@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from deploytool.audience import ask_audience, find_live, read_audience, stand
 from deploytool.build import stages
-from deploytool.build.build import read_release
 from deploytool.build.stages import Comparison, Place, Step
 from deploytool.errors import ConnectionFailed, DeployError, UsageError
-from deploytool.freezing import refuse_if_frozen
-from deploytool.journal import NEWEST, ask_history, read_history, write_migrated_after
 from deploytool.model.fleet import LastWord, named
-from deploytool.model.history import Due, History, after_runs, due_of
+from deploytool.model.history import History, after_runs
 from deploytool.model.release import Release
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
+from deploytool.state.freeze import refuse_if_frozen
+from deploytool.state.history_store import write_migrated_after
+from deploytool.state.releases import read_release
+from deploytool.state.targets import stand
 from deploytool.text.masking import Masking
 
 if TYPE_CHECKING:
@@ -118,16 +118,6 @@ def migrate_after(session: Session, release: Release, outcome: Outcome) -> None:
         error.hint = "; ".join(filter(None, (again, error.hint)))
         raise
     outcome.migrate_after = "done"
-
-
-def read_due(session: Session) -> Due | None:
-    """The `build.migrate_after` that is due; None if there is none. Raises ConsulError or StoreError."""
-    environment = session.settings.environment
-    if not session.settings.build.migrate_after:
-        return None
-    audience, history = ask_audience(session), ask_history(session, environment, newest=NEWEST)
-    expected, known = read_audience(session, audience), read_history(session, environment, asked=history)
-    return due_of(known, find_live(session, expected, known).release)
 
 
 # --- by hand

@@ -10,26 +10,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
-from deploytool.audience import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.build import stages
-from deploytool.build.build import TEMPLATES, build_inputs, find_built, rehearse_manifests, release_id_at
+from deploytool.build.build import build_inputs, find_built, release_id_at
 from deploytool.build.commits import change_lines, changes_record
 from deploytool.build.linked_paths import hides, refuse_covered, unchecked
 from deploytool.build.stages import Comparison, Fetched
 from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
-from deploytool.freezing import refuse_if_frozen
 from deploytool.hooks.local import OF_A_BUILD, Moment
 from deploytool.hosts.manifest import render_manifest
-from deploytool.journal import read_history, read_texts
+from deploytool.hosts.rehearsal import TEMPLATES, rehearse_manifests
 from deploytool.model.fleet import named
 from deploytool.model.history import Due, due_of, reaches_target, target_after
 from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
+from deploytool.model.status import HostStatus, Status
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
+from deploytool.queries.status import due_words
 from deploytool.screen.console import counted
 from deploytool.screen.summary import role_hosts
 from deploytool.session import Compressor, Session
-from deploytool.status import HostStatus, Status, due_words, read_status
+from deploytool.state.freeze import refuse_if_frozen
+from deploytool.state.history_store import read_history, read_texts
+from deploytool.state.status import read_status
+from deploytool.state.targets import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
 

@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploytool.audience import Here
-from deploytool.build.build import Fetching, obtain_release, read_release
+from deploytool.build.build import Fetching, obtain_release
 from deploytool.build.linked_paths import refuse_covered
 from deploytool.errors import UsageError
-from deploytool.journal import read_history
 from deploytool.model.history import History, Standing, is_proven, latest, reaches_target, standings
 from deploytool.model.release import Release, ReleaseId
 from deploytool.session import Session
+from deploytool.state.history_store import read_history
+from deploytool.state.releases import read_release
+from deploytool.state.targets import Here
 
 if TYPE_CHECKING:
     from deploytool.deployment import Wishes

@@ -6,13 +6,13 @@ It changes nothing, and what is damaged is shown as that.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deploytool.audience import expected_hosts
 from deploytool.errors import ConsulError
-from deploytool.journal import read_history, read_texts
 from deploytool.model.history import Deployment, History, Standing, standings
 from deploytool.model.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
 from deploytool.promotion import environments_in_store
 from deploytool.session import Session
+from deploytool.state.history_store import read_history, read_texts
+from deploytool.state.targets import expected_hosts
 from deploytool.text.untrusted import printable
 
 

@@ -8,14 +8,11 @@ A freeze does not stop it: who freezes an environment wants it to stay good, and
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from deploytool.audience import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays, tell_lost
-from deploytool.build.build import TEMPLATES, read_release
 from deploytool.build.commits import begin_compare, compare, tell_changes
-from deploytool.cleanup import cleaned_up
 from deploytool.errors import DeployError, Interrupted, SettingsError, UsageError
 from deploytool.hosts.manifest import render_manifest
+from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.hosts.role_manifest import TEMPLATE_NAME
-from deploytool.journal import read_history
 from deploytool.migrations import warn_of_migrations
 from deploytool.model.fleet import LastWord, Verdict
 from deploytool.model.history import Choice, Deployment, History, RoleHost, is_proven, rollback_choice, standings
@@ -24,6 +21,10 @@ from deploytool.rollout import Attempt, ReleaseNotKept, attempt_at, bring, by_ro
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
+from deploytool.state.cleanup import cleaned_up
+from deploytool.state.history_store import read_history
+from deploytool.state.releases import read_release
+from deploytool.state.targets import Expected, Here, begin_stand, check_event_sizes, expected_hosts, strays, tell_lost
 
 #: So many releases of the choice are shown.
 SHOWN = 10

@@ -16,16 +16,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deploytool.audience import Expected, Here, Live
-from deploytool.build.build import TEMPLATES
 from deploytool.build.commits import changes_record
 from deploytool.build.stages import Comparison
 from deploytool.connection.client import Asked
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
-from deploytool.freezing import note_freeze, refuse_if_frozen
 from deploytool.hooks.local import Moment
 from deploytool.hosts.manifest import manifest_url, render_manifest
-from deploytool.journal import RETENTION_LOCK, random_characters, write_begun
+from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.migrations import migrate, migrate_after
 from deploytool.model.fleet import Fleet, Verdict, read_report
 from deploytool.model.history import Kind, RoleHost, target_after
@@ -44,6 +41,9 @@ from deploytool.model.waves import Wave, pauses
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
+from deploytool.state.freeze import note_freeze, refuse_if_frozen
+from deploytool.state.history_store import RETENTION_LOCK, random_characters, write_begun
+from deploytool.state.targets import Expected, Here, Live
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0

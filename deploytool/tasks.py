@@ -89,9 +89,9 @@ def deploy(
         return
 
     def body(this: Command) -> None:
-        from deploytool.build.build import rehearse_manifests
         from deploytool.deployment import Wishes
         from deploytool.deployment import deploy as tell
+        from deploytool.hosts.rehearsal import rehearse_manifests
 
         given = [
             flag
@@ -140,7 +140,8 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.build.build import begin_fetch, obtain_release, rehearse_manifests
+        from deploytool.build.build import begin_fetch, obtain_release
+        from deploytool.hosts.rehearsal import rehearse_manifests
 
         reference = _reference(this, branch)
         rehearse_manifests(this.every)
@@ -171,7 +172,7 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
     """
 
     def body(this: Command) -> None:
-        from deploytool.build.build import rehearse_manifests
+        from deploytool.hosts.rehearsal import rehearse_manifests
         from deploytool.rollback import rollback as tell
 
         _check_release_id(release)
@@ -191,8 +192,8 @@ def promote(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> None:
-        from deploytool.build.build import rehearse_manifests
         from deploytool.deployment import promote as tell
+        from deploytool.hosts.rehearsal import rehearse_manifests
 
         rehearse_manifests(this.every)
         with this.session(f"promote in {this.settings.environment}") as session:
@@ -245,7 +246,8 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.status import lines, read_proven_status, read_whole_status
+        from deploytool.queries.status import lines, read_proven_status
+        from deploytool.state.status import read_whole_status
 
         if probe and (because := dry_by(context)):
             raise UsageError(
@@ -315,7 +317,7 @@ def mark(
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.marking import mark as tell
+        from deploytool.state.mark import mark as tell
 
         if release is None:
             raise UsageError("--release is missing", hint=f"`fab {this.settings.environment} releases` lists them")
@@ -383,8 +385,8 @@ def cleanup(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.cleanup import clean_up
-        from deploytool.status import running_releases
+        from deploytool.state.cleanup import clean_up
+        from deploytool.state.status import running_releases
 
         with (
             this.session(f"cleanup of {this.settings.environment}") as session,
@@ -425,7 +427,7 @@ def thaw(context: Context, json: bool = False) -> None:
     """Let deploys to this environment go on again"""
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.freezing import frozen_words
+        from deploytool.state.freeze import frozen_words
 
         with this.session(f"thaw {this.settings.environment}") as session:
             was = session.worker.ask("thaw")["was"]

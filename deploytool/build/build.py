@@ -17,31 +17,27 @@ from deploytool.build.linked_paths import links_of, links_recorded, notes, refus
 from deploytool.build.stages import Fetched
 from deploytool.connection.client import Asked
 from deploytool.errors import StepError, StoreError, UsageError
-from deploytool.hosts.manifest import made_up_release, render_manifest
+from deploytool.hosts.rehearsal import render_all
 from deploytool.model.release import (
-    NO_DEPLOYMENT,
     Release,
     ReleaseId,
     Revision,
     archive_key,
     build_key,
     build_record_key,
-    built_manifest_key,
     is_release_id,
-    read_record,
     record_key,
     release_record,
 )
 from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.settings.recipes import demands
+from deploytool.state.releases import checked_release
 from deploytool.text.untrusted import printable
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
-#: a `manifest.yml.j2` here, in the user's own project, is used in place of ours
-TEMPLATES = "templates"
 
 WORKSPACE_LOCK = "workspace"
 
@@ -52,25 +48,6 @@ class Built:
 
     release: Release
     reused: bool
-
-
-def rehearse_manifests(every: "Mapping[str, Settings]") -> None:
-    """Render every manifest with made-up facts, so that a mistake in a hook or a template shows at once.
-
-    Raises SettingsError.
-    """
-    settings = next(iter(every.values()))
-    render_all(every, made_up_release(settings))
-
-
-def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[str, str]]:
-    """Every environment's and role's manifest of a release, with its key in the store. Each is checked."""
-    entries = []
-    for environment, settings in every.items():
-        for role in settings.roles:
-            text = render_manifest(settings, role, release, NO_DEPLOYMENT, settings.directory / TEMPLATES)
-            entries.append((built_manifest_key(release.id, environment, role), text))
-    return entries
 
 
 def build_inputs(settings: "Settings", fetched: Fetched, compressor: str) -> Mapping[str, object]:
@@ -306,32 +283,3 @@ def release_id_at(moment: datetime, revision: Revision) -> ReleaseId:
 def literal_pattern(path: str) -> str:
     """A shell pattern that matches this path and nothing else."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", path)
-
-
-def read_release(session: Session, release_id: str) -> Release:
-    """The release of that id, from its record in the store. Raises UsageError if the id is malformed or unknown."""
-    if not is_release_id(release_id):
-        raise UsageError(
-            f"{release_id!r} is no release id",
-            hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
-        )
-    content = session.worker.ask("store_get", key=record_key(ReleaseId(release_id)))["content"]
-    return checked_release(session, release_id, content)
-
-
-def checked_release(session: Session, release_id: str, content: str | None) -> Release:
-    """The release, from the text of its record. Raises UsageError if there is none, or it can't be trusted."""
-    if content is None:
-        raise UsageError(f"the store {session.settings.store.url} has no release {release_id}")
-    try:
-        release = read_record(content, ReleaseId(release_id))
-    except ValueError as error:
-        raise UsageError(
-            f"the record of release {release_id} in the store is damaged: {error}",
-            hint=f"nothing in the store is ever overwritten: delete releases/{release_id}/ there, and build anew",
-        ) from error
-    if release.application != session.settings.application:
-        raise UsageError(
-            f"release {release_id} is of the application {release.application}, not of {session.settings.application}"
-        )
-    return release

@@ -13,7 +13,7 @@ from deploytool.screen.console import counted
 from deploytool.session import Session
 
 if TYPE_CHECKING:
-    from deploytool.audience import Here
+    from deploytool.state.targets import Here
 
 #: So many commits are named on the screen.
 SHOWN = 10

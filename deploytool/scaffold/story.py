@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploytool.build.build import TEMPLATES
 from deploytool.errors import UsageError
+from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.hosts.role_manifest import TEMPLATE_NAME
 from deploytool.hosts.scripts import own_templates
 from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Proposal, propose

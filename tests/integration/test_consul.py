@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from deploytool.audience import EVENT_BYTES, EVENT_ENVELOPE_BYTES
 from deploytool.playground import Playground
+from deploytool.state.targets import EVENT_BYTES, EVENT_ENVELOPE_BYTES
 from deploytool.worker import announcement
 from deploytool.worker.announcement import Announcement, watch_reports
 from deploytool.worker.consul import Consul

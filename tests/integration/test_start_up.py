@@ -35,7 +35,7 @@ atexit.register(note, "end")
 from deploytool.tasks import namespace
 """
 
-SLOW = {"boto3", "botocore", "jinja2", "rich", "deploytool.status", "deploytool.build.build"}
+SLOW = {"boto3", "botocore", "jinja2", "rich", "deploytool.state.status", "deploytool.build.build"}
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_connection_is_begun_before_anything_is_imported_that_it_does_not_need(
     assert fab(project, "production", "status").returncode == 5
     assert "deploytool.connection.ssh" in packages(project, "first_thread")
     assert not packages(project, "first_thread") & SLOW
-    assert "deploytool.status" in packages(project, "end")
+    assert "deploytool.state.status" in packages(project, "end")
     assert not packages(project, "end") & {"boto3", "botocore", "rich"}
 
 

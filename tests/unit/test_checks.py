@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from deploytool.audience import Expected
 from deploytool.checks.finding import Check, failed, told
 from deploytool.checks.hosts import busy_hosts, judged, read_answer
 from deploytool.errors import FleetError, LockedError
 from deploytool.model.fleet import LastWord
 from deploytool.model.release import DeploymentId
+from deploytool.state.targets import Expected
 
 SETTINGS: Any = SimpleNamespace(
     application="shop", environment="production", wait=SimpleNamespace(fetch_seconds=60, activate_seconds=30)

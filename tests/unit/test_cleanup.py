@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from deploytool.cleanup import Cleaned, clean_up, cleaned_up
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
@@ -22,7 +21,6 @@ from deploytool.errors import (
     StoreError,
     UsageError,
 )
-from deploytool.journal import RETENTION_LOCK
 from deploytool.model.history import Deployment, History, Mark
 from deploytool.model.release import (
     DeploymentId,
@@ -44,6 +42,8 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.session import Operator
 from deploytool.session import Session as RealSession
+from deploytool.state.cleanup import Cleaned, clean_up, cleaned_up
+from deploytool.state.history_store import RETENTION_LOCK
 from deploytool.worker.line import newest
 from tests.unit.answering import Answering
 from tests.unit.test_retention import (

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from deploytool.journal import moment_name, read_history
 from deploytool.model.fleet import LastWord
 from deploytool.model.history import (
     Deployment,
@@ -26,6 +25,7 @@ from deploytool.model.history import (
     with_learned,
 )
 from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id
+from deploytool.state.history_store import moment_name, read_history
 from deploytool.worker.line import newest
 from tests.unit.answering import Answering
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from deploytool.audience import Live
 from deploytool.build.stages import Commit, Comparison, Fetched
 from deploytool.errors import ConsulError, LockedError
 from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.manifest_check import check_manifest
 from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
+from deploytool.model.status import HostStatus
 from deploytool.model.waves import Wave
 from deploytool.planning import (
     WHEN_BUILT,
@@ -25,7 +25,7 @@ from deploytool.planning import (
     release_to_come,
 )
 from deploytool.session import Compressor
-from deploytool.status import HostStatus
+from deploytool.state.targets import Live
 from tests.unit.answering import Answering
 from tests.unit.test_manifest import RELEASE, given_settings
 

@@ -9,9 +9,10 @@ import pytest
 
 from deploytool.model.fleet import Fleet, read_last_word, read_report
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
+from deploytool.model.status import HostStatus, Status
+from deploytool.queries.status import age_words, lines
 from deploytool.screen.console import proofs
 from deploytool.screen.summary import Outcome
-from deploytool.status import HostStatus, Status, age_words, lines
 
 
 def verify(**given: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.build.build import find_built, put_new_records, read_release
+from deploytool.build.build import find_built, put_new_records
 from deploytool.errors import StoreError, UsageError
 from deploytool.model.release import (
     NO_DEPLOYMENT,
@@ -29,6 +29,7 @@ from deploytool.model.release import (
     release_record,
 )
 from deploytool.rollout import new_deployment_id
+from deploytool.state.releases import read_release
 from deploytool.worker.line import named_release
 from tests.unit.answering import Answering
 

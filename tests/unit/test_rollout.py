@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
-from deploytool.audience import Expected, Here, Live
 from deploytool.build.stages import Place, Step
-from deploytool.cleanup import clean_up
 from deploytool.command import outcome_error
 from deploytool.connection.client import Asked
 from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
-from deploytool.journal import RETENTION_LOCK
 from deploytool.model.fleet import Fleet as Heard
 from deploytool.model.fleet import HostResult, LastWord, Verdict
 from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
@@ -27,6 +24,9 @@ from deploytool.rollback import undo
 from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
 from deploytool.screen.console import conclusion
 from deploytool.screen.summary import Outcome
+from deploytool.state.cleanup import clean_up
+from deploytool.state.history_store import RETENTION_LOCK
+from deploytool.state.targets import Expected, Here, Live
 from tests.unit.answering import Answered
 from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
 from tests.unit.test_manifest import given_settings

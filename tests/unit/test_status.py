@@ -10,7 +10,8 @@ import pytest
 from deploytool.errors import ConsulError
 from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, ReleaseId, manifest_key
-from deploytool.status import lines, read_status
+from deploytool.queries.status import lines
+from deploytool.state.status import read_status
 from tests.unit.answering import Answering
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"

@@ -4,15 +4,13 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploytool.build.build import read_release
 from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, UsageError
 from deploytool.hosts.manifest import manifest_url
-from deploytool.journal import ask_history, deployment_named, read_history, release_of
 from deploytool.model.fleet import LastWord, read_last_word
-from deploytool.model.history import History, Learned, RoleHost, news, reaches_target, with_learned
+from deploytool.model.history import Due, History, Learned, RoleHost, due_of, news, reaches_target, with_learned
 from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
@@ -22,6 +20,11 @@ from deploytool.model.release import (
     kept_manifest_key,
 )
 from deploytool.session import Session
+from deploytool.state.history_store import NEWEST, ask_history, deployment_named, read_history, release_of
+from deploytool.state.releases import read_release
+
+if TYPE_CHECKING:
+    pass
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that
@@ -245,3 +248,13 @@ def strays(session: Session, expected: Expected, history: History, live: Live) -
         (role, host): release_wanted(session, history, name, role) for (role, host), name in expected.single.items()
     }
     return {key: release for key, release in found.items() if release is not None and release != live.release}
+
+
+def read_due(session: Session) -> Due | None:
+    """The `build.migrate_after` that is due; None if there is none. Raises ConsulError or StoreError."""
+    environment = session.settings.environment
+    if not session.settings.build.migrate_after:
+        return None
+    audience, history = ask_audience(session), ask_history(session, environment, newest=NEWEST)
+    expected, known = read_audience(session, audience), read_history(session, environment, asked=history)
+    return due_of(known, find_live(session, expected, known).release)

@@ -1,10 +1,10 @@
 """`fab ENV mark`: a person's word on a release."""
 
 from deploytool.errors import UsageError
-from deploytool.journal import moment_name, read_history, write_mark
 from deploytool.model.history import Mark, standings
 from deploytool.model.release import ReleaseId, record_key
 from deploytool.session import Session
+from deploytool.state.history_store import moment_name, read_history, write_mark
 
 
 def mark(session: Session, release_id: str, *, good: bool, why: str) -> None:

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 
 from deploytool.connection.client import Asked
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
-from deploytool.journal import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.model.history import History, read_deployment
 from deploytool.model.release import (
     DEPLOYMENT_PATTERN,
@@ -30,7 +29,8 @@ from deploytool.model.release import (
 from deploytool.model.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
 from deploytool.screen.console import counted
 from deploytool.session import Session
-from deploytool.status import running_releases
+from deploytool.state.history_store import RETENTION_LOCK, read_history, read_texts, recent, release_of
+from deploytool.state.status import running_releases
 from deploytool.text.untrusted import read_json
 
 #: How many deployments' keys stay in Consul, for reading.
