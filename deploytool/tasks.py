@@ -277,7 +277,7 @@ def releases(context: Context, deployments: bool = False, json: bool = False) ->
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool import releases as listing
+        from deploytool.queries import releases as listing
         from deploytool.remembered import remember_all
 
         with this.session(f"releases of {this.settings.environment}") as session:
@@ -353,7 +353,7 @@ def _plan(
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.planning import lines, make_plan
+        from deploytool.queries.plan import lines, make_plan
 
         if others:
             raise UsageError(
@@ -524,7 +524,7 @@ def check(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.checking import check_all, check_error
+        from deploytool.queries.check import check_all, check_error
 
         results = check_all(this)
         if not json:

@@ -24,7 +24,7 @@ def read_proven_status(session: Session) -> Status:
 
     Raises LockedError while somebody deploys: a host's stretcher might take the one event for the other.
     """
-    from deploytool.checks.hosts import prove_hosts
+    from deploytool.queries.checks.hosts import prove_hosts
 
     answers = prove_hosts(session)
     found = read_whole_status(session)

@@ -1,7 +1,4 @@
-"""`fab ENV status`: which host runs which release, who is behind, what is under way, who holds the lock.
-
-It changes nothing.
-"""
+"""An environment as a whole, asked of Consul, the store and the build server at once. It changes nothing."""
 
 from dataclasses import replace
 

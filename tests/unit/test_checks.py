@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deploytool.checks.finding import Check, failed, told
-from deploytool.checks.hosts import busy_hosts, judged, read_answer
 from deploytool.errors import FleetError, LockedError
 from deploytool.model.fleet import LastWord
 from deploytool.model.release import DeploymentId
+from deploytool.queries.checks.finding import Check, failed, told
+from deploytool.queries.checks.hosts import busy_hosts, judged, read_answer
 from deploytool.state.targets import Expected
 
 SETTINGS: Any = SimpleNamespace(

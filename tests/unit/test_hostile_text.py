@@ -17,15 +17,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploytool.checks.finding import failed
 from deploytool.errors import ConsulError, DeployError
 from deploytool.hooks.notify import end_text, escaped
 from deploytool.model.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
 from deploytool.model.history import read_deployment, read_mark
 from deploytool.model.release import DeploymentId, ReleaseId
 from deploytool.model.status import HostStatus, Status
+from deploytool.queries.checks.finding import failed
+from deploytool.queries.releases import Deployments
 from deploytool.queries.status import lines as status_lines
-from deploytool.releases import Deployments
 from deploytool.screen.console import Console
 from deploytool.screen.github_actions import Annotation, GitHubActions, annotations, summary
 from deploytool.screen.summary import Outcome

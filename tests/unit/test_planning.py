@@ -15,7 +15,7 @@ from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision, manifest_key
 from deploytool.model.status import HostStatus
 from deploytool.model.waves import Wave
-from deploytool.planning import (
+from deploytool.queries.plan import (
     WHEN_BUILT,
     ManifestChange,
     Plan,

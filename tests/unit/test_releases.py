@@ -8,7 +8,7 @@ import pytest
 from deploytool.errors import ConsulError
 from deploytool.model.history import read_deployment
 from deploytool.model.release import DeploymentId, deployment_record_key, record_key
-from deploytool.releases import Deployments, ending, list_deployments, list_releases
+from deploytool.queries.releases import Deployments, ending, list_deployments, list_releases
 from deploytool.text.untrusted import printable
 from tests.unit.test_cleanup import Session, Store, store_of
 from tests.unit.test_retention import RELEASES, deployment_id, good, one_after_the_other

@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 from deploytool.worker_client import Worker
 
-from deploytool import checking, command, command_line, tasks
-from deploytool.checks.finding import Check
+from deploytool import command, command_line, tasks
 from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
+from deploytool.queries import check
+from deploytool.queries.checks.finding import Check
 from deploytool.screen.summary import Outcome
 from deploytool.settings.files import RESERVED
 
@@ -66,7 +67,7 @@ def test_failed_check_is_the_error_and_not_an_interruption() -> None:
         Check("Consul", False, "does not answer", None, 7),
         Check("settings", True, "all well"),
     ]
-    assert checking.check_error(checks) == {
+    assert check.check_error(checks) == {
         "kind": "store",
         "message": "store: the bucket x does not exist",
         "tail": [],
@@ -78,7 +79,7 @@ def test_failed_check_is_the_error_and_not_an_interruption() -> None:
     ("exit_code", "kind"), [(2, "settings"), (5, "connection"), (6, "store"), (7, "consul"), (4, "step"), (8, "fleet")]
 )
 def test_kind_of_a_failed_checks_error_is_that_of_its_exit_code(exit_code: int, kind: str) -> None:
-    assert checking.check_error([Check("one", False, "bad", None, exit_code)])["kind"] == kind
+    assert check.check_error([Check("one", False, "bad", None, exit_code)])["kind"] == kind
 
 
 def test_bad_hosts_are_named_in_the_error() -> None:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deploytool.checks.finding import Check, error_of, failed, tried
 from deploytool.errors import DeployError, FleetError, LockedError
 from deploytool.hosts.manifest import manifest_url
 from deploytool.hosts.probes import render_probe, render_proof
@@ -18,6 +17,7 @@ from deploytool.model.fleet import LONGEST_LINE
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.model.release import DeploymentId, event_name, probe_key, probes_prefix
+from deploytool.queries.checks.finding import Check, error_of, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role

@@ -1,8 +1,8 @@
 """What a build needs on the build server: programs, room on the disk, files, and the repository."""
 
 from deploytool.build import stages
-from deploytool.checks.finding import Check, tried
 from deploytool.errors import StepError
+from deploytool.queries.checks.finding import Check, tried
 from deploytool.session import Session
 from deploytool.text.untrusted import printable
 

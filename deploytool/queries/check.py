@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytool.build.linked_paths import doubtful
-from deploytool.checks.build_server import check_build_server
-from deploytool.checks.finding import ORDER, Check, failed, told, tried
-from deploytool.checks.hosts import check_event_sizes, check_hosts
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
@@ -22,6 +19,9 @@ from deploytool.errors import (
 from deploytool.hosts.rehearsal import rehearse_manifests
 from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import DeploymentId, event_name
+from deploytool.queries.checks.build_server import check_build_server
+from deploytool.queries.checks.finding import ORDER, Check, failed, told, tried
+from deploytool.queries.checks.hosts import check_event_sizes, check_hosts
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 
