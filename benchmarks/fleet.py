@@ -26,7 +26,7 @@ from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.model.fleet import Fleet
 from deploytool.playground import configs, parts, processes
-from deploytool.rollout import Listening
+from deploytool.rollout.listening import Listening
 from deploytool.screen.console import Console
 
 SECONDS = 10.0

@@ -89,9 +89,9 @@ def deploy(
         return
 
     def body(this: Command) -> None:
-        from deploytool.deployment import Wishes
-        from deploytool.deployment import deploy as tell
         from deploytool.hosts.rehearsal import rehearse_manifests
+        from deploytool.rollout.choose_release import Request
+        from deploytool.rollout.deploy import deploy as tell
 
         given = [
             flag
@@ -109,7 +109,7 @@ def deploy(
             raise UsageError("--nodes names no host", hint="for instance --nodes app1,app2")
         _check_release_id(release)
         rehearse_manifests(this.every)
-        wishes = Wishes(
+        request = Request(
             reference=reference,
             release=release,
             promote_from=from_,
@@ -120,8 +120,8 @@ def deploy(
             wait=wait,
             nodes=wanted,
         )
-        with this.session(f"deploy {wishes.what} to {this.settings.environment}") as session:
-            tell(session, wishes, this.outcome)
+        with this.session(f"deploy {request.what} to {this.settings.environment}") as session:
+            tell(session, request, this.outcome)
 
     run(context, "deploy", json, body, after="after_deploy")
 
@@ -173,7 +173,7 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
 
     def body(this: Command) -> None:
         from deploytool.hosts.rehearsal import rehearse_manifests
-        from deploytool.rollback import rollback as tell
+        from deploytool.rollout.rollback import rollback as tell
 
         _check_release_id(release)
         rehearse_manifests(this.every)
@@ -192,8 +192,8 @@ def promote(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> None:
-        from deploytool.deployment import promote as tell
         from deploytool.hosts.rehearsal import rehearse_manifests
+        from deploytool.rollout.promote import promote as tell
 
         rehearse_manifests(this.every)
         with this.session(f"promote in {this.settings.environment}") as session:
@@ -219,7 +219,7 @@ def migrate(
     """
 
     def body(this: Command) -> None:
-        from deploytool.migrations import migrate_after_by_hand, migrate_by_hand
+        from deploytool.rollout.migrations import migrate_after_by_hand, migrate_by_hand
 
         _check_release_id(release)
         if yes and not after:

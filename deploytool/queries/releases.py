@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deploytool.errors import ConsulError
 from deploytool.model.history import Deployment, History, Standing, standings
 from deploytool.model.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
-from deploytool.promotion import environments_in_store
+from deploytool.rollout.choose_release import environments_in_store
 from deploytool.session import Session
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.targets import expected_hosts

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from deploytool.connection.client import Answer, Asked, Listener
-from deploytool.deployment import Wishes, deploy
 from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
-from deploytool.rollback import rollback
+from deploytool.rollout.choose_release import Request
+from deploytool.rollout.deploy import deploy
+from deploytool.rollout.rollback import rollback
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session, open_session
@@ -96,7 +97,7 @@ def trips(project: Project, act: Callable[[Session, Outcome], None]) -> Trips:
 
 
 def deploying(session: Session, outcome: Outcome) -> None:
-    deploy(session, Wishes("main"), outcome)
+    deploy(session, Request("main"), outcome)
 
 
 def test_deploy_asks_in_few_round_trips(project: Project) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from deploytool.build.stages import Comparison, Place
 from deploytool.errors import StepError, UsageError
-from deploytool.migrations import migrate_after, migrate_after_by_hand, refuse_unless_sure, warn_of_migrations
 from deploytool.model.history import Deployment, Due, History, MigratedAfter, due_of, read_deployment
 from deploytool.model.release import DeploymentId, deployment_record_key, manifest_key
+from deploytool.rollout.migrations import migrate_after, migrate_after_by_hand, refuse_unless_sure, warn_of_migrations
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.state.history_store import read_history, write_migrated_after

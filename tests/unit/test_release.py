@@ -28,7 +28,7 @@ from deploytool.model.release import (
     read_record,
     release_record,
 )
-from deploytool.rollout import new_deployment_id
+from deploytool.rollout.attempt import new_deployment_id
 from deploytool.state.releases import read_release
 from deploytool.worker.line import named_release
 from tests.unit.answering import Answering

@@ -13,15 +13,20 @@ import pytest
 from deploytool.build.stages import Place, Step
 from deploytool.command import outcome_error
 from deploytool.connection.client import Asked
-from deploytool.deployment import Wishes, at_it, in_steps, unfinished_release
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.model.fleet import Fleet as Heard
 from deploytool.model.fleet import HostResult, LastWord, Verdict
 from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.model.waves import Wave
-from deploytool.rollback import undo
-from deploytool.rollout import Attempt, ReleaseNotKept, begin_claim, bring, go_on, new_deployment_id
+from deploytool.rollout.announce import begin_claim
+from deploytool.rollout.attempt import Attempt, new_deployment_id
+from deploytool.rollout.choose_release import Request
+from deploytool.rollout.listening import ReleaseNotKept
+from deploytool.rollout.promote import at_it, unfinished_release
+from deploytool.rollout.rollout import bring, go_on
+from deploytool.rollout.steps import in_steps
+from deploytool.rollout.undo import undo
 from deploytool.screen.console import conclusion
 from deploytool.screen.summary import Outcome
 from deploytool.state.cleanup import clean_up
@@ -458,8 +463,8 @@ def test_wave_does_not_wait_for_a_silent_host_of_the_one_before(world: World) ->
 def test_all_go_at_once_where_nobody_waits_though_failures_would_go_back() -> None:
     settings: Any = SimpleNamespace(in_waves=False, rollout=SimpleNamespace(on_failure="rollback"))
     expected = Expected({"web": HOSTS}, (), (), {}, {}, {})
-    assert in_steps(settings, Wishes("main", wait=False), expected) == {}
-    assert in_steps(settings, Wishes("main", nodes=("one",)), expected) == {}
+    assert in_steps(settings, Request("main", wait=False), expected) == {}
+    assert in_steps(settings, Request("main", nodes=("one",)), expected) == {}
 
 
 PAUSED, WHOLE, OTHER = deployment_id(3), deployment_id(5), deployment_id(2)

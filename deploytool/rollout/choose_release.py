@@ -15,7 +15,10 @@ from deploytool.state.releases import read_release
 from deploytool.state.targets import Here
 
 if TYPE_CHECKING:
-    from deploytool.deployment import Wishes
+    pass
+
+if TYPE_CHECKING:
+    pass
 
 
 NAME_IT = "`--release ID` names the one that you mean"
@@ -30,25 +33,25 @@ class Chosen:
     reference: str | None
 
 
-def choose_release(session: Session, wishes: "Wishes", here: Here, fetching: Fetching | None) -> Chosen:
-    """What the operator's wishes come to; `fetching` where they name a branch, tag or SHA.
+def choose_release(session: Session, request: "Request", here: Here, fetching: Fetching | None) -> Chosen:
+    """What the operator's request come to; `fetching` where they name a branch, tag or SHA.
 
     Raises UsageError for a release that nothing has verified.
     """
     if fetching is not None:
-        built = obtain_release(session, fetching, rebuild=wishes.rebuild)
+        built = obtain_release(session, fetching, rebuild=request.rebuild)
         chosen = Chosen(built.release, built.reused, fetching.reference)
-    elif wishes.promote_from is not None:
-        chosen = Chosen(promoted(session, wishes.promote_from, wishes.force), True, None)
+    elif request.promote_from is not None:
+        chosen = Chosen(promoted(session, request.promote_from, request.force), True, None)
     else:
-        assert wishes.release is not None
-        release = read_release(session, wishes.release)
-        refuse_unproven(session, release.id, wishes.force, here)
+        assert request.release is not None
+        release = read_release(session, request.release)
+        refuse_unproven(session, release.id, request.force, here)
         chosen = Chosen(release, True, None)
     if chosen.reused:
         if fetching is None:
             refuse_covered(session, chosen.release)
-        refuse_condemned(session, standings(here.history).get(chosen.release.id), wishes.force)
+        refuse_condemned(session, standings(here.history).get(chosen.release.id), request.force)
     return chosen
 
 
@@ -148,3 +151,35 @@ def refuse_unproven(session: Session, release: ReleaseId, force: str | None, her
 def environments_in_store(session: Session) -> Iterable[str]:
     """The environments that have a history in the store, and those of this project."""
     return sorted({*session.every, *session.worker.ask("store_directories", prefix="environments/")["names"]})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the operator asked of a deployment."""
+
+    #: branch, tag or SHA
+    reference: str
+    #: deploy this release instead of building one
+    release: str | None = None
+    #: deploy what this other environment has verified
+    promote_from: str | None = None
+    #: why a release is deployed that nothing has verified yet
+    force: str | None = None
+    #: build, also where equal inputs were built already
+    rebuild: bool = False
+    migrate: bool = True
+    #: go on where there would be a question
+    sure: bool = False
+    wait: bool = True
+    #: only these hosts; empty: all
+    nodes: tuple[str, ...] = ()
+
+    @property
+    def of_reference(self) -> bool:
+        """Whether the release is to be that of `reference`."""
+        return self.release is None and self.promote_from is None
+
+    @property
+    def what(self) -> str:
+        """What is deployed, in words."""
+        return self.release or (f"what {self.promote_from} runs" if self.promote_from else self.reference)

@@ -8,132 +8,32 @@ Up to `go` nothing changes on any host, and a failure takes back what was announ
 themselves: all that can be done is to listen, to tell what each of them says, and to let no more of them go.
 """
 
-import contextlib
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from deploytool.build.commits import changes_record
-from deploytool.build.stages import Comparison
-from deploytool.connection.client import Asked
-from deploytool.errors import DeployError, FleetError, HookError, Interrupted, StoreError
+from deploytool.errors import DeployError, FleetError, HookError, Interrupted
 from deploytool.hooks.local import Moment
-from deploytool.hosts.manifest import manifest_url, render_manifest
-from deploytool.hosts.rehearsal import TEMPLATES
-from deploytool.migrations import migrate, migrate_after
-from deploytool.model.fleet import Fleet, Verdict, read_report
-from deploytool.model.history import Kind, RoleHost, target_after
+from deploytool.model.fleet import Fleet, Verdict
+from deploytool.model.history import RoleHost
 from deploytool.model.release import (
     DeploymentId,
-    Release,
-    ReleaseId,
     deployment_record_key,
-    event_name,
-    is_deployment_id,
-    kept_manifest_key,
-    manifest_key,
-    record_key,
 )
 from deploytool.model.waves import Wave, pauses
+from deploytool.rollout.announce import Announced, begin_announcement, begin_claim, manifests
+from deploytool.rollout.attempt import Attempt, by_role, new_deployment_id, pairs
+from deploytool.rollout.listening import Listening, ReleaseNotKept
+from deploytool.rollout.migrations import migrate, migrate_after
 from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import note_freeze, refuse_if_frozen
-from deploytool.state.history_store import RETENTION_LOCK, random_characters, write_begun
-from deploytool.state.targets import Expected, Here, Live
+from deploytool.state.history_store import random_characters
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0
 #: How long an interrupted operator waits for the worker to put things in order.
 FAREWELL_SECONDS = 15.0
 RECORD_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One deployment that is about to begin: what it brings, to whom, and how it came to be; see `attempt_at`."""
-
-    release: Release
-    kind: Kind
-    expected: Expected
-    live: Live
-    #: where a rollback would go once this has been verified
-    rollback_release: ReleaseId | None
-    migrate: bool = False
-    wait: bool = True
-    nodes: tuple[str, ...] = ()
-    #: deployments that its id must be later than, besides those that are wanted
-    after: tuple[DeploymentId, ...] = ()
-    #: roles whose hosts all have the release still, and download nothing
-    kept: frozenset[str] = frozenset()
-    #: in which steps its hosts go; empty: all at once
-    waves: tuple[Wave, ...] = ()
-    #: after which wave it ends, for somebody to look at it; None: after the last
-    pause_after: int | None = None
-    #: so many hosts may fail without its being halted
-    max_failures: int = 0
-    #: those that have switched go back to where they came from when it is halted
-    goes_back: bool = False
-    #: by role, hosts that are told as well, and not waited for
-    unheard: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    #: by role, hosts that run the release already, by a deployment of their own
-    spared: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    #: the tool's own idea, to put things right: no hook of the operator's may stop it
-    unasked: bool = False
-    #: what else its record is to say
-    story: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_for_all(self) -> bool:
-        """Whether all hosts are verified once those that are waited for are, and nobody left migrations out."""
-        return self.wait and self.migrate and not self.nodes
-
-
-def attempt_at(release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any) -> Attempt:
-    """A deployment of the release as things stand here. `rest` are fields of Attempt; `story` is added to."""
-    nodes, live = rest.get("nodes"), here.live.release
-    if nodes and live is not None and live != release.id:
-        # A rollback ends what `--nodes` began.
-        back: ReleaseId | None = live
-    else:
-        back = target_after(here.history, release.id, kind, here.expected.hosts, live)
-    story = {
-        **rest.pop("story", {}),
-        **changes_record(changes),
-        "served_before": here.served.release,
-        "learned": [asdict(each) for each in here.learned],
-    }
-    return Attempt(
-        release=release,
-        kind=kind,
-        expected=here.expected,
-        live=here.live,
-        rollback_release=back,
-        after=tuple(each.id for each in here.history.deployments[-1:]),
-        story=story,
-        **rest,
-    )
-
-
-class ReleaseNotKept(FleetError):
-    """Hosts that were to have the release still have not; nobody was switched."""
-
-    #: of those hosts
-    roles: frozenset[str] = frozenset()
-
-
-def new_deployment_id(moment: datetime, earlier: Sequence[str], characters: str) -> DeploymentId:
-    """An id that is greater than each of these: hosts refuse what is not newer, even if a clock went back."""
-    for name in earlier:
-        # What is no id, whoever wrote it, is nothing to be later than.
-        if is_deployment_id(name):
-            with contextlib.suppress(ValueError, OverflowError):
-                last = datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-                moment = max(moment, last + timedelta(seconds=1))
-    return DeploymentId(f"{moment:%Y%m%dT%H%M%SZ}{characters}")
 
 
 def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
@@ -223,122 +123,6 @@ def hook(session: Session, attempt: Attempt, moment: Moment, outcome: Outcome) -
         session.hook(moment, outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A claim on a release, under way. What is asked after `done` happens only if it holds."""
-
-    session: Session
-    release: Release
-    #: whether the store has each of what the release needs
-    present: tuple[Asked, ...]
-    done: Asked
-
-    def settle(self) -> None:
-        """Wait for it. Raises StoreError if retention was quicker."""
-        if all(each.answer()["exists"] for each in self.present):
-            self.done.answer()
-            return
-        # Retention takes it at the end of a failed deployment, too.
-        self.session.let_go(RETENTION_LOCK).answer()
-        raise StoreError(
-            f"the release {self.release.id} has been removed from {self.session.settings.store.url}",
-            hint="its turn had come (store.keep_releases); a deploy of its branch or revision builds it anew",
-        )
-
-
-def begin_claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
-    """Write down that this deployment needs the release. From then on retention leaves it alone."""
-    last = session.take(RETENTION_LOCK, wait=True)
-    present = []
-    for key in (release.archive_key, record_key(release.id)):
-        last = session.worker.start("store_exists", key=key, after=last, expect={"exists": True})
-        present.append(last)
-    last = write_begun(session, deployment, story, after=last)
-    return Claim(session, release, tuple(present), session.let_go(RETENTION_LOCK, after=last))
-
-
-@dataclass(frozen=True, slots=True)
-class Urls:
-    """Where a role's manifests are: the one that is wanted, and the one that the event names."""
-
-    wanted: str
-    event: str
-
-
-def manifests(
-    session: Session, attempt: Attempt, deployment: DeploymentId
-) -> tuple[list[tuple[str, str]], dict[str, Urls]]:
-    """Render and check this deployment's manifests; returns their keys and texts, and their URLs by role.
-
-    What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
-    """
-    settings, release = session.settings, attempt.release
-    entries, urls = list[tuple[str, str]](), {}
-
-    def add(key: str, *, kept: bool, role: str) -> str:
-        text = render_manifest(
-            settings,
-            role,
-            release,
-            deployment,
-            settings.directory / TEMPLATES,
-            kept=kept,
-            rollback_release=attempt.rollback_release,
-        )
-        entries.append((key, text))
-        return manifest_url(settings.store.url, key)
-
-    for role in attempt.expected.up:
-        wanted = add(manifest_key(settings.environment, deployment, role), kept=False, role=role)
-        event = wanted
-        if role in attempt.kept:
-            event = add(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
-        urls[role] = Urls(wanted, event)
-    return entries, urls
-
-
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """An announcement under way, and what tells the hosts' reports from then on; None if nobody waits for them."""
-
-    asked: Asked
-    reports: Asked | None
-
-
-def begin_announcement(
-    session: Session,
-    attempt: Attempt,
-    deployment: DeploymentId,
-    urls: Mapping[str, Urls],
-    *,
-    after: Asked | None = None,
-) -> Announced:
-    """Have the barrier, `wanted` and the events written, without waiting for that."""
-    roles = [
-        {
-            "role": role,
-            "event": event_name(session.settings.application, role, session.settings.environment),
-            "url": url.wanted,
-            "payload": url.event,
-            "hosts": [*attempt.expected.up[role], *attempt.unheard.get(role, ())],
-            "spared": [*attempt.spared.get(role, ())],
-        }
-        for role, url in urls.items()
-    ]
-    asked = session.worker.start(
-        "announce",
-        deployment=deployment,
-        roles=roles,
-        only_hosts=bool(attempt.nodes),
-        in_waves=bool(attempt.waves),
-        wait=attempt.wait,
-        goes_back=attempt.kind == "rollback",
-        after=after,
-    )
-    reports = session.worker.start("watch", deployment=deployment, after=asked) if attempt.wait else None
-    return Announced(asked, reports)
-
-
 def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fleet, outcome: Outcome) -> None:
     """Wait until every host holds the archive, migrate, let them go in waves, wait for every host's proof."""
     worker = session.worker
@@ -400,17 +184,6 @@ def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) ->
     except DeployError:
         outcome.gone = before
         raise
-
-
-def by_role(hosts: Iterable[RoleHost]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for role, host in sorted(hosts):
-        found.setdefault(role, []).append(host)
-    return {role: tuple(names) for role, names in found.items()}
-
-
-def pairs(hosts: Mapping[str, Sequence[str]]) -> tuple[RoleHost, ...]:
-    return tuple((role, host) for role, names in hosts.items() for host in names)
 
 
 def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
@@ -516,79 +289,6 @@ def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", ou
     hook(session, attempt, "before_go", outcome)
     listening.hear_now()
     listening.refuse_if_lost()
-
-
-class Listening:
-    """Hears what the hosts report while time passes."""
-
-    def __init__(self, session: Session, fleet: Fleet, reports: Asked) -> None:
-        self.fleet = fleet
-        self._session = session
-        self._reports = reports
-        self._begin = time.monotonic()
-        self._troubled = ""
-
-    def _hear(self, timeout_seconds: float) -> bool:
-        message = self._reports.next(timeout_seconds)
-        self.fleet.listened_seconds = round(time.monotonic() - self._begin, 1)
-        if message is None or "event" not in message:
-            return False
-        for news in message["event"]["reports"]:
-            if "trouble" in news:
-                if news["trouble"] != self._troubled:
-                    self._troubled = news["trouble"]
-                    self._session.console.note(f"no reports for the moment: {self._troubled}")
-                continue
-            report = read_report(news["role"], news["host"], news["state"], news["value"])
-            if report is not None:
-                seconds = self.fleet.listened_seconds
-                expected = self.fleet.hear(report, seconds)
-                self._session.console.report(report, seconds, expected=expected)
-        return True
-
-    def hear_now(self) -> None:
-        """Take in what has arrived already."""
-        while self._hear(0):
-            pass
-
-    def for_seconds(self, seconds: float, among: frozenset[RoleHost] | None = None) -> None:
-        """Listen until every host, or every one among these, has made a final report; this long at most."""
-        deadline = time.monotonic() + seconds
-        while self.fleet.is_waiting(fetched=False, among=among) and (left := deadline - time.monotonic()) > 0:
-            self._hear(min(0.25, left))
-
-    def refuse_if_lost(self) -> None:
-        """Raise FleetError if a host has already failed, or left for another deployment."""
-        if lost := self.fleet.lost():
-            names = ", ".join(f"{result.host} ({result.role}) {result.verdict.value}" for result in lost[:10])
-            incomplete = frozenset(result.role for result in lost if result.incomplete)
-            error = (ReleaseNotKept if incomplete else FleetError)(
-                f"before any host was switched: {names}: {lost[0].reason}",
-                hint="no host was changed; mend what is above and deploy again",
-            )
-            if isinstance(error, ReleaseNotKept):
-                error.roles = incomplete
-            raise error
-
-    def until_fetched(self, seconds: float) -> None:
-        """Wait until every host holds the archive. Raises FleetError at the first that fails, or when time is over."""
-        deadline = time.monotonic() + seconds
-        while True:
-            self.refuse_if_lost()
-            if not self.fleet.is_waiting(fetched=True):
-                return
-            left = deadline - time.monotonic()
-            if left <= 0:
-                missing = self.fleet.waiting_for(fetched=True)
-                names = ", ".join(f"{host} ({role})" for role, host in missing[:10])
-                more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-                raise FleetError(
-                    f"{len(missing)} of {len(self.fleet.expected)} hosts did not fetch the release within {seconds:g} "
-                    f"s: {names}{more}",
-                    hint="no host was changed. On those hosts: is consul watch running, can stretcher read the store, "
-                    "is one still at an earlier deployment? wait.fetch_seconds is the limit; --nodes leaves hosts out",
-                )
-            self._hear(min(0.25, left))
 
 
 def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell_back: bool) -> None:

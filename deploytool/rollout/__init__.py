@@ -1,0 +1,1 @@
+"""From what the operator asked for to a fleet that serves it."""

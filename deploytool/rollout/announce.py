@@ -1,0 +1,137 @@
+"""A deployment's claim on its release, its manifests, and its announcement."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deploytool.connection.client import Asked
+from deploytool.errors import StoreError
+from deploytool.hosts.manifest import manifest_url, render_manifest
+from deploytool.hosts.rehearsal import TEMPLATES
+from deploytool.model.release import (
+    DeploymentId,
+    Release,
+    event_name,
+    kept_manifest_key,
+    manifest_key,
+    record_key,
+)
+from deploytool.rollout.attempt import Attempt
+from deploytool.session import Session
+from deploytool.state.history_store import RETENTION_LOCK, write_begun
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim on a release, under way. What is asked after `done` happens only if it holds."""
+
+    session: Session
+    release: Release
+    #: whether the store has each of what the release needs
+    present: tuple[Asked, ...]
+    done: Asked
+
+    def settle(self) -> None:
+        """Wait for it. Raises StoreError if retention was quicker."""
+        if all(each.answer()["exists"] for each in self.present):
+            self.done.answer()
+            return
+        # Retention takes it at the end of a failed deployment, too.
+        self.session.let_go(RETENTION_LOCK).answer()
+        raise StoreError(
+            f"the release {self.release.id} has been removed from {self.session.settings.store.url}",
+            hint="its turn had come (store.keep_releases); a deploy of its branch or revision builds it anew",
+        )
+
+
+def begin_claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
+    """Write down that this deployment needs the release. From then on retention leaves it alone."""
+    last = session.take(RETENTION_LOCK, wait=True)
+    present = []
+    for key in (release.archive_key, record_key(release.id)):
+        last = session.worker.start("store_exists", key=key, after=last, expect={"exists": True})
+        present.append(last)
+    last = write_begun(session, deployment, story, after=last)
+    return Claim(session, release, tuple(present), session.let_go(RETENTION_LOCK, after=last))
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where a role's manifests are: the one that is wanted, and the one that the event names."""
+
+    wanted: str
+    event: str
+
+
+def manifests(
+    session: Session, attempt: Attempt, deployment: DeploymentId
+) -> tuple[list[tuple[str, str]], dict[str, Urls]]:
+    """Render and check this deployment's manifests; returns their keys and texts, and their URLs by role.
+
+    What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
+    """
+    settings, release = session.settings, attempt.release
+    entries, urls = list[tuple[str, str]](), {}
+
+    def add(key: str, *, kept: bool, role: str) -> str:
+        text = render_manifest(
+            settings,
+            role,
+            release,
+            deployment,
+            settings.directory / TEMPLATES,
+            kept=kept,
+            rollback_release=attempt.rollback_release,
+        )
+        entries.append((key, text))
+        return manifest_url(settings.store.url, key)
+
+    for role in attempt.expected.up:
+        wanted = add(manifest_key(settings.environment, deployment, role), kept=False, role=role)
+        event = wanted
+        if role in attempt.kept:
+            event = add(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
+        urls[role] = Urls(wanted, event)
+    return entries, urls
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An announcement under way, and what tells the hosts' reports from then on; None if nobody waits for them."""
+
+    asked: Asked
+    reports: Asked | None
+
+
+def begin_announcement(
+    session: Session,
+    attempt: Attempt,
+    deployment: DeploymentId,
+    urls: Mapping[str, Urls],
+    *,
+    after: Asked | None = None,
+) -> Announced:
+    """Have the barrier, `wanted` and the events written, without waiting for that."""
+    roles = [
+        {
+            "role": role,
+            "event": event_name(session.settings.application, role, session.settings.environment),
+            "url": url.wanted,
+            "payload": url.event,
+            "hosts": [*attempt.expected.up[role], *attempt.unheard.get(role, ())],
+            "spared": [*attempt.spared.get(role, ())],
+        }
+        for role, url in urls.items()
+    ]
+    asked = session.worker.start(
+        "announce",
+        deployment=deployment,
+        roles=roles,
+        only_hosts=bool(attempt.nodes),
+        in_waves=bool(attempt.waves),
+        wait=attempt.wait,
+        goes_back=attempt.kind == "rollback",
+        after=after,
+    )
+    reports = session.worker.start("watch", deployment=deployment, after=asked) if attempt.wait else None
+    return Announced(asked, reports)

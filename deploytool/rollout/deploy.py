@@ -1,0 +1,82 @@
+"""The story of a deployment, from what the operator asked for to a fleet that serves it.
+
+    lock → release → expected hosts → what changes → rollout → retention
+
+A release is finished before a rollout begins.
+"""
+
+from typing import TYPE_CHECKING
+
+from deploytool.build.build import begin_fetch
+from deploytool.build.commits import begin_compare, compare, tell_changes
+from deploytool.errors import UsageError
+from deploytool.rollout.attempt import attempt_at
+from deploytool.rollout.choose_release import Request, choose_release
+from deploytool.rollout.migrations import leave_out
+from deploytool.rollout.rollout import bring
+from deploytool.rollout.steps import go_back_if_halted, in_steps
+from deploytool.screen.summary import Outcome
+from deploytool.session import Session
+from deploytool.state.cleanup import cleaned_up
+from deploytool.state.freeze import ask_frozen, refuse_if_frozen
+from deploytool.state.targets import begin_stand, check_event_sizes, stand, tell_lost
+
+if TYPE_CHECKING:
+    pass
+
+
+def deploy(session: Session, request: Request, outcome: Outcome) -> None:
+    """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go.
+
+    What does not need the answer before it is asked along with it: a round trip may be long.
+    """
+    settings = session.settings
+    if settings.in_waves and not (request.wait or request.nodes):
+        raise UsageError(
+            "--no-wait would let all hosts go at once, and rollout.waves asks for several steps",
+            hint="leave --no-wait out, or choose the hosts with --nodes",
+        )
+    check_event_sizes(session)
+    outcome.branch = request.reference if request.of_reference else None
+    with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
+        thawed = ask_frozen(session, after=held)
+        standing = begin_stand(session, request.nodes, after=held)
+        fetching = begin_fetch(session, request.reference, after=thawed) if request.of_reference else None
+        refuse_if_frozen(session, thawed)
+        session.begins(f"deploy {request.what}", outcome)
+        with outcome.phase("hosts"):
+            here = standing()
+            tell_lost(session, here.expected)
+            # Also later on, if a build comes between; but no build is worth while without it.
+            in_steps(settings, request, here.expected)
+        with outcome.phase("build"):
+            chosen = choose_release(session, request, here, fetching)
+        release, outcome.reused = chosen.release, chosen.reused
+        outcome.release, outcome.revision = release.id, release.revision
+        with outcome.phase("hosts"):
+            comparing, since = begin_compare(session, here.served.revision, release.revision), here.served
+            if not chosen.reused:
+                # A build takes its time, and hosts come and go.
+                here = stand(session, request.nodes)
+            outcome.down = here.expected.down
+            changes = comparing() if here.served == since else compare(session, here.served.revision, release.revision)
+            tell_changes(session, here, changes)
+        if not request.migrate:
+            leave_out(session, release, outcome, sure=request.sure)
+        attempt = attempt_at(
+            release,
+            "deploy",
+            here,
+            changes,
+            migrate=request.migrate,
+            wait=request.wait,
+            nodes=request.nodes,
+            story={
+                "reference": chosen.reference,
+                "promoted_from": request.promote_from,
+                "forced": request.force,
+            },
+            **in_steps(settings, request, here.expected),
+        )
+        bring(session, attempt, outcome)
+        go_back_if_halted(session, attempt, here, outcome)
