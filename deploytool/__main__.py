@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
-from deploytool.completion import SCRIPTS
+from deploytool.cli.completion import SCRIPTS
 from deploytool.errors import DeployError
 from deploytool.settings.recipes import RECIPES
 

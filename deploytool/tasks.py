@@ -14,8 +14,8 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from deploytool import signals
-from deploytool.command import ENVIRONMENT, Command, dry_by, masked, project, run
-from deploytool.command_line import speak_clearly
+from deploytool.cli.parser import speak_clearly
+from deploytool.cli.runner import ENVIRONMENT, Command, dry_by, masked, project, run
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
 from deploytool.text.untrusted import printable
@@ -277,8 +277,8 @@ def releases(context: Context, deployments: bool = False, json: bool = False) ->
     """
 
     def body(this: Command) -> Mapping[str, Any]:
+        from deploytool.cli.seen_names import remember_all
         from deploytool.queries import releases as listing
-        from deploytool.remembered import remember_all
 
         with this.session(f"releases of {this.settings.environment}") as session:
             found = listing.list_deployments(session) if deployments else listing.list_releases(session)

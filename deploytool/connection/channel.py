@@ -5,10 +5,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    pass
+from typing import Protocol
 
 #: How long the worker may take to put things in order once its line has ended.
 FAREWELL_SECONDS = 15.0

@@ -1,13 +1,9 @@
 """What the manifest of one role says, with all templates of the settings rendered. Values only."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from deploytool.model.release import DeploymentId, Release, ReleaseId
-
-if TYPE_CHECKING:
-    pass
-
 
 Phase = Literal["pre", "post", "success", "failure"]
 TEMPLATE_NAME = "manifest.yml.j2"

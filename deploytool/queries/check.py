@@ -26,7 +26,7 @@ from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 
 if TYPE_CHECKING:
-    from deploytool.command import Command
+    from deploytool.cli.runner import Command
     from deploytool.settings import Settings
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from deploytool.build.build import Fetching, obtain_release
 from deploytool.build.linked_paths import refuse_covered
@@ -13,13 +12,6 @@ from deploytool.session import Session
 from deploytool.state.history_store import read_history
 from deploytool.state.releases import read_release
 from deploytool.state.targets import Here
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
 
 NAME_IT = "`--release ID` names the one that you mean"
 
@@ -34,7 +26,7 @@ class Chosen:
 
 
 def choose_release(session: Session, request: "Request", here: Here, fetching: Fetching | None) -> Chosen:
-    """What the operator's request come to; `fetching` where they name a branch, tag or SHA.
+    """What the operator's request leads to; `fetching` where they name a branch, tag or SHA.
 
     Raises UsageError for a release that nothing has verified.
     """

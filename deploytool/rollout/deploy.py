@@ -5,8 +5,6 @@
 A release is finished before a rollout begins.
 """
 
-from typing import TYPE_CHECKING
-
 from deploytool.build.build import begin_fetch
 from deploytool.build.commits import begin_compare, compare, tell_changes
 from deploytool.errors import UsageError
@@ -20,9 +18,6 @@ from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
 from deploytool.state.freeze import ask_frozen, refuse_if_frozen
 from deploytool.state.targets import begin_stand, check_event_sizes, stand, tell_lost
-
-if TYPE_CHECKING:
-    pass
 
 
 def deploy(session: Session, request: Request, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, UsageError
@@ -22,9 +22,6 @@ from deploytool.model.release import (
 from deploytool.session import Session
 from deploytool.state.history_store import NEWEST, ask_history, deployment_named, read_history, release_of
 from deploytool.state.releases import read_release
-
-if TYPE_CHECKING:
-    pass
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that

@@ -15,7 +15,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from deploytool.fab_flags import FLAGS, WRITING, Flag
+from deploytool.cli.fab_flags import FLAGS, WRITING, Flag
 from deploytool.playground import Playground
 from tests.integration.project import TINY, Project
 from tests.integration.test_local import Local

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.completion import SCRIPTS
+from deploytool.cli.completion import SCRIPTS
 from deploytool.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 from tests.unit.test_ci import commands

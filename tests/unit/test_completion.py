@@ -8,9 +8,9 @@ import pytest
 from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext
 
-from deploytool.completion import Vocabulary, candidates, values_in, words_of
-from deploytool.listing import listing
-from deploytool.remembered import Seen, recall, remember, remember_all
+from deploytool.cli.completion import Vocabulary, candidates, values_in, words_of
+from deploytool.cli.listing import listing
+from deploytool.cli.seen_names import Seen, recall, remember, remember_all
 
 
 def values(flag: str, environment: str | None) -> Sequence[str]:

@@ -7,7 +7,7 @@ import pytest
 from fabric.main import make_program
 
 from deploytool import tasks
-from deploytool.fab_flags import FLAGS, WRITING, Flag, dry_refusal, for_others, help_lines, refusal
+from deploytool.cli.fab_flags import FLAGS, WRITING, Flag, dry_refusal, for_others, help_lines, refusal
 
 PAGE = Path(__file__).parents[2] / "docs/fab-flags.md"
 ROW = re.compile(r"^\| (`-.*?) \| (works|own tasks|refused) \| .+ \|$", re.MULTILINE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploytool.build.stages import Place, Step
-from deploytool.command import outcome_error
+from deploytool.cli.runner import outcome_error
 from deploytool.connection.client import Asked
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.model.fleet import Fleet as Heard

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 from deploytool.worker_client import Worker
 
-from deploytool import command, command_line, tasks
+from deploytool import tasks
+from deploytool.cli import parser, runner
 from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.queries import check
@@ -36,7 +37,7 @@ def test_every_task_has_a_line_of_help_that_does_not_wrap() -> None:
 
 
 def test_unknown_word_is_told_what_was_meant_and_what_exists(tmp_path: Path) -> None:
-    error = command_line.unknown_word("plaground", ["playground"], ["build", "deploy"], tmp_path)
+    error = parser.unknown_word("plaground", ["playground"], ["build", "deploy"], tmp_path)
     assert error.message == (
         "there is no environment or command 'plaground'. Did you mean playground? Environments: playground. "
         "Commands: build, deploy; as in `fab playground deploy`"
@@ -47,12 +48,12 @@ def test_word_whose_file_can_not_be_an_environment_is_told_why(tmp_path: Path) -
     (tmp_path / "config").mkdir()
     (tmp_path / "config/workspace.yml").touch()
     (tmp_path / "config/staging.yaml").touch()
-    assert "`workspace` is the name of a lock" in command_line.unknown_word("workspace", [], [], tmp_path).message
-    assert "Rename config/staging.yaml" in command_line.unknown_word("staging", [], [], tmp_path).message
+    assert "`workspace` is the name of a lock" in parser.unknown_word("workspace", [], [], tmp_path).message
+    assert "Rename config/staging.yaml" in parser.unknown_word("staging", [], [], tmp_path).message
 
 
 def test_unknown_flag_is_told_the_flags_of_its_command() -> None:
-    error = command_line.unknown_flag("--brnch", "deploy", ["--branch", "--json", "--no-wait"])
+    error = parser.unknown_flag("--brnch", "deploy", ["--branch", "--json", "--no-wait"])
     assert error.message == (
         "`deploy` has no flag --brnch. Did you mean --branch? Its flags: --branch, --json, --no-wait"
     )
@@ -84,33 +85,33 @@ def test_kind_of_a_failed_checks_error_is_that_of_its_exit_code(exit_code: int, 
 
 def test_bad_hosts_are_named_in_the_error() -> None:
     outcome = Outcome(exit_code=8, hosts=(result("app1", Verdict.VERIFIED), result("app2", Verdict.FAILED)))
-    error = command.outcome_error(outcome)
+    error = runner.outcome_error(outcome)
     assert (error.kind, error.message) == ("fleet", "not verified: app2 (web) failed")
 
 
 def test_interruption_after_all_hosts_are_verified_does_not_say_that_they_are_not() -> None:
     outcome = Outcome(exit_code=130, hosts=(result("app1", Verdict.VERIFIED),))
-    error = command.outcome_error(outcome)
+    error = runner.outcome_error(outcome)
     assert (error.kind, error.message) == ("interrupted", "interrupted after `go`, but every host is verified")
 
 
 def test_interruption_between_two_waves_does_not_call_all_hosts_verified() -> None:
     hosts = (result("app1", Verdict.VERIFIED), result("app2", Verdict.ABORTED), result("app3", Verdict.SILENT))
     outcome = Outcome(exit_code=130, hosts=hosts, gone=frozenset({("web", "app1")}))
-    error = command.outcome_error(outcome)
+    error = runner.outcome_error(outcome)
     assert error.message == "interrupted after `go`; all hosts that were let go are verified, 2 not touched"
 
 
 def test_host_that_left_the_barrier_before_it_was_let_go_is_named_where_that_halts_a_rollout() -> None:
     hosts = (result("app1", Verdict.ABORTED), result("app2", Verdict.ABORTED))
     outcome = Outcome(exit_code=8, hosts=hosts, gone=frozenset({("web", "app1")}), halted=True)
-    error = command.outcome_error(outcome)
+    error = runner.outcome_error(outcome)
     assert error.message == "halted after 1 of 2 hosts; not verified: app1 (web) aborted"
 
 
 def test_interruption_before_all_hosts_are_verified_names_the_others() -> None:
     outcome = Outcome(exit_code=130, hosts=(result("app1", Verdict.VERIFIED), result("app2", Verdict.SILENT)))
-    error = command.outcome_error(outcome)
+    error = runner.outcome_error(outcome)
     assert (error.kind, error.message) == ("interrupted", "interrupted after `go`; not verified: app2 (web) silent")
 
 

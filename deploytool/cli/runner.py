@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from deploytool import fab_flags, signals
+from deploytool import signals
+from deploytool.cli import fab_flags
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
 from deploytool.settings import environments
 
@@ -180,7 +181,7 @@ def run(
     if outcome.release is not None or outcome.deployment is not None:
         document = {**outcome.as_dict(), **document}
     if outcome.release is not None:
-        from deploytool.remembered import remember
+        from deploytool.cli.seen_names import remember
 
         remember(project(), environment, os.environ, outcome.release)
     exit_code = error.exit_code if error is not None else outcome.exit_code

@@ -14,11 +14,11 @@ from invoke.parser.parser import Parser
 from invoke.tasks import Call, Task
 from invoke.util import helpline
 
-from deploytool import fab_flags
-from deploytool.command import listed, program, project
-from deploytool.completion import Vocabulary, candidates, values_in, words_of
+from deploytool.cli import fab_flags
+from deploytool.cli.completion import Vocabulary, candidates, values_in, words_of
+from deploytool.cli.listing import listing
+from deploytool.cli.runner import listed, program, project
 from deploytool.errors import UsageError
-from deploytool.listing import listing
 from deploytool.settings.files import environments, file_of, settings_directory
 
 

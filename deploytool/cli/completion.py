@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploytool.remembered import recall
+from deploytool.cli.seen_names import recall
 from deploytool.text.untrusted import printable
 
 #: the flag and the environment that stands before its command → what the flag's value may be
