@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _init(options: argparse.Namespace) -> None:
     # These need pydantic; a shell that starts needs only its script.
-    from deploytool.scaffold.proposal import Given
-    from deploytool.scaffold.story import copy_template, init
+    from deploytool.init.init import copy_template, init
+    from deploytool.init.proposal import Given
     from deploytool.screen.console import tell
 
     def say(line: str) -> None:

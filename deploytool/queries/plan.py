@@ -1,6 +1,6 @@
 """`fab ENV plan`: what a deploy would do now, and what would end it before it began. It writes nothing anywhere.
 
-No lock is taken, and the worker is asked for nothing but what it can read: see `survey` for what takes the mirror's
+No lock is taken, and the worker is asked for nothing but what it can read: see `preview` for what takes the mirror's
 place. What would end a deploy is told beside the rest, each with the exit code that the deploy would end with.
 """
 
@@ -196,7 +196,7 @@ def make_plan(session: Session, reference: str) -> Plan:
     hidden: Mapping[str, tuple[str, ...]] = {}
     manifests: tuple[ManifestChange, ...] = ()
     try:
-        found, changes, hidden = survey(session, reference, served)
+        found, changes, hidden = preview_build(session, reference, served)
     except StepError as error:
         problems.append(error)
     if found is not None:
@@ -262,7 +262,7 @@ def hooks_to_come(settings: "Settings", *, builds: bool) -> tuple[Moment, ...]:
     return tuple(each for each in moments if each not in others)
 
 
-def survey(
+def preview_build(
     session: Session, reference: str, live: Live
 ) -> tuple[Fetched, Comparison | None, Mapping[str, tuple[str, ...]]]:
     """What a build would begin with, what lies between it and the live revision, and the revision's files that the

@@ -10,11 +10,11 @@ import yaml
 
 from deploytool.__main__ import main
 from deploytool.errors import SettingsError, UsageError
+from deploytool.init.capistrano import read_capistrano
+from deploytool.init.init import copy_template, init
+from deploytool.init.proposal import Given, propose
+from deploytool.init.survey import survey
 from deploytool.model.build_outputs import made_by_the_build
-from deploytool.scaffold.capistrano import read_capistrano
-from deploytool.scaffold.proposal import Given, propose
-from deploytool.scaffold.story import copy_template, init
-from deploytool.scaffold.survey import survey
 from deploytool.settings import environments, load_every_environment, load_settings
 from deploytool.settings.recipes import RECIPES
 from tests.unit.test_hostile_text import NASTY, is_sound

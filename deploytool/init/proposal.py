@@ -12,9 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from deploytool.errors import UsageError
+from deploytool.init.capistrano import Capistrano, read_capistrano
+from deploytool.init.survey import Survey
 from deploytool.model.build_outputs import made_by_the_build
-from deploytool.scaffold.capistrano import Capistrano, read_capistrano
-from deploytool.scaffold.survey import Survey
 from deploytool.settings.files import FILL_IN, NAME
 from deploytool.settings.model import CHECKING_ONLY, Settings
 

@@ -1,5 +1,5 @@
 """`deploytool init`: looks at a repository, proposes settings and writes them; overwrites nothing.
 
 `survey` looks, `capistrano` reads what Capistrano was told, `proposal` decides and composes (both pure), `writing`
-writes, `story` tells it all.
+writes, `init` tells it all.
 """

@@ -7,9 +7,9 @@ from deploytool.errors import UsageError
 from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.hosts.role_manifest import TEMPLATE_NAME
 from deploytool.hosts.scripts import own_templates
-from deploytool.scaffold.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Proposal, propose
-from deploytool.scaffold.survey import Survey, survey
-from deploytool.scaffold.writing import write_new
+from deploytool.init.proposal import ENVIRONMENTS, FABFILE_LINE, Given, Proposal, propose
+from deploytool.init.survey import Survey, survey
+from deploytool.init.writing import write_new
 from deploytool.settings.files import FILL_IN
 from deploytool.text.untrusted import one_line
 
