@@ -24,8 +24,8 @@ from benchmarks.measurements import Measurements
 from benchmarks.place import measuring_place
 from benchmarks.watching import CommandFailed
 from deploytool.errors import DeployError
-from deploytool.playground import Playground
 from deploytool.playground.parts import CHECKOUT, programs_directory
+from deploytool.playground.playground import Playground
 
 RUNS, QUICK_RUNS, SIZE_RUNS = 5, 1, 2
 GOOD_RUNS, ROLLBACK_RUNS = 10, 2

@@ -24,7 +24,7 @@ from benchmarks.sides import (
     repository_url,
 )
 from benchmarks.watching import event_clock
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from tests.integration.project import Repository
 
 COMPRESSIONS = ("gzip", "zstd")

@@ -15,7 +15,8 @@ from benchmarks.measurements import Measurements
 from benchmarks.rollback import CONFIG, UNWANTED
 from benchmarks.sides import CASES, CHANGED, COLD, SAME, Bucket, Ours, Say, note_deploy, repository_url
 from benchmarks.watching import event_clock
-from deploytool.playground import Playground, configs
+from deploytool.playground import configs
+from deploytool.playground.playground import Playground
 from tests.integration.project import Repository
 
 #: The sizes are its own: it is not made from a seed.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 
 #: name → the compressor after `tar`, in the order in which they are shown
 PIPES: Mapping[str, Sequence[str]] = {

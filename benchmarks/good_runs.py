@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deploytool.playground import Playground, parts
+from deploytool.playground import parts
+from deploytool.playground.playground import Playground
 from tests.integration.project import TINY, Project
 
 #: Other work: as many busy loops as the machine has cores would leave nothing; one halves it.

@@ -6,7 +6,7 @@ from benchmarks import apps
 from benchmarks.measurements import Measurements
 from benchmarks.sides import Bucket, Ours, Say, note_deploy
 from benchmarks.watching import event_clock
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.playground.slow_link import SlowLink
 from tests.integration.project import Repository
 

@@ -12,7 +12,7 @@ from benchmarks.measurements import Measurements
 from benchmarks.sides import Bucket, Say
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 
 SUFFIXES = {"gzip": "tar.gz", "zstd": "tar.zst"}
 EPOCH = 1_700_000_000

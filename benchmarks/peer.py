@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from benchmarks.apps import PEER_HOOKS
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 
 CHECKOUT_VARIABLE = "CAPISTRANO_STRETCHER"
 PROGRAMS = ("ruby", "cap", "aws", "pv", "gawk", "openssl")

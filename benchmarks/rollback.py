@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import apps
-from deploytool.playground import Application, Playground, PlaygroundRole
-from deploytool.playground.playground import SHOP
+from deploytool.playground.playground import SHOP, Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Result
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"

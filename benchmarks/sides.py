@@ -15,7 +15,7 @@ from benchmarks import peer
 from benchmarks.apps import App
 from benchmarks.measurements import Measurements
 from benchmarks.watching import Clock, Deploy, watched
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Repository
 
 HOSTS = ("app1", "app2", "app3")

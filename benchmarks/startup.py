@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import floors
 from benchmarks.measurements import Measurements
 from benchmarks.sides import Say
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 
 LIST, FIRST_BYTE, EMPTY_LIST = "fab --list", "fab ENV status until its first byte", "fab --list, empty fabfile"

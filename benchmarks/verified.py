@@ -8,7 +8,7 @@ from benchmarks.apps import App
 from benchmarks.measurements import Measurements
 from benchmarks.sides import HOSTS, Bucket, Ours, Say, note_deploy
 from benchmarks.watching import event_clock, report_clock, watched
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Repository
 
 #: as the small one, under a name that hosts listen to

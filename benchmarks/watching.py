@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.playground.processes import children
 
 LIMIT_SECONDS = 1_200

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_OFFSET_SECONDS = 366 * 86400.0
 
 #: How the built-in receiver of pretend hosts is started: by this very Python, as only local build servers have them.
-RECEIVER = (sys.executable, "-m", "deploytool.receiver")
+RECEIVER = (sys.executable, "-m", "deploytool.playground.receiver")
 
 
 @dataclass(frozen=True, slots=True)

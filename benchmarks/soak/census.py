@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from deploytool.playground import Playground, processes
+from deploytool.playground import processes
+from deploytool.playground.playground import Playground
 
 #: How long a command's last processes on the build server and on hosts may take to leave.
 LEAVING_SECONDS = 15.0

@@ -26,8 +26,8 @@ from benchmarks.soak import census
 from benchmarks.soak.findings import Findings, Windows
 from benchmarks.soak.running import Finished, run
 from benchmarks.watching import CommandFailed
-from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.parts import CHECKOUT
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 
 HOSTS = ("app1", "app2", "app3")

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.sides import Say, repository_url
 from benchmarks.soak.findings import Findings
 from benchmarks.soak.running import Finished, run
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 
 NAME = "aged"

@@ -13,7 +13,7 @@ from benchmarks.soak import make_files
 from benchmarks.soak.findings import Findings
 from benchmarks.soak.running import Finished, run
 from benchmarks.watching import CommandFailed
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 
 NAME = "large"

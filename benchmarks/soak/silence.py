@@ -12,7 +12,7 @@ from benchmarks.soak import census
 from benchmarks.soak.findings import Findings
 from benchmarks.soak.running import Running
 from benchmarks.watching import CommandFailed, SshLog
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
 from tests.integration.project import Project
 

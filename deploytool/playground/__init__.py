@@ -17,14 +17,3 @@ same `deploy_to` is another directory on each host.
       ssh_config, ssh/    how to log in to the build server
       log/                logs of sshd, weed and the Consul server; a host's are in hosts/<host>/log/
 """
-
-from deploytool.playground.parts import PartMissing, Parts
-from deploytool.playground.playground import (
-    SHOP,
-    Application,
-    Playground,
-    PlaygroundError,
-    PlaygroundRole,
-)
-
-__all__ = ["SHOP", "Application", "PartMissing", "Parts", "Playground", "PlaygroundError", "PlaygroundRole"]

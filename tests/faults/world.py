@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deploytool.playground import Application, Playground, PlaygroundRole, processes
+from deploytool.playground import processes
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.faults.clock import Clock, build_library
 from tests.faults.relay import Relay, Request, Wire
 from tests.integration.project import Project

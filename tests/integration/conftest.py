@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 
 
 @pytest.fixture(scope="session", autouse=True)

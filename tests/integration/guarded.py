@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from deploytool.hosts import app_server
-from deploytool.playground import Playground
 from deploytool.playground.configs import Keys
-from deploytool.playground.playground import ENVIRONMENT
+from deploytool.playground.playground import ENVIRONMENT, Playground
 from deploytool.settings import load_settings
 from tests.integration.project import TINY
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploytool.playground import Application, PartMissing, Playground, PlaygroundRole
+from deploytool.playground.parts import PartMissing
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 
 CHECKOUT = Path(__file__).parents[2]
 

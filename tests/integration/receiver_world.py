@@ -175,7 +175,7 @@ class Outcome:
     log: str = field(compare=False)
 
 
-BUILT_IN = (sys.executable, "-m", "deploytool.receiver")
+BUILT_IN = (sys.executable, "-m", "deploytool.playground.receiver")
 
 
 class WebServer:

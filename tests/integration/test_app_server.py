@@ -19,9 +19,9 @@ import jsonschema
 import pytest
 import yaml
 
-from deploytool.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.host import watch_command
 from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import FABFILE, Project, Result, as_root, part
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from deploytool.connection.boot import boot, boot_command, worker_archive
 from deploytool.connection.channel import LocalChannel
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
-from deploytool.playground import Application, Playground
+from deploytool.playground.playground import Application, Playground
 
 pytestmark = pytest.mark.integration
 

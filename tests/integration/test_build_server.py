@@ -22,7 +22,7 @@ from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.errors import ConnectionFailed, StepError, UsageError
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 
 pytestmark = pytest.mark.integration
 

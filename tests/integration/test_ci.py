@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploytool.playground import Playground
 from deploytool.playground.parts import CHECKOUT
+from deploytool.playground.playground import Playground
 from tests.integration.test_releases import STAGES, Stages, record_of
 from tests.unit.test_ci import commands, page, read_command
 

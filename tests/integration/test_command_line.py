@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from tests.integration.project import FABFILE, TINY, Project
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.state.targets import EVENT_BYTES, EVENT_ENVELOPE_BYTES
 from deploytool.worker import announcement
 from deploytool.worker.announcement import Announcement, watch_reports

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import forget
 from tests.integration.test_fleet_truth import HOSTS, Truth
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Result, forget
 from tests.integration.test_waves import until
 

@@ -16,7 +16,7 @@ import paramiko
 import pytest
 
 from deploytool.cli.fab_flags import FLAGS, WRITING, Flag
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from tests.integration.project import TINY, Project
 from tests.integration.test_local import Local
 

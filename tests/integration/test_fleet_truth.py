@@ -22,8 +22,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
-from deploytool.playground.playground import catch_up_script
+from deploytool.playground.playground import Application, Playground, PlaygroundRole, catch_up_script
 from tests.integration.project import Project, Result
 
 pytestmark = pytest.mark.integration

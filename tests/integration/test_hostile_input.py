@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from deploytool.cli.completion import SCRIPTS
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 from tests.unit.test_ci import commands
 from tests.unit.test_hostile_text import NASTY, is_sound

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import TINY, Project
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from tests.integration.project import Result
 from tests.integration.test_waves import HOSTS, Waves, left_as_found, until
 

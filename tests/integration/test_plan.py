@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 from tests.integration.test_local import Local
 

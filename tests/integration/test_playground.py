@@ -19,8 +19,9 @@ import yaml
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
-from deploytool.playground import Application, Playground, PlaygroundError, PlaygroundRole, processes
+from deploytool.playground import processes
 from deploytool.playground.__main__ import main
+from deploytool.playground.playground import Application, Playground, PlaygroundError, PlaygroundRole
 from tests.integration.project import Project
 
 
@@ -393,7 +394,7 @@ def test_killed_test_run_takes_its_playground_along(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from deploytool.playground import Playground
+        from deploytool.playground.playground import Playground
         with Playground(Path(sys.argv[1])):
             print("up", flush=True)
             time.sleep(600)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration import product_parts
 from tests.integration.project import Project, Result, part
 

@@ -15,7 +15,7 @@ import pytest
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import ConsulError, LockedError, StepError
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.worker.bus import Bus
 from deploytool.worker.consul import Consul
 from deploytool.worker.directory_bus import DirectoryBus

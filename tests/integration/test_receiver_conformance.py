@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from deploytool import __version__
-from deploytool.playground import Playground
 from deploytool.playground.parts import Parts, find_or_install, version
-from deploytool.receiver import ReceiverError, excludes, sync
+from deploytool.playground.playground import Playground
+from deploytool.playground.receiver import ReceiverError, excludes, sync
 from tests.integration.receiver_cases import CASES, NAMES, PATTERNS, TREE, hooks
 from tests.integration.receiver_world import (
     BUILT_IN,

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.worker.locks import acquire, read_holder
 from deploytool.worker.own_isal import VERSION
 from tests.integration.project import Project, Result

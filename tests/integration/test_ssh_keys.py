@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from tests.integration.project import TINY, Project
 from tests.integration.test_build_server import build, echo, ssh_config, worker
 

@@ -14,7 +14,7 @@ import pytest
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.settings.recipes import RECIPES
 from deploytool.worker import multipart
 from tests.integration.stage_server import GIT

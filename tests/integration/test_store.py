@@ -15,7 +15,7 @@ import pytest
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import Interrupted, StepError, StoreError
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.worker.store import DirectoryStore
 
 pytestmark = pytest.mark.integration

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Result
 from tests.integration.test_local import Local
 from tests.integration.test_releases import antedated, stored

@@ -22,8 +22,8 @@ import pytest
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StoreError
-from deploytool.playground import Playground
 from deploytool.playground.parts import PROGRAMS, find_or_install_program
+from deploytool.playground.playground import Playground
 from deploytool.worker import compressors, multipart
 from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups

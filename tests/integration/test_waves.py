@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.integration.project import Project, Result, forget
 
 pytestmark = pytest.mark.integration

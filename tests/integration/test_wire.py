@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploytool.connection.client import Answer, Asked, Listener
-from deploytool.playground import Application, Playground, PlaygroundRole
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
 from deploytool.rollout.choose_release import Request
 from deploytool.rollout.deploy import deploy

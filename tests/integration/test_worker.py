@@ -23,7 +23,7 @@ from deploytool.connection import client as worker_client
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import Asked, WorkerClient
 from deploytool.errors import ConnectionFailed, DeployError, Interrupted, LockedError, StepError, StoreError
-from deploytool.playground import Playground
+from deploytool.playground.playground import Playground
 from deploytool.worker import locks
 from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker

@@ -16,8 +16,8 @@ from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.manifest_check import check_manifest
 from deploytool.hosts.scripts import shell_quote
 from deploytool.hosts.yaml_text import yaml_scalar
-from deploytool.receiver import ReceiverError, event, go_template, manifest
-from deploytool.receiver.download import parse_url
+from deploytool.playground.receiver import ReceiverError, event, go_template, manifest
+from deploytool.playground.receiver.download import parse_url
 from tests.unit.test_hostile_text import NASTY
 from tests.unit.test_manifest import DEPLOYMENT, RELEASE, given_settings
 

@@ -30,7 +30,7 @@ from deploytool.hosts.scripts import (
 )
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
-from deploytool.receiver.go_template import expand
+from deploytool.playground.receiver.go_template import expand
 
 HOST = Path(__file__).parents[2] / "templates/host"
 DEPLOYMENT = DeploymentId("20261123T062233Zabcd")

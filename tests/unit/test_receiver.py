@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from deploytool.hosts.scripts import shell_quote
 from deploytool.hosts.yaml_text import yaml_scalar
-from deploytool.receiver import ReceiverError, excludes, go_template, placeholders
-from deploytool.receiver.download import parse_url
-from deploytool.receiver.event import manifest_url
-from deploytool.receiver.journal import Journal
-from deploytool.receiver.manifest import Commands, Manifest, parse
-from deploytool.receiver.placeholders import Placeholder, put_in_place
+from deploytool.playground.receiver import ReceiverError, excludes, go_template, placeholders
+from deploytool.playground.receiver.download import parse_url
+from deploytool.playground.receiver.event import manifest_url
+from deploytool.playground.receiver.journal import Journal
+from deploytool.playground.receiver.manifest import Commands, Manifest, parse
+from deploytool.playground.receiver.placeholders import Placeholder, put_in_place
 
 ENVIRONMENT = {"A": "a", "EMPTY": ""}
 

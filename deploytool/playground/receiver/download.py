@@ -13,7 +13,7 @@ from typing import Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from deploytool import __version__
-from deploytool.receiver import ReceiverError
+from deploytool.playground.receiver import ReceiverError
 
 
 class Readable(Protocol):

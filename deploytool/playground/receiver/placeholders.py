@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploytool.receiver import ReceiverError
+from deploytool.playground.receiver import ReceiverError
 
 #: In a text that is YAML with shell in it: what ends or changes a quoted word in either of them.
 _BREAKS_QUOTING = re.compile(r"""['"\\{}$`\x00-\x1f\x7f]|: | #""")

@@ -12,7 +12,7 @@ from typing import Literal
 
 import yaml
 
-from deploytool.receiver import ReceiverError
+from deploytool.playground.receiver import ReceiverError
 
 _NULL = "tag:yaml.org,2002:null"
 _BINARY = "tag:yaml.org,2002:binary"

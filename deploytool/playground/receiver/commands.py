@@ -15,8 +15,8 @@ from threading import Thread
 from types import FrameType
 from typing import IO, BinaryIO
 
-from deploytool.receiver import ReceiverError
-from deploytool.receiver.journal import Journal
+from deploytool.playground.receiver import ReceiverError
+from deploytool.playground.receiver.journal import Journal
 
 
 class Cancelled(ReceiverError):

@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Callable, Iterator
 
-from deploytool.receiver import ReceiverError
+from deploytool.playground.receiver import ReceiverError
 
 _CHUNK_BYTES = 65536
 

@@ -9,8 +9,8 @@ import subprocess
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from deploytool.receiver import ReceiverError
-from deploytool.receiver.journal import Journal
+from deploytool.playground.receiver import ReceiverError
+from deploytool.playground.receiver.journal import Journal
 
 
 def unpack(archive: Path, journal: Journal) -> None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool.receiver import ReceiverError, archive, excludes, go_template, sync
-from deploytool.receiver.commands import Cancellation, Shell
-from deploytool.receiver.download import opened, parse_url
-from deploytool.receiver.event import manifest_url
-from deploytool.receiver.journal import Journal
-from deploytool.receiver.manifest import Manifest, parse
-from deploytool.receiver.placeholders import Placeholder, put_in_place
+from deploytool.playground.receiver import ReceiverError, archive, excludes, go_template, sync
+from deploytool.playground.receiver.commands import Cancellation, Shell
+from deploytool.playground.receiver.download import opened, parse_url
+from deploytool.playground.receiver.event import manifest_url
+from deploytool.playground.receiver.journal import Journal
+from deploytool.playground.receiver.manifest import Manifest, parse
+from deploytool.playground.receiver.placeholders import Placeholder, put_in_place
 
 _CHUNK_BYTES = 1024 * 1024
 _ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploytool.receiver import ReceiverError
-from deploytool.receiver.excludes import Excludes
+from deploytool.playground.receiver import ReceiverError
+from deploytool.playground.receiver.excludes import Excludes
 
 
 def rename(source: Path, dest: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m deploytool.receiver`: stretcher's place on a pretend host. Reads one event from stdin and executes it.
+"""`python -m deploytool.playground.receiver`: stretcher's place on a pretend host, for one event from stdin.
 
 Exit status: 0, also when it failed but `consul watch` has started it (CONSUL_INDEX is set), since the watch would end
 otherwise; 1 when it failed; 2 when it was called wrongly.
@@ -10,16 +10,16 @@ import sys
 from collections.abc import Sequence
 
 from deploytool import __version__
-from deploytool.receiver import ReceiverError
-from deploytool.receiver.commands import Cancellation, Shell, environment_as_given
-from deploytool.receiver.journal import Journal
-from deploytool.receiver.placeholders import parse as parse_placeholder
-from deploytool.receiver.run import Receiver
+from deploytool.playground.receiver import ReceiverError
+from deploytool.playground.receiver.commands import Cancellation, Shell, environment_as_given
+from deploytool.playground.receiver.journal import Journal
+from deploytool.playground.receiver.placeholders import parse as parse_placeholder
+from deploytool.playground.receiver.run import Receiver
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m deploytool.receiver", description="Execute the stretcher manifest that stdin names."
+        prog="python -m deploytool.playground.receiver", description="Execute the stretcher manifest that stdin names."
     )
     parser.add_argument(
         "--map",

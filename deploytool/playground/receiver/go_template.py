@@ -8,7 +8,7 @@ know it: `json_escape`, pipelines, `if`, `range`, variables.
 import re
 from collections.abc import Mapping
 
-from deploytool.receiver import ReceiverError
+from deploytool.playground.receiver import ReceiverError
 
 #: What Go's templates take for white space.
 _SPACE = r"[ \t\r\n]"
