@@ -67,6 +67,7 @@ faults: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --cache-dir var/import_linter
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --no-tips --violations -t=3.8- deploytool/worker deploytool/text
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows examples/ci/github-actions.yml

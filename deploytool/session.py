@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from deploytool.build.stages import Place, Step, explain
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import Answer, Asked, Worker, WorkerClient
+from deploytool.connection.paths import Place
 from deploytool.connection.ssh import Connecting
+from deploytool.connection.step import Step, explain
 from deploytool.errors import StepError, StoreError
 from deploytool.hooks.local import Moment, run_hooks
+from deploytool.model.operator import Operator
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.text.untrusted import printable
@@ -157,19 +159,6 @@ class Begun:
 
 #: Where the CI systems put the address of the job that runs: GitLab, Jenkins, Buildkite, CircleCI.
 CI_JOB_VARIABLES = ("CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL")
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """Who runs this command."""
-
-    #: user@host
-    name: str
-    #: the address of the CI job; None for a person
-    ci_job: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.ci_job})" if self.ci_job else self.name
 
 
 def operator_of(environ: Mapping[str, str]) -> Operator:

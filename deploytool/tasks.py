@@ -526,7 +526,7 @@ def check(context: Context, json: bool = False) -> None:
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool.queries.check import check_all, check_error
 
-        results = check_all(this)
+        results = check_all(this.settings, this.every, this.session)
         if not json:
             for result in results:
                 this.console.print(result.line)

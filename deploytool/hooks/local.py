@@ -21,9 +21,9 @@ from deploytool.errors import DeployError, HookError
 from deploytool.text.masking import Masking, secrets_in
 
 if TYPE_CHECKING:
+    from deploytool.model.operator import Operator
     from deploytool.screen.console import Console
     from deploytool.screen.summary import Outcome
-    from deploytool.session import Operator
     from deploytool.settings import Settings
 
 Moment = Literal[

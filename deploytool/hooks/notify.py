@@ -18,9 +18,9 @@ from deploytool.text.masking import Masking
 from deploytool.text.untrusted import one_line, printable
 
 if TYPE_CHECKING:
+    from deploytool.model.operator import Operator
     from deploytool.screen.console import Console
     from deploytool.screen.summary import Outcome
-    from deploytool.session import Operator
     from deploytool.settings import Settings
 
 Notice = Literal["start", "success", "failure"]

@@ -3,7 +3,8 @@
 It goes on after a failure as far as it can, and leaves nothing behind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from deploytool.build.linked_paths import doubtful
@@ -26,16 +27,22 @@ from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 
 if TYPE_CHECKING:
-    from deploytool.cli.runner import Command
     from deploytool.settings import Settings
 
 
-def check_all(command: "Command") -> list[Check]:
-    """Every check in the order in which a deploy needs them, the failed ones first by their exit codes' order."""
-    checks = [tried("settings", lambda: settings_found(command)), *check_proofs(command.settings)]
+def check_all(
+    settings: "Settings",
+    every: "Mapping[str, Settings]",
+    open_session: Callable[[str], AbstractContextManager[Session]],
+) -> list[Check]:
+    """Every check in the order in which a deploy needs them, the failed ones first by their exit codes' order.
+
+    `open_session` opens a session for a purpose, in words.
+    """
+    checks = [tried("settings", lambda: settings_found(settings, every)), *check_proofs(settings)]
     try:
-        with command.session(f"check {command.settings.environment}") as session:
-            server = command.settings.build.server
+        with open_session(f"check {settings.environment}") as session:
+            server = settings.build.server
             checks.append(Check("build server", True, f"{server} is reached; the worker runs, Python {session.python}"))
             checks += check_build_server(session)
             checks += check_services_and_hosts(session)
@@ -44,11 +51,11 @@ def check_all(command: "Command") -> list[Check]:
     return sorted(checks, key=lambda check: ORDER.index(check.exit_code) if check.ok is False else len(ORDER))
 
 
-def settings_found(command: "Command") -> str:
+def settings_found(settings: "Settings", every: "Mapping[str, Settings]") -> str:
     """Settings are read by now; here every manifest is rendered and checked."""
-    rehearse_manifests(command.every)
-    found = f"environments {', '.join(command.every)}; roles {', '.join(command.settings.roles)}: manifests render"
-    if doubted := doubtful(command.settings):
+    rehearse_manifests(every)
+    found = f"environments {', '.join(every)}; roles {', '.join(settings.roles)}: manifests render"
+    if doubted := doubtful(settings):
         found += (
             f"; linked_dirs has {', '.join(doubted)}, where builds put what a release needs: the hosts' link would "
             "hide it, and a deploy refuses that"

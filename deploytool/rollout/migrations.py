@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deploytool.build import stages
-from deploytool.build.stages import Comparison, Place, Step
+from deploytool.build.stages import Comparison
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Step
 from deploytool.errors import ConnectionFailed, DeployError, UsageError
 from deploytool.model.fleet import LastWord, named
 from deploytool.model.history import History, after_runs

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deploytool.build.stages import Fetched, Place, Step, checkout, explain, fetch, fetched
+from deploytool.build.stages import Fetched, checkout, fetch, fetched
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Step, explain
 from deploytool.model.release import Revision
 
 GIT = {

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from deploytool.build.build import build_inputs
-from deploytool.build.stages import Fetched, checkout, explain, fetch, fetched
+from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.build.stages.preview import preview
+from deploytool.connection.step import explain
 from deploytool.model.release import build_key
 from tests.integration.stage_server import Outcome, Repository, Server, run
 

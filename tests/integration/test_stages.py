@@ -16,13 +16,11 @@ from typing import Any
 import pytest
 
 from deploytool.build.stages import (
-    Code,
     Comparison,
     checkout,
     compare,
     compared,
     dependencies,
-    explain,
     fetch,
     fetched,
     migrate,
@@ -30,9 +28,9 @@ from deploytool.build.stages import (
     pending,
     programs,
     unfit,
-    values,
 )
 from deploytool.build.stages.preview import preview
+from deploytool.connection.step import Code, explain, values
 from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
 from tests.integration import product_parts

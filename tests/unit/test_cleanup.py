@@ -22,6 +22,7 @@ from deploytool.errors import (
     UsageError,
 )
 from deploytool.model.history import Deployment, History, Mark
+from deploytool.model.operator import Operator
 from deploytool.model.release import (
     DeploymentId,
     Release,
@@ -40,7 +41,6 @@ from deploytool.model.release import (
 )
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
-from deploytool.session import Operator
 from deploytool.session import Session as RealSession
 from deploytool.state.cleanup import Cleaned, clean_up, cleaned_up
 from deploytool.state.history_store import RETENTION_LOCK

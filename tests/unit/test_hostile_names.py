@@ -20,8 +20,6 @@ from pydantic import ValidationError
 from deploytool.build.build import literal_pattern
 from deploytool.build.stages import (
     Fetched,
-    Place,
-    Step,
     assets,
     cache,
     checkout,
@@ -35,6 +33,8 @@ from deploytool.build.stages import (
     space,
 )
 from deploytool.build.stages.preview import preview
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Step
 from deploytool.errors import UsageError
 from deploytool.hosts.manifest import role_manifest
 from deploytool.hosts.scripts import host_script

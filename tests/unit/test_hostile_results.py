@@ -6,18 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploytool.build.stages import (
-    Code,
-    Step,
-    checked_out,
-    compared,
-    explain,
-    fetched,
-    free_kib,
-    pending,
-    references,
-    unfit,
-)
+from deploytool.build.stages import checked_out, compared, fetched, free_kib, pending, references, unfit
+from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
 from tests.unit.test_hostile_text import TEXTS, is_sound
 

@@ -21,6 +21,7 @@ from deploytool.errors import ConsulError, DeployError
 from deploytool.hooks.notify import end_text, escaped
 from deploytool.model.fleet import Fleet, HostResult, Report, State, Verdict, read_last_word, read_report
 from deploytool.model.history import read_deployment, read_mark
+from deploytool.model.operator import Operator
 from deploytool.model.release import DeploymentId, ReleaseId
 from deploytool.model.status import HostStatus, Status
 from deploytool.queries.checks.finding import failed
@@ -29,7 +30,6 @@ from deploytool.queries.status import lines as status_lines
 from deploytool.screen.console import Console
 from deploytool.screen.github_actions import Annotation, GitHubActions, annotations, summary
 from deploytool.screen.summary import Outcome
-from deploytool.session import Operator
 from deploytool.text.untrusted import DEEPEST, one_line, printable, read_json
 from tests.unit.test_ci import commands
 

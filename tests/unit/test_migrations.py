@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deploytool.build.stages import Comparison, Place
+from deploytool.build.stages import Comparison
+from deploytool.connection.paths import Place
 from deploytool.errors import StepError, UsageError
 from deploytool.model.history import Deployment, Due, History, MigratedAfter, due_of, read_deployment
 from deploytool.model.release import DeploymentId, deployment_record_key, manifest_key

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from deploytool.build.stages import Place, Step
 from deploytool.cli.runner import outcome_error
 from deploytool.connection.client import Asked
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Step
 from deploytool.errors import ConsulError, DeployError, FleetError, HookError, LockedError, StoreError, UsageError
 from deploytool.model.fleet import Fleet as Heard
 from deploytool.model.fleet import HostResult, LastWord, Verdict

@@ -12,16 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.build.stages import (
-    Code,
     Fetched,
     LinkedFileDigest,
-    Place,
-    Step,
     assets,
     checkout,
     compare,
     dependencies,
-    explain,
     fetch,
     fetched,
     git,
@@ -31,6 +27,8 @@ from deploytool.build.stages import (
     shell,
 )
 from deploytool.build.stages.preview import preview
+from deploytool.connection.paths import Place
+from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
 from deploytool.model.release import Revision
 from deploytool.settings.recipes import RECIPES

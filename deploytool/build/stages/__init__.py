@@ -8,25 +8,19 @@ from deploytool.build.stages.fetch import Fetched, LinkedFileDigest, fetch, fetc
 from deploytool.build.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
 from deploytool.build.stages.preview import hidden, linked_paths, preview
 from deploytool.build.stages.version_managers import unfit
-from deploytool.connection.paths import Place
-from deploytool.connection.step import Code, Step, explain, values
 
 __all__ = [
     "CheckedOut",
-    "Code",
     "Commit",
     "Comparison",
     "Fetched",
     "LinkedFileDigest",
-    "Place",
-    "Step",
     "assets",
     "checked_out",
     "checkout",
     "compare",
     "compared",
     "dependencies",
-    "explain",
     "fetch",
     "fetched",
     "free_kib",
@@ -43,5 +37,4 @@ __all__ = [
     "references",
     "space",
     "unfit",
-    "values",
 ]

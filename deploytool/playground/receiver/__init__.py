@@ -1,7 +1,7 @@
 """The built-in receiver: applies stretcher's manifests on one machine, with neither rsync nor Consul nor stretcher.
 
 `python -m deploytool.playground.receiver` takes the place of the `stretcher` program for pretend hosts; fleets run
-stretcher. It does what stretcher's newest version does with every manifest that stretcher accepts; the conformance tests
+stretcher. It does what stretcher's newest version does with every manifest that stretcher accepts; conformance tests
 run the same cases on both. The order in which a manifest is read here is the order of the modules: event → download →
 go_template → placeholders → manifest → commands → archive → excludes → sync, told as one story in `run`.
 

@@ -1,6 +1,7 @@
 """What a build needs on the build server: programs, room on the disk, files, and the repository."""
 
 from deploytool.build import stages
+from deploytool.connection.step import values
 from deploytool.errors import StepError
 from deploytool.queries.checks.finding import Check, tried
 from deploytool.session import Session
@@ -22,7 +23,7 @@ def check_build_server(session: Session) -> list[Check]:
 
 def programs_found(session: Session) -> str:
     results = session.run(stages.programs(session.settings, session.place), quiet=True)
-    return ", ".join(stages.values(results, "found"))
+    return ", ".join(values(results, "found"))
 
 
 def compressor_found(session: Session) -> str:
