@@ -38,7 +38,7 @@ WINDOWS = Windows(warm_up=60, length=20)
 AGE_SECONDS = 10
 #: module, what it says, and what it says in the copy
 AGES = (
-    ("retention.py", "UNTOUCHED = timedelta(hours=24)", f"UNTOUCHED = timedelta(seconds={AGE_SECONDS})"),
+    ("model/retention.py", "UNTOUCHED = timedelta(hours=24)", f"UNTOUCHED = timedelta(seconds={AGE_SECONDS})"),
     ("worker/retention.py", "YOUNG_SECONDS = 3600.0", f"YOUNG_SECONDS = {AGE_SECONDS}.0"),
 )
 #: more than are built in those ten seconds, so that how many there are does not depend on the machine's pace

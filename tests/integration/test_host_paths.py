@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploytool.hosts.scripts import _each, own_templates
+from deploytool.hosts.scripts import each_item, own_templates
 from deploytool.playground.parts import Parts, find_or_install
 from tests.integration.test_host_scripts import FIRST, NEW, OLD, SECOND, Host, make_host
 
@@ -34,8 +34,8 @@ def link_shared(tree: Path, shared: Path, dirs: tuple[str, ...] = (), files: tup
     script = "\n".join(
         [
             f"shared_path={shlex.quote(str(shared))}",
-            _each("linked_dirs", ((path,) for path in dirs)),
-            _each("linked_files", ((path,) for path in files)),
+            each_item("linked_dirs", ((path,) for path in dirs)),
+            each_item("linked_files", ((path,) for path in files)),
             f". {SCRIPTS}/inside.sh",
             f". {SCRIPTS}/shared.sh",
             f'link_shared {shlex.quote(str(tree))} || {{ printf "%s" "$link_problem"; exit 3; }}',

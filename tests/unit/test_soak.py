@@ -93,7 +93,7 @@ def test_a_file_of_two_names_takes_its_room_once(tmp_path: Path) -> None:
 
 def test_the_ages_of_retention_are_found_in_the_copy(tmp_path: Path) -> None:
     package = deploys.hasty_copy(tmp_path) / "deploytool"
-    assert f"UNTOUCHED = timedelta(seconds={deploys.AGE_SECONDS})" in (package / "retention.py").read_text()
+    assert f"UNTOUCHED = timedelta(seconds={deploys.AGE_SECONDS})" in (package / "model/retention.py").read_text()
     assert f"YOUNG_SECONDS = {deploys.AGE_SECONDS}.0" in (package / "worker/retention.py").read_text()
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from deploytool.worker_client import Worker
 
 from deploytool import tasks
 from deploytool.cli import parser, runner
+from deploytool.connection.client import Worker
 from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.queries import check
