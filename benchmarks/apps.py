@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 SEED = 20261123
 #: in one directory

@@ -25,7 +25,7 @@ from benchmarks.sides import (
 )
 from benchmarks.watching import event_clock
 from deploytool.playground.playground import Playground
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 COMPRESSIONS = ("gzip", "zstd")
 

@@ -17,7 +17,7 @@ from benchmarks.sides import CASES, CHANGED, COLD, SAME, Bucket, Ours, Say, note
 from benchmarks.watching import event_clock
 from deploytool.playground import configs
 from deploytool.playground.playground import Playground
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 #: The sizes are its own: it is not made from a seed.
 DJANGO = App("django", 0, 0)

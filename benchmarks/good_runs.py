@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploytool.playground import parts
 from deploytool.playground.playground import Playground
-from tests.integration.project import TINY, Project
+from tests.support.project import TINY, Project
 
 #: Other work: as many busy loops as the machine has cores would leave nothing; one halves it.
 LOAD = [sys.executable, "-c", "while True: sum(range(100_000))"]

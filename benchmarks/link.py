@@ -8,7 +8,7 @@ from benchmarks.sides import Bucket, Ours, Say, note_deploy
 from benchmarks.watching import event_clock
 from deploytool.playground.playground import Playground
 from deploytool.playground.slow_link import SlowLink
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 ROUND_TRIP_SECONDS = 0.15
 NEAR, FAR = "fab gzip, near", "fab gzip, 150 ms away"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks import apps
 from deploytool.playground.playground import SHOP, Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Result
+from tests.support.project import Project, Result
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 UNWANTED = ("__pycache__", "*.pyc", "*.sqlite3", "venv", ".venv", "staticfiles")

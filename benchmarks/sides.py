@@ -16,7 +16,7 @@ from benchmarks.apps import App
 from benchmarks.measurements import Measurements
 from benchmarks.watching import Clock, Deploy, watched
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Repository
+from tests.support.project import Project, Repository
 
 HOSTS = ("app1", "app2", "app3")
 #: tells whoever watches how far it is

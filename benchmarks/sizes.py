@@ -13,7 +13,7 @@ from benchmarks.measurements import Measurements
 from benchmarks.sides import CHANGED, COLD, Bucket, Ours, Say, note_deploy
 from benchmarks.watching import event_clock
 from deploytool.playground.playground import Playground
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 FILES = (1_000, 10_000, 30_000, 100_000)
 FILES_QUICK = (1_000, 10_000)

@@ -10,7 +10,7 @@ from benchmarks import floors
 from benchmarks.measurements import Measurements
 from benchmarks.sides import Say
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 LIST, FIRST_BYTE, EMPTY_LIST = "fab --list", "fab ENV status until its first byte", "fab --list, empty fabfile"
 

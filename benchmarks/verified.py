@@ -9,7 +9,7 @@ from benchmarks.measurements import Measurements
 from benchmarks.sides import HOSTS, Bucket, Ours, Say, note_deploy
 from benchmarks.watching import event_clock, report_clock, watched
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Repository
+from tests.support.project import Repository
 
 #: as the small one, under a name that hosts listen to
 HEARD = App("heard", apps.SMALL.files, apps.SMALL.file_bytes)

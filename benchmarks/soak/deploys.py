@@ -28,7 +28,7 @@ from benchmarks.soak.running import Finished, run
 from benchmarks.watching import CommandFailed
 from deploytool.playground.parts import CHECKOUT
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 HOSTS = ("app1", "app2", "app3")
 ROLES = (PlaygroundRole("web", HOSTS), PlaygroundRole("batch", ("app3",)))

@@ -13,7 +13,7 @@ from benchmarks.sides import Say, repository_url
 from benchmarks.soak.findings import Findings
 from benchmarks.soak.running import Finished, run
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 NAME = "aged"
 DEPLOYS = 7

@@ -15,7 +15,7 @@ from benchmarks.soak.findings import Findings
 from benchmarks.soak.running import Finished, run
 from benchmarks.watching import CommandFailed
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 NAME = "loud"
 LITTLE_MB = 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.watching import CommandFailed, ProcessWatch
-from tests.integration.project import Project
+from tests.support.project import Project
 
 LIMIT_SECONDS = 3_600.0
 POLL_SECONDS = 0.02

@@ -14,7 +14,7 @@ from benchmarks.soak.running import Running
 from benchmarks.watching import CommandFailed, SshLog
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
-from tests.integration.project import Project
+from tests.support.project import Project
 
 ROUND_TRIP_SECONDS = 0.15
 NEAR, FAR, INTERRUPTED, LATE = "near", "far", "interrupted", "late"

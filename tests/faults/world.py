@@ -22,7 +22,7 @@ from deploytool.playground import processes
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.faults.clock import Clock, build_library
 from tests.faults.relay import Relay, Request, Wire
-from tests.integration.project import Project
+from tests.support.project import Project
 
 HOSTS = ("app1", "app2")
 #: Its agent is the build server's: the cluster's server can go away, and the agent stay.

@@ -12,8 +12,8 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
-from tests.integration.guarded import Guarded
-from tests.integration.project import TINY, Project
+from tests.support.guarded import Guarded
+from tests.support.project import TINY, Project
 
 pytestmark = pytest.mark.integration
 

@@ -17,15 +17,10 @@ from deploytool.connection.channel import LocalChannel
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground.playground import Application, Playground
+from tests.support.worker import NO_INDEX
 
 pytestmark = pytest.mark.integration
 
-NO_INDEX = {
-    "PIP_INDEX_URL": "http://127.0.0.1:9/",
-    "PIP_NO_INDEX": "1",
-    "PIP_FIND_LINKS": "",
-    "PIP_CONFIG_FILE": os.devnull,
-}
 ENVIRONMENT = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import paramiko
@@ -23,65 +22,9 @@ from deploytool.connection.client import WorkerClient
 from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.errors import ConnectionFailed, StepError, UsageError
 from deploytool.playground.playground import Playground
+from tests.support.build_server import build, echo, greet, ssh_config, worker
 
 pytestmark = pytest.mark.integration
-
-
-def build(playground: Playground, **changes: Any) -> Any:
-    return SimpleNamespace(
-        **{
-            "is_local": False,
-            "server": playground.build_server,
-            "gateway": None,
-            "forward_agent": False,
-            "ssh_config": str(playground.ssh_config),
-            "root": str(playground.build_root),
-            **changes,
-        }
-    )
-
-
-def greet(client: WorkerClient, root: str) -> None:
-    """What every session begins with."""
-    client.ask(
-        "hello",
-        root=root,
-        application="ssh",
-        environment="test",
-        store={"url": "file:///nowhere"},
-        consul={},
-        secrets=[],
-        operator="me@laptop",
-        purpose="testing",
-    )
-
-
-@contextlib.contextmanager
-def worker(settings: Any) -> Iterator[WorkerClient]:
-    channel, read = start_worker(settings)
-    client = WorkerClient(channel, read, settings.server)
-    try:
-        greet(client, settings.root)
-        yield client
-    finally:
-        client.close()
-
-
-def echo(client: WorkerClient, script: str = "echo hello") -> list[str]:
-    tail = client.ask("run", step="try", script=script, timeout_seconds=60)["tail"]
-    assert isinstance(tail, list)
-    return tail
-
-
-def ssh_config(playground: Playground, directory: Path, change: dict[str, str], more: str = "") -> str:
-    """A copy of the playground's ssh_config with some texts replaced."""
-    text = playground.ssh_config.read_text()
-    for old, new in change.items():
-        assert old in text
-        text = text.replace(old, new)
-    path = directory / "ssh_config"
-    path.write_text(more + text)
-    return str(path)
 
 
 def wait_for_threads_to_end(before: set[threading.Thread]) -> None:

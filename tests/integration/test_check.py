@@ -2,16 +2,16 @@
 and nothing is left behind."""
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploytool.playground import processes
-from tests.integration.guarded import Guarded
-from tests.integration.project import TINY, Project, Result
+from tests.support.guarded import Guarded
+from tests.support.project import TINY, Project, Result
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -57,13 +57,6 @@ def bad(checks: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, each in checks.items() if each["ok"] is False}
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.2)
-
-
 def left(project: Project) -> tuple[set[str], list[str]]:
     playground = project.playground
     assert isinstance(playground, Guarded)
@@ -94,7 +87,7 @@ def test_probe_that_is_replayed_to_a_host_does_nothing_and_a_deploy_after_it_is_
     served = project.served()
     check(project, 0)
     project.playground.restart_watches("app1")
-    wait_until(lambda: not bad(check(project, 0)))
+    until(lambda: not bad(check(project, 0)))
     assert project.served() == served
     project.repository.commit({"VERSION": "after a check"})
     assert set(project.deploy().verdicts().values()) == {"verified"}
@@ -174,14 +167,14 @@ def test_host_whose_watch_is_gone(project: Project, guarded: Guarded) -> None:
     line = watch.read_text()
     watch.unlink()
     try:
-        wait_until(lambda: not watches_on(guarded, "app2"))
+        until(lambda: not watches_on(guarded, "app2"))
         checks = check(project, 8)
         assert bad(checks) == {"watch app2 (web)"}
         assert "did not answer" in checks["watch app2 (web)"]["text"]
         assert "systemctl status deploy-tiny-web-playground" in checks["watch app2 (web)"]["hint"]
     finally:
         watch.write_text(line)
-    wait_until(lambda: bool(watches_on(guarded, "app2")))
+    until(lambda: bool(watches_on(guarded, "app2")))
 
 
 def watches_on(guarded: Guarded, host: str) -> str:
@@ -203,10 +196,10 @@ def test_host_that_may_not_read_what_is_wanted(project: Project, guarded: Guarde
     guarded.allow_hosts(without="wanted")
     try:
         words = 'deploytool/tiny/playground/wanted/web" read'
-        wait_until(lambda: words in project.fab("playground", "check").out)
+        until(lambda: words in project.fab("playground", "check").out)
     finally:
         guarded.allow_hosts()
-    wait_until(lambda: project.fab("playground", "check").code == 0)
+    until(lambda: project.fab("playground", "check").code == 0)
 
 
 def test_program_that_is_missing(project: Project) -> None:
@@ -246,7 +239,7 @@ def test_hosts_are_left_alone_while_somebody_deploys(project: Project, tmp_path:
     project.settings["wait"]["fetch_seconds"] = 120
     project.write()
     deploying = project.start("playground", "deploy", "--json")
-    wait_until(lambda: "deploy main" in project.fab("playground", "status").out)
+    until(lambda: "deploy main" in project.fab("playground", "status").out)
     checks = check(project, 0)
     assert all(checks[name]["ok"] is None for name in HOSTS)
     assert "deploy main to playground" in checks["watch app1 (web)"]["text"]
@@ -268,7 +261,7 @@ def test_hosts_that_are_still_at_a_deployment_are_left_alone(project: Project, t
     assert "still under way" in checks["watch app1 (web)"]["text"]
     for host in project.playground.hosts:
         (project.playground.host_directory(host) / go_on.name).touch()
-    wait_until(lambda: project.fab("playground", "status").code == 0)
+    until(lambda: project.fab("playground", "status").code == 0)
 
 
 def test_every_line_says_ok_or_bad_and_how_to_mend_it(project: Project, tmp_path: Path) -> None:

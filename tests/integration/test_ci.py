@@ -18,8 +18,8 @@ import yaml
 
 from deploytool.playground.parts import CHECKOUT
 from deploytool.playground.playground import Playground
-from tests.integration.test_releases import STAGES, Stages, record_of
-from tests.unit.test_ci import commands, page, read_command
+from tests.support.github_commands import commands, page, read_command
+from tests.support.releases import STAGES, Stages, record_of
 
 pytestmark = pytest.mark.integration
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploytool.playground.playground import Playground
-from tests.integration.project import FABFILE, TINY, Project
+from tests.support.project import FABFILE, TINY, Project
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -34,13 +34,6 @@ namespace.add_task(hit)
 def project(playground: Playground, tmp_path: Path) -> Project:
     playground.add_application(TINY)
     return Project(playground, tmp_path)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 # --- usage
@@ -171,10 +164,10 @@ def test_signals_while_the_end_is_told_lose_neither_document_nor_exit_code(
         os.close(write)
         try:
             if code == 130:
-                wait_until((tmp_path / "begun").exists)
+                until((tmp_path / "begun").exists)
                 process.send_signal(signal.SIGINT)
             # It can't write its document: the pipe is full.
-            wait_until(lambda: ignores_signals(process), 20)
+            until(lambda: ignores_signals(process), seconds=20)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 process.send_signal(number)
                 time.sleep(0.05)
@@ -188,7 +181,7 @@ def test_signals_while_the_end_is_told_lose_neither_document_nor_exit_code(
 def test_second_ctrl_c_gets_out_while_the_first_puts_things_in_order(project: Project, tmp_path: Path) -> None:
     project.change(lambda settings: settings["build"].update(assets=[f"touch {tmp_path}/begun; sleep 300"]))
     process = project.start("playground", "build", "--json")
-    wait_until((tmp_path / "begun").exists)
+    until((tmp_path / "begun").exists)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
@@ -208,7 +201,7 @@ def test_ctrl_c_after_go_with_all_hosts_verified_in_time_says_that_they_are(proj
         return any(value == "go all" for key, value in project.consul_keys("deployments").items() if key not in known)
 
     process = project.start("playground", "deploy", "--json")
-    wait_until(let_go)
+    until(let_go)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     document = json.loads(out)
@@ -227,7 +220,7 @@ def test_unlock_leaves_another_environments_build_alone(project: Project, tmp_pa
     project.write()
     building = project.start("playground", "build", "--json")
     try:
-        wait_until((tmp_path / "begun").exists)
+        until((tmp_path / "begun").exists)
         result = project.fab("staging", "unlock", "--json")
         assert result.code == 0, result.err
         assert result.json["ended"] == []

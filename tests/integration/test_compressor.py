@@ -24,8 +24,8 @@ from deploytool.errors import Interrupted
 from deploytool.worker import own_isal
 from deploytool.worker.own_isal import RETRY_SECONDS, OwnIsal
 from deploytool.worker.processes import Groups
-from tests.integration.test_boto3 import NO_INDEX
-from tests.integration.test_worker import TELLS_VERSION, fake_program, tree, wait_until
+from tests.support.waiting import until
+from tests.support.worker import NO_INDEX, TELLS_VERSION, fake_program, tree
 
 pytestmark = pytest.mark.integration
 
@@ -291,7 +291,7 @@ def test_installing_is_ended_by_ctrl_c_and_leaves_nothing_half_made(bare: Path, 
                 client.ask("cancel")
                 with pytest.raises(Interrupted):
                     asked.answer()
-                wait_until(lambda: not pips[0].is_running() or pips[0].status() == psutil.STATUS_ZOMBIE)
+                until(lambda: not pips[0].is_running() or pips[0].status() == psutil.STATUS_ZOMBIE)
     assert installed(root) == set()
     assert list((root / ".worker").glob("*.failed")) == []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_local import HOSTS, Local
+from tests.support.local import HOSTS, Local
 
 pytestmark = pytest.mark.integration
 

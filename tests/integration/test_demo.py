@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import copy_checkout
+from tests.support.project import copy_checkout
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

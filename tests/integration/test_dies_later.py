@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import forget
-from tests.integration.test_fleet_truth import HOSTS, Truth
+from tests.support.project import forget
+from tests.support.truth import HOSTS, Truth
 
 pytestmark = pytest.mark.integration
 

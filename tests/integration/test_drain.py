@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Result, forget
-from tests.integration.test_waves import until
+from tests.support.project import Project, Result, forget
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -125,7 +125,7 @@ def test_host_killed_while_it_is_drained_is_brought_back_by_the_next_deploy(drai
     hang = drained.touch("app2", f"hang-{where}")
     process = drained.start("playground", "deploy", "--json")
     hung = drained.file("app2", "shared/hung")
-    until(lambda: hung.exists() and len(hung.read_text().split()) == 3, "app2 hangs", 90)
+    until(lambda: hung.exists() and len(hung.read_text().split()) == 3, "app2 hangs", seconds=90)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
     # stretcher first: none of its hooks may clear up.

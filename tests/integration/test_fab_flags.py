@@ -17,8 +17,8 @@ import pytest
 
 from deploytool.cli.fab_flags import FLAGS, WRITING, Flag
 from deploytool.playground.playground import Playground
-from tests.integration.project import TINY, Project
-from tests.integration.test_local import Local
+from tests.support.local import Local
+from tests.support.project import TINY, Project
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,7 @@ from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.build.stages.preview import preview
 from deploytool.connection.step import explain
 from deploytool.model.release import build_key
-from tests.integration.stage_server import Outcome, Repository, Server, run
+from tests.support.stage_server import Outcome, Repository, Server, run
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.project import CHECKOUT, copy_checkout
+from tests.support.project import CHECKOUT, copy_checkout
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deploytool.hosts.scripts import each_item, own_templates
 from deploytool.playground.parts import Parts, find_or_install
-from tests.integration.test_host_scripts import FIRST, NEW, OLD, SECOND, Host, make_host
+from tests.support.host import FIRST, NEW, OLD, SECOND, Host, make_host
 
 pytestmark = pytest.mark.integration
 

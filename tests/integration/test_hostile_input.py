@@ -18,9 +18,9 @@ import pytest
 
 from deploytool.cli.completion import SCRIPTS
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
-from tests.unit.test_ci import commands
-from tests.unit.test_hostile_text import NASTY, is_sound
+from tests.support.github_commands import commands
+from tests.support.hostile import NASTY, is_sound
+from tests.support.project import Project
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 pytestmark = pytest.mark.integration
 

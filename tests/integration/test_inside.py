@@ -18,8 +18,8 @@ from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.worker.inside import leads_out
-from tests.integration.stage_server import Outcome, Repository, Server, run
-from tests.integration.test_standalone import hello
+from tests.support.stage_server import Outcome, Repository, Server, run
+from tests.support.worker import hello
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from deploytool.build.stages import CheckedOut, assets, checked_out, checkout, d
 from deploytool.build.stages.cache import MOST_ROOTS, SLOTS
 from deploytool.settings.recipes import RECIPES
 from deploytool.worker.archive import tar_command
-from tests.integration.stage_server import Repository, Server, run
+from tests.support.stage_server import Repository, Server, run
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import TINY, Project
+from tests.support.project import TINY, Project
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -32,13 +33,6 @@ def project(playground: Playground, tmp_path: Path) -> Iterator[Project]:
             for pid_file in made.file(host, "shared", role).rglob("*.pid"):
                 playground.run_on_host(host, ["sh", "-c", 'kill "$1"', "sh", pid_file.read_text().strip()])
                 pid_file.unlink()
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def unchanged(project: Project, *arguments: str, env: dict[str, str] | None = None) -> Any:
@@ -165,7 +159,7 @@ def test_no_wait_announces_and_says_that_nothing_is_verified(project: Project) -
     assert "unverified" in result.out
     release = re.search(r"\d{8}T\d{6}Z-[0-9a-f]{7}", result.out)
     assert release is not None
-    wait_until(lambda: set(project.served().values()) == {release[0]})
+    until(lambda: set(project.served().values()) == {release[0]})
 
 
 def test_role_without_hooks_is_deployed_and_check_says_that_it_proves_little(project: Project) -> None:
@@ -463,7 +457,7 @@ def test_second_deploy_at_the_same_time_names_the_first(project: Project, tmp_pa
     project.write()
     first = project.start("playground", "deploy", "--json")
     try:
-        wait_until(lambda: (tmp_path / "begun").exists())
+        until(lambda: (tmp_path / "begun").exists())
         result = project.fab("playground", "deploy")
         assert result.code == 3
         assert re.search(r"playground is locked by \S+@\S+ since \S+Z, for: deploy main to playground", result.err)
@@ -498,7 +492,7 @@ def test_nobody_listening_is_no_success(project: Project) -> None:
     for path in watches:
         path.unlink()
     try:
-        wait_until(
+        until(
             lambda: "deploy_tiny_web" not in project.playground.run_on_host("app2", ["ps", "ax", "-o", "args"]).stdout
         )
         result = unchanged(project, "playground", "deploy", "--json")
@@ -516,12 +510,12 @@ def test_ctrl_c_during_the_build_ends_it_on_the_server(project: Project, tmp_pat
     project.write()
     before = (project.served(), project.wanted(), project.objects())
     process = project.start("playground", "deploy", "--json")
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert json.loads(out)["error"]["kind"] == "interrupted"
-    wait_until(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
+    until(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
     assert (project.served(), project.wanted(), project.objects()) == before
     project.settings["build"]["assets"] = []
     project.write()
@@ -532,10 +526,10 @@ def test_killed_operator_leaves_no_lock_and_no_build(project: Project, tmp_path:
     project.settings["build"]["assets"] = [f"sleep 300 & echo $! > {tmp_path}/pid; wait"]
     project.write()
     process = project.start("playground", "deploy", "--json")
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     process.kill()
     process.communicate()
-    wait_until(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
+    until(lambda: not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists())
     project.settings["build"]["assets"] = []
     project.write()
     project.deploy()
@@ -548,7 +542,7 @@ def test_ctrl_c_at_the_barrier_takes_everything_back(project: Project, tmp_path:
     project.settings["build"]["migrate"] = [f"touch {tmp_path}/migrating; sleep 300"]
     project.write()
     process = project.start("playground", "deploy", "--json")
-    wait_until(lambda: (tmp_path / "migrating").exists(), 60)
+    until(lambda: (tmp_path / "migrating").exists(), seconds=60)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -560,7 +554,7 @@ def test_unlock_ends_a_hanging_deploy(project: Project, tmp_path: Path) -> None:
     project.settings["build"]["assets"] = [f"touch {tmp_path}/begun; sleep 300"]
     project.write()
     first = project.start("playground", "deploy", "--json")
-    wait_until(lambda: (tmp_path / "begun").exists())
+    until(lambda: (tmp_path / "begun").exists())
     result = project.fab("playground", "unlock")
     assert result.code == 0, result.err
     assert "deploy main to playground" in result.err
@@ -635,7 +629,7 @@ def test_eleven_hooks_arrive_at_the_hosts_shell_exactly_as_jinja_made_them(proje
 
 def test_changed_repository_is_not_mixed_with_the_old_mirror(project: Project, tmp_path: Path) -> None:
     project.deploy()
-    from tests.integration.project import Repository
+    from tests.support.project import Repository
 
     other = Repository(tmp_path / "other")
     revision = other.commit({"OTHER": "other"})

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Playground
-from tests.integration.project import Result
-from tests.integration.test_waves import HOSTS, Waves, left_as_found, until
+from tests.support.project import Result
+from tests.support.waiting import until
+from tests.support.waves import HOSTS, Waves, left_as_found
 
 pytestmark = pytest.mark.integration
 
@@ -103,12 +104,14 @@ class Schema(Waves):
         self.settings["wait"] |= {"activate_seconds": 8, "hook_seconds": 3}
         self.write()
         process = self.start("playground", "deploy", "--json")
-        until((work / "at").exists, "all hosts wait at the barrier", 90)
+        until((work / "at").exists, "all hosts wait at the barrier", seconds=90)
         self.playground.stop_agent("app2")
         (work / "on").touch()
         out, err = process.communicate(timeout=120)
         self.playground.start_agent("app2")
-        until(lambda: self.fab("playground", "status").code == 0, "app2 is up again, and catches up by itself", 90)
+        until(
+            lambda: self.fab("playground", "status").code == 0, "app2 is up again, and catches up by itself", seconds=90
+        )
         self.settings["build"]["migrate"] = migrate
         self.write()
         return Result(process.returncode, out, err)

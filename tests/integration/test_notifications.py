@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_local import HOSTS, Local
+from tests.support.local import HOSTS, Local
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,11 @@ import pytest
 
 from deploytool.hooks.local import LONGEST_LINE, Ended, run_command
 from deploytool.text.masking import Masking
-from tests.integration.project import FABFILE
-from tests.integration.test_local import HOSTS, Local
-from tests.integration.test_waves import Waves, until
 from tests.integration.test_waves import waves as waves
+from tests.support.local import HOSTS, Local
+from tests.support.project import FABFILE
+from tests.support.waiting import until
+from tests.support.waves import Waves
 
 pytestmark = pytest.mark.integration
 
@@ -176,7 +177,7 @@ def test_interrupted_hook_is_ended_with_all_that_it_started(hooked: Hooked) -> N
     hooked.write()
     process = hooked.start("local", "deploy", "--json")
     child = hooked.directory / "child"
-    until(lambda: (hooked.directory / "leader").exists() and child.read_text().strip(), "the hook runs", 90)
+    until(lambda: (hooked.directory / "leader").exists() and child.read_text().strip(), "the hook runs", seconds=90)
     pid = int(child.read_text())
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -338,7 +339,7 @@ def test_task_after_deploy_can_be_interrupted(local: Local) -> None:
         "deploy.post.append(wait)\n"
     )
     process = local.start("local", "deploy")
-    until((local.directory / "waiting").exists, "the task runs", 90)
+    until((local.directory / "waiting").exists, "the task runs", seconds=90)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130

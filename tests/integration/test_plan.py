@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
-from tests.integration.test_local import Local
+from tests.support.local import Local
+from tests.support.project import Project
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -56,13 +57,6 @@ def plan(project: Project, *arguments: str, code: int = 0) -> dict[str, Any]:
     result = project.fab("playground", "plan", "--json", *arguments)
     assert result.code == code, f"{result.out}\n{result.err}"
     return result.json
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 # What it tells
@@ -153,7 +147,7 @@ def test_plan_names_the_lock_and_the_deployment_under_way(project: Project, tmp_
     project.write()
     deploying = project.start("playground", "deploy", "--json")
     try:
-        wait_until((tmp_path / "begun").exists, 120)
+        until((tmp_path / "begun").exists, seconds=120)
         told = plan(project)
         assert "deploy main to playground" in told["lock"]
         assert len(told["under_way"]) == 1
@@ -179,7 +173,7 @@ def test_plan_of_a_frozen_environment_ends_as_a_deploy_would(project: Project) -
 def test_plan_names_a_host_that_is_down(project: Project) -> None:
     project.playground.stop_agent("app2")
     try:
-        wait_until(lambda: plan(project)["roles"]["web"] == {"up": ["app1", "app3"], "down": ["app2"]}, 60)
+        until(lambda: plan(project)["roles"]["web"] == {"up": ["app1", "app3"], "down": ["app2"]}, seconds=60)
     finally:
         project.playground.start_agent("app2")
 
@@ -431,14 +425,14 @@ def test_plan_that_is_interrupted_leaves_nothing_behind(project: Project, tmp_pa
         (tmp_path / "begun").unlink(missing_ok=True)
         planning = project.start("playground", "plan")
         try:
-            wait_until((tmp_path / "begun").exists)
+            until((tmp_path / "begun").exists)
             assert list((tmp_path / "temporary").iterdir()) != []
             planning.send_signal(number)
             planning.communicate(timeout=60)
         finally:
             planning.kill()
         assert planning.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-        wait_until(lambda: not list((tmp_path / "temporary").iterdir()))
+        until(lambda: not list((tmp_path / "temporary").iterdir()))
     assert not (tmp_path / "root").exists()
 
 

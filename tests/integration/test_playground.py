@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from deploytool.playground import processes
 from deploytool.playground.__main__ import main
 from deploytool.playground.playground import Application, Playground, PlaygroundError, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration import product_parts
-from tests.integration.project import Project, Result, part
+from tests.support import product_parts
+from tests.support.project import Project, Result, part
 
 pytestmark = pytest.mark.integration
 

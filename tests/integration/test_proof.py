@@ -17,19 +17,8 @@ import pytest
 
 from deploytool.hosts.scripts import look_script
 from deploytool.playground.parts import Parts, find_or_install
-from tests.integration.test_host_scripts import (
-    FIRST,
-    NEW,
-    OLD,
-    SECOND,
-    THIRD,
-    Host,
-    Run,
-    command,
-    end_app,
-    make_host,
-    until,
-)
+from tests.support.host import FIRST, NEW, OLD, SECOND, THIRD, Host, Run, command, end_app, make_host
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -134,7 +123,7 @@ def first(host: Host, port: int) -> None:
     run = host.deploy(FIRST, OLD)
     assert "verified" in run.reports, run.log
     # A first release is proven by its processes; that it listens may be seen only a moment later.
-    until(lambda: listens(port), 20)
+    until(lambda: listens(port), seconds=20)
 
 
 # what a release must do that the one before did
@@ -255,7 +244,7 @@ def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, por
     first(host, port)
     host.changes |= {**serve(port + 4_000), "verify_as_before": False, "hook_seconds": 20}
     assert "verified" in host.deploy(SECOND, NEW).reports
-    until(lambda: listens(port + 4_000), 20)
+    until(lambda: listens(port + 4_000), seconds=20)
     host.changes |= {**serve(port), "verify_as_before": True, "hook_seconds": 20}
     run = host.deploy(THIRD, OLD)
     assert run.reports["verified"]["proof"] == "listening", run.log
@@ -332,7 +321,7 @@ def test_unix_socket_is_a_door_as_well(host: Host, place: str) -> None:
     host.tree["unix.py"] = UNIX
     host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/{path}" 0'.replace("$PWD//", "/")), "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
-    until((host.deploy_to / "current" / path).exists, 20)
+    until((host.deploy_to / "current" / path).exists, seconds=20)
     run = host.deploy(SECOND, NEW)
     assert run.reports["verified"]["proof"] == "listening", run.log
     host.changes |= {**restart("exec sleep 600"), "hook_seconds": 2}
@@ -343,7 +332,7 @@ def test_unix_socket_that_nobody_takes_connections_from_is_told(host: Host) -> N
     host.tree["unix.py"] = UNIX
     host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/app.sock" 0'), "hook_seconds": 20}
     assert "verified" in host.deploy(FIRST, OLD).reports
-    until((host.deploy_to / "current/app.sock").exists, 20)
+    until((host.deploy_to / "current/app.sock").exists, seconds=20)
     host.changes |= {**restart(f'exec {PYTHON} unix.py "$PWD/app.sock" 600'), "hook_seconds": 2}
     assert "takes no connection there" in reason(host.deploy(SECOND, NEW))
 
@@ -384,7 +373,7 @@ def test_several_ports_and_ipv6_must_all_be_there(host: Host, port: int) -> None
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
         assert "verified" in run.reports, run.log
-        until(lambda: listens(port), 20)
+        until(lambda: listens(port), seconds=20)
     assert run.reports["verified"]["proof"] == "listening"
     host.changes |= {**restart(f"exec {PYTHON} many.py 127.0.0.1:{port}"), "hook_seconds": 2}
     assert f"[0000:0000:0000:0000:0000:0000:0000:0001]:{port + OTHER}" in reason(host.deploy(THIRD, THIRD_RELEASE)) or (
@@ -485,7 +474,7 @@ def test_release_that_died_after_its_proof_is_told_and_told_again_when_it_is_bac
         cwd=host.deploy_to / "current",
         check=True,
     )
-    until(lambda: listens(port), 20)
+    until(lambda: listens(port), seconds=20)
     look(host, FIRST, OLD)
     assert word(host)["verified"] is True
     assert "reason" not in word(host)
@@ -748,7 +737,7 @@ def test_way_back_that_is_killed_in_the_middle_is_gone_to_its_end_and_told(host:
     assert "verified" in host.run(SECOND, NEW).reports
     os.kill(host.app, signal.SIGKILL)
     looks = start_look(host, 1)
-    until(host.has_switch_record if when == "switch" else lambda: host.current == f"releases/{OLD}", 30)
+    until(host.has_switch_record if when == "switch" else lambda: host.current == f"releases/{OLD}", seconds=30)
     os.killpg(looks.pid, signal.SIGKILL)
     looks.wait()
     # What catch-up.sh starts, as there is a record of a switch.

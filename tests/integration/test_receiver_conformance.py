@@ -19,8 +19,8 @@ from deploytool import __version__
 from deploytool.playground.parts import Parts, find_or_install, version
 from deploytool.playground.playground import Playground
 from deploytool.playground.receiver import ReceiverError, excludes, sync
-from tests.integration.receiver_cases import CASES, NAMES, PATTERNS, TREE, hooks
-from tests.integration.receiver_world import (
+from tests.support.receiver_cases import CASES, NAMES, PATTERNS, TREE, hooks
+from tests.support.receiver_world import (
     BUILT_IN,
     ORDINARY,
     SHM,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project
+from tests.support.project import Project
 
 pytestmark = pytest.mark.integration
 

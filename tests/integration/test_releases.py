@@ -1,7 +1,6 @@
 """Build once, promote the same bytes, go back, keep what matters: whole `fab` commands on real parts."""
 
 import contextlib
-import copy
 import hashlib
 import json
 import os
@@ -11,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,14 +21,15 @@ import yaml
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.worker.locks import acquire, read_holder
 from deploytool.worker.own_isal import VERSION
-from tests.integration.project import Project, Result
-from tests.integration.test_local import Local
+from tests.support.local import Local
+from tests.support.project import Project, Result
+from tests.support.releases import HOSTS, STAGES, Stages, antedated, ended_long_ago, record_of, stored, text_of
+from tests.support.waiting import until
+from tests.support.releases import texts_of
 
 pytestmark = pytest.mark.integration
 
-HOSTS = ("app1", "app2", "app3")
 RELEASES = Application("releases", (PlaygroundRole("web", HOSTS),))
-STAGES = Application("stages", (PlaygroundRole("web", HOSTS),))
 #: More than a block of the compressor's.
 LARGE = "".join(f"{number} is {number * number:x};" for number in range(100_000))
 ALL = {f"{host}/web" for host in HOSTS}
@@ -82,33 +81,6 @@ def kept(project: Project, host: str) -> set[str]:
         time.sleep(0.1)
 
 
-def record_of(project: Project, deployment: str, environment: str = "playground") -> dict[str, Any]:
-    client = project.playground.s3_client()
-    key = f"{project.application.name}/environments/{environment}/deployments/{deployment}.json"
-    content = json.loads(client.get_object(Bucket=project.playground.bucket, Key=key)["Body"].read())
-    client.close()
-    assert isinstance(content, dict)
-    return content
-
-
-def text_of(project: Project, key: str) -> str:
-    return texts_of(project, [key])[key]
-
-
-def texts_of(project: Project, keys: Iterable[str]) -> dict[str, str]:
-    client, found = project.playground.s3_client(), {}
-    for key in keys:
-        answer = client.get_object(Bucket=project.playground.bucket, Key=f"{project.application.name}/{key}")
-        found[key] = answer["Body"].read().decode()
-    client.close()
-    return found
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
 
 
 def assert_store_is_whole(project: Project) -> None:
@@ -206,33 +178,6 @@ def build_in_two_places(project: Project, tmp_path: Path) -> None:
 
 
 # --- promotion
-
-
-class Stages(Project):
-    """Two environments of one application: staging on app1, production on app2 and app3; one store."""
-
-    def __init__(self, playground: Playground, directory: Path) -> None:
-        super().__init__(playground, directory, STAGES)
-        (self.directory / "config/playground.yml").unlink()
-        self.each: dict[str, dict[str, Any]] = {}
-        for name, hosts in (("staging", ["app1"]), ("production", ["app2", "app3"])):
-            settings = copy.deepcopy(self.settings)
-            settings["roles"]["web"]["hosts"]["nodes"] = hosts
-            settings["roles"]["web"]["deploy_to"] += f"-{name}"
-            for host in hosts:
-                playground.watch(host, STAGES.name, "web", name)
-            self.each[name] = settings
-        self.write_all()
-
-    def write_all(self) -> None:
-        for name, settings in self.each.items():
-            self.settings = settings
-            self.write(name)
-
-    def archive_on(self, host: str, environment: str) -> Mapping[str, str]:
-        """The files of `current` on a host, by name, with their content."""
-        current = self.playground.deploy_to_outside(host, f"web-{environment}", STAGES.name) / "current"
-        return {str(path.relative_to(current)): path.read_text() for path in current.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -385,18 +330,6 @@ def heard(process: "subprocess.Popen[str]", words: str) -> None:
             return
         said += line
     raise AssertionError(f"it never said {words!r}:\n{said}")
-
-
-def ended_long_ago(release: str, revision: str, number: int) -> dict[str, Any]:
-    """The record of a deployment that every host has proved."""
-    return {
-        "release": release,
-        "revision": revision,
-        "exit_code": 0,
-        "let_go": True,
-        "ended_at": f"2026-01-01T00:01:{number:02}Z",
-        "hosts": [{"role": "web", "host": host, "verdict": "verified", "state": "verified"} for host in HOSTS],
-    }
 
 
 def antedated_here(local: LocalStages, release: str, number: int) -> str:
@@ -661,47 +594,6 @@ def test_failed_deployments_push_no_good_release_out(project: Project) -> None:
     assert len(kept(project, "app1")) <= 3
 
 
-def antedated(project: Project, release: str, number: int) -> str:
-    """The same release as if it had been built, deployed and verified long ago; returns its id.
-
-    Nothing that is younger than a day is ever removed, and nobody can wait for that here.
-    """
-    client, bucket, name = project.playground.s3_client(), project.playground.bucket, project.application.name
-    old = f"20260101T0000{number:02}Z-{release[-7:]}"
-    client.copy_object(
-        Bucket=bucket,
-        Key=f"{name}/releases/{old}/{name}.tar.gz",
-        CopySource=f"{bucket}/{name}/releases/{release}/{name}.tar.gz",
-    )
-    record = json.loads(text_of(project, f"releases/{release}/release.json"))
-    record |= {"id": old, "build_key": f"{number:064d}", "built_at": f"2026-01-01T00:00:{number:02}Z"}
-    deployment = f"20260101T0001{number:02}Zaaaa"
-    ended = ended_long_ago(old, record["revision"], number)
-    for key, content in (
-        (f"releases/{old}/release.json", json.dumps(record)),
-        (f"releases/{old}/manifests/playground/web.yml", "src: x"),
-        (f"builds/{record['build_key']}.json", json.dumps({"release": old})),
-        (f"environments/playground/deployments/{deployment}/begun.json", json.dumps({"release": old})),
-        (f"environments/playground/deployments/{deployment}/web.yml", f'src: "s3://x/releases/{old}/{name}.tar.gz"'),
-        (f"environments/playground/deployments/{deployment}.json", json.dumps(ended)),
-    ):
-        client.put_object(Bucket=bucket, Key=f"{name}/{key}", Body=content.encode())
-    client.close()
-    put_key(project, f"deployments/{deployment}/web/go", "go all")
-    return old
-
-
-def put_key(project: Project, key: str, value: str) -> None:
-    url = f"{project.playground.consul_address()}/v1/kv/deploytool/{project.application.name}/playground/{key}"
-    request = urllib.request.Request(url, data=value.encode(), method="PUT")
-    urllib.request.urlopen(request, timeout=10).close()
-
-
-def stored(project: Project) -> set[str]:
-    """The releases of which the store has anything."""
-    return {key.split("/")[1] for key in project.objects() if key.startswith("releases/")}
-
-
 def test_store_and_consul_keep_what_is_needed_and_no_more(project: Project) -> None:
     project.settings["store"]["keep_releases"] = 3
     project.write()
@@ -841,7 +733,7 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
         finally:
             process.kill()
             process.communicate()
-        until(lambda: read_holder(lock_path(project)) is None, "the lock is free by itself", 30)
+        until(lambda: read_holder(lock_path(project)) is None, "the lock is free by itself", seconds=30)
         assert_store_is_whole(project)
 
     def says(words: str) -> Callable[["subprocess.Popen[str]"], None]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Playground
-from tests.integration.project import TINY, Project
-from tests.integration.test_build_server import build, echo, ssh_config, worker
+from tests.support.build_server import build, echo, ssh_config, worker
+from tests.support.project import TINY, Project
 
 pytestmark = pytest.mark.integration
 

@@ -33,9 +33,9 @@ from deploytool.build.stages.preview import preview
 from deploytool.connection.step import Code, explain, values
 from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
-from tests.integration import product_parts
-from tests.integration.project import as_root
-from tests.integration.stage_server import GIT, Outcome, Repository, Server, run
+from tests.support import product_parts
+from tests.support.project import as_root
+from tests.support.stage_server import GIT, Outcome, Repository, Server, run
 
 pytestmark = pytest.mark.integration
 

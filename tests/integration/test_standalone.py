@@ -17,8 +17,8 @@ from deploytool.errors import StepError
 from deploytool.playground.playground import Playground
 from deploytool.settings.recipes import RECIPES
 from deploytool.worker import multipart
-from tests.integration.stage_server import GIT
-from tests.integration.test_upload import s3, unfinished
+from tests.support.stage_server import GIT
+from tests.support.worker import hello, s3, unfinished
 
 pytestmark = pytest.mark.integration
 
@@ -73,20 +73,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     worker.ask("hello", **hello(root, {"url": f"file://{tmp_path}/store"}))
     yield Place(worker, root, tmp_path / "store")
     worker.close()
-
-
-def hello(root: Path, store: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "root": str(root),
-        "application": "shop",
-        "environment": "production",
-        "store": store,
-        "consul": {},
-        "secrets": [],
-        "operator": "me@laptop",
-        "purpose": "testing",
-        "compression": "none",
-    }
 
 
 # --- the place where it was built

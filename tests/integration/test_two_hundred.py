@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from deploytool.playground import configs, parts, processes
-from tests.integration.project import FABFILE, Repository, Result
+from tests.support.project import FABFILE, Repository, Result
 
 pytestmark = pytest.mark.integration
 

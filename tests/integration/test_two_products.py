@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.integration.project import Project, Result
-from tests.integration.test_local import Local
-from tests.integration.test_releases import antedated, stored
+from tests.support.local import Local
+from tests.support.project import Project, Result
+from tests.support.releases import antedated, stored
 
 pytestmark = pytest.mark.integration
 

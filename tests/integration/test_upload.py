@@ -28,6 +28,8 @@ from deploytool.worker import compressors, multipart
 from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import DirectoryStore, S3Store
+from tests.support.waiting import until
+from tests.support.worker import s3, unfinished
 
 pytestmark = pytest.mark.integration
 
@@ -69,16 +71,6 @@ def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start
         client.close()
 
 
-def s3(playground: Playground, prefix: str) -> dict[str, Any]:
-    keys = playground.deploy_keys
-    return {
-        "url": f"s3://{playground.bucket}/{prefix}",
-        "endpoint_url": playground.endpoint_url,
-        "region": playground.region,
-        "credentials": {"access_key": keys.access_key, "secret_key": keys.secret_key},
-    }
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     (tmp_path / "tree").mkdir()
@@ -100,20 +92,6 @@ def stored(playground: Playground, prefix: str, key: str = "releases/r/a.tar") -
         size += len(data)
     client.close()
     return digest.hexdigest(), size
-
-
-def unfinished(playground: Playground, prefix: str) -> list[str]:
-    client = playground.s3_client()
-    found = client.list_multipart_uploads(Bucket=playground.bucket, Prefix=prefix).get("Uploads", [])
-    client.close()
-    return [upload["Key"] for upload in found]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def tar_that_stops(directory: Path, monkeypatch: pytest.MonkeyPatch, bytes_first: int) -> Path:
@@ -269,7 +247,7 @@ def test_parts_go_up_while_later_ones_are_still_being_packed(
         with ThreadPoolExecutor(1) as pool:
             packed = pool.submit(publish, worker, tree)
             try:
-                wait_until(lambda: sum("partNumber=" in line for line in proxy.seen) >= 2)
+                until(lambda: sum("partNumber=" in line for line in proxy.seen) >= 2)
                 assert not packed.done()
             finally:
                 go_on.touch()
@@ -291,7 +269,7 @@ def test_object_that_appears_meanwhile_is_not_overwritten(
     worker = start()
     with ThreadPoolExecutor(1) as pool:
         packed = pool.submit(publish, worker, tree)
-        wait_until(lambda: unfinished(playground, prefix))
+        until(lambda: unfinished(playground, prefix))
         assert start().ask("store_put", entries=[["releases/r/a.tar", "another's"]])["existed"] == []
         go_on.touch()
         with pytest.raises(StoreError, match="nothing in it is ever overwritten"):
@@ -321,7 +299,7 @@ def test_next_publish_removes_what_a_killed_worker_left(
     worker.ask("lock", name="workspace", wait=False)
     pid = worker.ask("lock_holder", name="workspace")["holder"]["pid"]
     worker.start("publish_archive", directory=str(tree), exclude=[], epoch=0, key="releases/r/a.tar")
-    wait_until(lambda: left() and list((tmp_path / "root/shop/uploads").glob("*.json")))
+    until(lambda: left() and list((tmp_path / "root/shop/uploads").glob("*.json")))
     # Somebody else's, who is at it, stays.
     other = start(**store)
     (tmp_path / "small").mkdir()
@@ -329,7 +307,7 @@ def test_next_publish_removes_what_a_killed_worker_left(
     publish(start(**store), tmp_path / "small", "releases/s/a.tar")
     assert left() != []
     psutil.Process(pid).kill()
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     assert left() != []
     other.ask("lock", name="workspace", wait=False)
     publish(start(**store), tmp_path / "small", "releases/t/a.tar")

@@ -19,7 +19,7 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session, open_session
 from deploytool.settings import load_every_environment
-from tests.integration.project import Project
+from tests.support.project import Project
 
 pytestmark = pytest.mark.integration
 

@@ -27,6 +27,8 @@ from deploytool.playground.playground import Playground
 from deploytool.worker import locks
 from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker
+from tests.support.waiting import until
+from tests.support.worker import TELLS_VERSION, fake_program, tree
 
 pytestmark = pytest.mark.integration
 
@@ -69,13 +71,6 @@ def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[
     return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -105,7 +100,7 @@ def test_results_come_back_apart_from_the_output(start: Start) -> None:
 def test_step_that_takes_too_long_is_ended_with_all_its_children(start: Start, tmp_path: Path) -> None:
     answer = run(start(), f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=1)
     assert answer["timed_out"]
-    wait_until(lambda: not is_running(int((tmp_path / "pid").read_text())))
+    until(lambda: not is_running(int((tmp_path / "pid").read_text())))
 
 
 def test_daemon_that_keeps_the_output_open_does_not_keep_the_step(start: Start, tmp_path: Path) -> None:
@@ -193,7 +188,7 @@ def test_script_stands_on_no_command_line(start: Start, tmp_path: Path) -> None:
     asked = worker.start(
         "run", step="try", script=f": canary-7731\necho $$ > {tmp_path}/pid\nsleep 5", timeout_seconds=30
     )
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not any("canary-7731" in line for line in lines if "pytest" not in line)
     worker.ask("cancel")
@@ -295,7 +290,7 @@ def test_cancelling_ends_what_is_in_line_as_well(start: Start, tmp_path: Path) -
     worker = start()
     running, waiting = in_line(worker, f"touch '{tmp_path}/began'; sleep 300", f"touch '{tmp_path}/never'")
     written = put(worker, "a", waiting)
-    wait_until((tmp_path / "began").exists)
+    until((tmp_path / "began").exists)
     worker.ask("cancel")
     with pytest.raises(Interrupted):
         running.answer()
@@ -312,7 +307,7 @@ def test_nothing_in_line_goes_on_once_the_operators_line_is_cut(start: Start, tm
     # It ends well although it is told to end: that must not let the next one begin.
     stubborn = f"trap 'exit 0' TERM; touch '{tmp_path}/began'; sleep 300 & wait"
     put(worker, "a", in_line(worker, stubborn, f"touch '{tmp_path}/never'")[-1])
-    wait_until((tmp_path / "began").exists)
+    until((tmp_path / "began").exists)
     worker.close()
     assert not (tmp_path / "never").exists()
     assert start().ask("store_list", prefix="")["keys"] == []
@@ -331,7 +326,7 @@ def test_answer_that_comes_in_many_pieces_is_put_together(start: Start) -> None:
 def test_cancelling_ends_the_steps_process_group(start: Start, tmp_path: Path) -> None:
     worker = start()
     asked = worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.ask("cancel")
     with pytest.raises(Interrupted):
         asked.answer()
@@ -342,7 +337,7 @@ def test_cut_line_ends_the_step_and_frees_the_lock(start: Start, tmp_path: Path)
     worker = start()
     worker.ask("lock", name="test", wait=False)
     worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
     start().ask("lock", name="test", wait=False)
@@ -352,7 +347,7 @@ def test_line_that_is_cut_in_the_middle_ends_the_step_as_well(start: Start, tmp_
     worker = start()
     worker.ask("lock", name="test", wait=False)
     worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker._channel.write(b'{"id": 99, "do": "hal')
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
@@ -367,7 +362,7 @@ def test_full_disk_ends_the_step_as_well_and_has_a_sentence(start: Start, tmp_pa
         worker = start(root=root)
         worker.ask("lock", name="test", wait=False)
         worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
-        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
         subprocess.run(["sh", "-c", f"cat /dev/zero > '{root}/filler'"], capture_output=True)
         with pytest.raises(StepError, match="is its disk full"):
             worker.ask("lock", name="other", wait=False)
@@ -397,7 +392,7 @@ def test_step_that_ignores_sigterm_is_killed(start: Start, tmp_path: Path) -> No
     worker = start()
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while true; do sleep 1; done"
     worker.start("run", step="try", script=script, timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
 
@@ -417,7 +412,7 @@ def test_waiting_for_a_lock_names_the_holder_and_ends_when_it_is_free(start: Sta
     told: list[dict[str, Any]] = []
     taken = threading.Thread(target=lambda: waiter.ask("lock", name="workspace", wait=True, told=told.append))
     taken.start()
-    wait_until(lambda: len(told) > 0)
+    until(lambda: len(told) > 0)
     holder.ask("release_lock", name="workspace")
     taken.join(10)
     assert not taken.is_alive()
@@ -428,11 +423,11 @@ def test_killed_worker_leaves_no_lock_and_the_next_holder_ends_its_steps(start: 
     worker = start()
     worker.ask("lock", name="test", wait=False)
     worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     step = int((tmp_path / "pid").read_text())
     holder = json.loads((tmp_path / "root/shop/locks/test").read_text())
     psutil.Process(holder["pid"]).kill()
-    wait_until(lambda: not is_running(holder["pid"]))
+    until(lambda: not is_running(holder["pid"]))
     assert is_running(step)
     start().ask("lock", name="test", wait=False)
     assert not is_running(step)
@@ -442,7 +437,7 @@ def test_unlock_ends_the_holder_and_what_it_runs(start: Start, tmp_path: Path) -
     worker = start(purpose="a build that hangs")
     worker.ask("lock", name="test", wait=False)
     worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     other = start()
     assert "a build that hangs" in other.ask("lock_holder", name="test")["sentence"]
     assert "a build that hangs" in other.ask("break_lock", name="test")["ended"]
@@ -468,27 +463,6 @@ def test_lock_that_nobody_holds_has_no_holder(start: Start) -> None:
 
 
 # --- packing
-
-
-def tree(directory: Path) -> Path:
-    for name, content in {
-        "app/tmp/kept": "deep",
-        "app/spec/kept": "deep",
-        "tmp/cache": "top",
-        "spec/a": "top",
-        "log/x.log": "top",
-        ".git/config": "git",
-        "vendor/lib/.git": "git",
-        "a b/$(id)'\"": "strange",
-        "README": "hello",
-    }.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    (directory / "link").symlink_to("README")
-    (directory / "run").write_text("#!/bin/sh\n")
-    (directory / "run").chmod(0o755)
-    return directory
 
 
 def publish(worker: WorkerClient, directory: Path, key: str, **changes: Any) -> dict[str, Any]:
@@ -551,17 +525,6 @@ def test_changed_archive_is_not_used(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "root/shop/unpacked/r").exists()
 
 
-#: What makes a compressor count as installed.
-TELLS_VERSION = '[ "$1" != --version ] || { echo 9.9; exit; }\n'
-
-
-def fake_program(directory: Path, name: str, text: str) -> str:
-    directory.mkdir(exist_ok=True)
-    (directory / name).write_text("#!/bin/sh\n" + text)
-    (directory / name).chmod(0o755)
-    return f"{directory}:{os.environ['PATH']}"
-
-
 def test_tar_that_dies_half_way_publishes_nothing(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,7 +561,7 @@ def test_cancelling_a_pack_publishes_nothing(start: Start, tmp_path: Path, monke
     )
     worker = start(compression="zstd")
     asked = worker.start("publish_archive", directory=str(tree(tmp_path / "tree")), exclude=[], epoch=0, key="a")
-    wait_until(lambda: (tmp_path / "begun").exists())
+    until(lambda: (tmp_path / "begun").exists())
     worker.ask("cancel")
     with pytest.raises(Interrupted):
         asked.answer()
@@ -768,7 +731,7 @@ def test_read_only_worker_masks_secrets_and_ends_its_steps(start: Start, tmp_pat
     worker = start(read_only=True, secrets=["hunter2"])
     assert run(worker, "echo the password is hunter2")["tail"] == ["the password is ***"]
     worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
-    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
 
@@ -853,7 +816,7 @@ def test_client_of_an_s3_store_is_prepared_before_it_is_asked_for(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     worker = start(store={"url": url})
     if prepared:
-        wait_until(imported.exists)
+        until(imported.exists)
     # A boto3 that is not there is no concern of a command that does not speak to the store: nothing is installed.
     assert run(worker, "echo fine")["tail"] == ["fine"]
     assert not list((tmp_path / "root/.worker").glob("python*"))

@@ -4,13 +4,11 @@ import io
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
 from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.screen.console import Console, reasons
@@ -27,6 +25,7 @@ from deploytool.screen.github_actions import (
 from deploytool.screen.summary import Outcome
 from deploytool.session import operator_of
 from deploytool.text.untrusted import printable
+from tests.support.github_commands import commands, page, read_command
 
 GOOD = HostResult("web", "app1", Verdict.VERIFIED, State.VERIFIED, 15.9, "R1 serves", ())
 BAD = HostResult("web", "app2", Verdict.FAILED, State.FETCHED, 3.2, "hooks.post[0] failed", ("one", "two"))
@@ -41,31 +40,6 @@ FORGED = (
     "one\r::stop-commands::token",
     "\n\n ::error::after empty lines",
 )
-
-
-def commands(output: str) -> list[str]:
-    """What the runner would obey: `ActionCommand.TryParseV2`, then the older `TryParse`, for each line."""
-    return [
-        line
-        for line in re.split(r"\r\n|\r|\n", output)
-        if re.match(r"\s*::[\w-]+( [^:]*)?::", line) or re.search(r"##\[[\w-]+[^\]]*\]", line)
-    ]
-
-
-def read_command(line: str) -> tuple[dict[str, str], str]:
-    """The properties and the data of a command, as the runner reads them."""
-    found = re.fullmatch(r"::error (.*?)::(.*)", line)
-    assert found is not None, line
-    properties = {}
-    for pair in found[1].split(","):
-        name, _, value = pair.partition("=")
-        for escaped, text in (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%")):
-            value = value.replace(escaped, text)
-        properties[name] = value
-    data = found[2]
-    for escaped, text in (("%0D", "\r"), ("%0A", "\n"), ("%25", "%")):
-        data = data.replace(escaped, text)
-    return properties, data
 
 
 # --- the log
@@ -155,32 +129,6 @@ def test_annotations_go_to_stderr_where_stdout_is_one_document() -> None:
 
 
 # --- the summary
-
-
-class _Text(HTMLParser):
-    """The elements of a page, with the text of each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.found.append((tag, ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.found.append(("", ""))
-
-    def handle_data(self, data: str) -> None:
-        if self.found:
-            tag, text = self.found[-1]
-            self.found[-1] = (tag, text + data)
-
-
-def page(markdown: str) -> list[tuple[str, str]]:
-    """What a reader of GitHub's Markdown makes of it: HTML passes, tables are tables."""
-    text = _Text()
-    text.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
-    return text.found
 
 
 def test_summary_is_the_table_the_reasons_and_what_comes_next() -> None:

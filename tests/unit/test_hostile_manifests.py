@@ -18,8 +18,8 @@ from deploytool.hosts.scripts import shell_quote
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.playground.receiver import ReceiverError, event, go_template, manifest
 from deploytool.playground.receiver.download import parse_url
-from tests.unit.test_hostile_text import NASTY
-from tests.unit.test_manifest import DEPLOYMENT, RELEASE, given_settings
+from tests.support.hostile import NASTY
+from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

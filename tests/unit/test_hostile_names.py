@@ -43,9 +43,9 @@ from deploytool.settings import Settings
 from deploytool.tasks import _reference
 from deploytool.text.untrusted import printable
 from deploytool.worker.archive import tar_command
-from tests.unit.test_hostile_text import NASTY, is_sound
-from tests.unit.test_manifest import DEPLOYMENT, RELEASE, given_settings
-from tests.unit.test_stages import settings as settings_of_stages
+from tests.support.hostile import NASTY, is_sound
+from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
+from tests.support.stage_settings import settings as settings_of_stages
 
 REVISION = Revision("1234567890" * 4)
 FETCHED = Fetched(REVISION, "heads", 1, "subject", (), {})

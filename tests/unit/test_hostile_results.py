@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deploytool.build.stages import checked_out, compared, fetched, free_kib, pending, references, unfit
 from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
-from tests.unit.test_hostile_text import TEXTS, is_sound
+from tests.support.hostile import TEXTS, is_sound
 
 SHA, DIGEST = "0123456789" * 4, "ab" * 32
 #: reader → what a step of ours says to it

@@ -29,61 +29,14 @@ from deploytool.hosts.scripts import (
     shell_quote,
 )
 from deploytool.hosts.yaml_text import yaml_scalar
-from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, Revision
+from deploytool.model.release import NO_DEPLOYMENT, ReleaseId
 from deploytool.playground.receiver.go_template import expand
+from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
 
 HOST = Path(__file__).parents[2] / "templates/host"
-DEPLOYMENT = DeploymentId("20261123T062233Zabcd")
 BRACES = "{" * 2
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("{{}'\"\\\n\t #:-`$\x85\u2028\ufeff\x00"))
 SHELL_TEXTS = TEXTS.map(lambda text: text.replace("\0", ""))
-
-RELEASE = Release(
-    id=ReleaseId("20261123T061500Z-1a2b3c4"),
-    application="shop",
-    revision=Revision("1a2b3c4" + "0" * 33),
-    branch="main",
-    built_at="2026-11-23T06:15:00Z",
-    built_by="jo",
-    build_key="0" * 64,
-    compression="gzip",
-    checksum="ab" * 32,
-    size_bytes=1000,
-    unpacked_bytes=5000,
-)
-
-
-def given_settings(**changes: Any) -> Any:
-    """What `role_manifest` reads of the settings."""
-    none: dict[str, tuple[str, ...]] = {"pre": (), "post": (), "success": (), "failure": ()}
-    none |= {"drain": (), "undrain": ()}
-    role = SimpleNamespace(
-        restart=changes.pop("restart", ()),
-        verify=SimpleNamespace(
-            **(
-                {"pid_file": None, "url": None, "expect": None, "command": None, "port": None, "as_before": True}
-                | changes.pop("verify", {})
-            )
-        ),
-        hooks=SimpleNamespace(**(none | changes.pop("hooks", {}))),
-    )
-    deploy_to = changes.pop("deploy_to", "/var/www/shop")
-    rest = {
-        "application": "shop",
-        "environment": "production",
-        "roles": {"web": role},
-        "deploy_to_of": lambda _: deploy_to,
-        "keep_releases": 5,
-        "linked_dirs": (),
-        "linked_files": (),
-        "consul": SimpleNamespace(address=None),
-        "branch": "main",
-        "build": SimpleNamespace(root="/var/tmp/deploytool", compression="gzip"),
-        "store": SimpleNamespace(url="s3://acme-deploys/shop"),
-        "wait": SimpleNamespace(hook_seconds=120, stable_seconds=2),
-        "proof_seconds": 2,
-    }
-    return SimpleNamespace(**(rest | changes))
 
 
 def manifest_of(**changes: Any) -> dict[str, Any]:

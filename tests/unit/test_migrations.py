@@ -17,10 +17,10 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.state.history_store import read_history, write_migrated_after
 from deploytool.state.targets import read_due
-from tests.unit.test_cleanup import Session, Store, built, record, store_of
-from tests.unit.test_history import A, B, C, good, name
-from tests.unit.test_retention import RELEASES
-from tests.unit.test_stages import settings
+from tests.support.histories import RELEASES
+from tests.support.numbered import A, B, C, good, name
+from tests.support.stage_settings import settings
+from tests.support.stores import Session, Store, built, record, store_of
 
 OLD, NEW = RELEASES[0], RELEASES[-1]
 

@@ -26,8 +26,8 @@ from deploytool.queries.plan import (
 )
 from deploytool.session import Compressor
 from deploytool.state.targets import Live
-from tests.unit.answering import Answering
-from tests.unit.test_manifest import RELEASE, given_settings
+from tests.support.answering import Answering
+from tests.support.manifests import RELEASE, given_settings
 
 LIVE = ReleaseId("20260101T000000Z-aaaaaaa")
 DEPLOYMENT = DeploymentId("20260101T000001Zaaaa")

@@ -10,8 +10,8 @@ from deploytool.model.history import Deployment, History, Mark, standings
 from deploytool.model.release import deployment_record_key
 from deploytool.rollout.choose_release import promoted, refuse_condemned, refuse_unproven
 from deploytool.state.targets import Expected, Here, Live
-from tests.unit.test_cleanup import Session, Store, store_of
-from tests.unit.test_retention import HOSTS, NOBODY, RELEASES, deployment_id, good, one_after_the_other
+from tests.support.histories import HOSTS, NOBODY, RELEASES, deployment_id, good, one_after_the_other
+from tests.support.stores import Session, Store, store_of
 
 OLD, LAST, WANTED = RELEASES[:3]
 ONE = frozenset(HOSTS[:1])

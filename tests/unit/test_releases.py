@@ -10,8 +10,8 @@ from deploytool.model.history import read_deployment
 from deploytool.model.release import DeploymentId, deployment_record_key, record_key
 from deploytool.queries.releases import Deployments, ending, list_deployments, list_releases
 from deploytool.text.untrusted import printable
-from tests.unit.test_cleanup import Session, Store, store_of
-from tests.unit.test_retention import RELEASES, deployment_id, good, one_after_the_other
+from tests.support.histories import RELEASES, deployment_id, good, one_after_the_other
+from tests.support.stores import Session, Store, store_of
 
 
 def listed(worker: Store) -> tuple[list[str], Any, str]:

@@ -33,10 +33,10 @@ from deploytool.screen.summary import Outcome
 from deploytool.state.cleanup import clean_up
 from deploytool.state.history_store import RETENTION_LOCK
 from deploytool.state.targets import Expected, Here, Live
-from tests.unit.answering import Answered
-from tests.unit.test_cleanup import Session, Store, built, record, releases_in, store_of
-from tests.unit.test_manifest import given_settings
-from tests.unit.test_retention import NOW, RELEASES, deployment_id, good, one_after_the_other
+from tests.support.answering import Answered
+from tests.support.histories import NOW, RELEASES, deployment_id, good, one_after_the_other
+from tests.support.manifests import given_settings
+from tests.support.stores import Session, Store, built, record, releases_in, store_of
 
 RELEASE = record(RELEASES[-1])
 HOSTS = ("one", "two")

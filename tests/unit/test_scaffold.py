@@ -17,7 +17,7 @@ from deploytool.init.survey import survey
 from deploytool.model.build_outputs import made_by_the_build
 from deploytool.settings import environments, load_every_environment, load_settings
 from deploytool.settings.recipes import RECIPES
-from tests.unit.test_hostile_text import NASTY, is_sound
+from tests.support.hostile import NASTY, is_sound
 
 RAILS_CONFIG = {
     "config/database.yml": "default: &default\n  adapter: postgresql\n\nproduction:\n  <<: *default\n",

@@ -4,7 +4,6 @@ import shlex
 import subprocess
 import sysconfig
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.build.stages import (
-    Fetched,
-    LinkedFileDigest,
     assets,
     checkout,
     compare,
@@ -27,40 +24,12 @@ from deploytool.build.stages import (
     shell,
 )
 from deploytool.build.stages.preview import preview
-from deploytool.connection.paths import Place
 from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
-from deploytool.model.release import Revision
 from deploytool.settings.recipes import RECIPES
+from tests.support.stage_settings import FETCHED, ODD, REVISION, place, settings
 
-REVISION = Revision("1234567890" * 4)
-FETCHED = Fetched(REVISION, "heads", 1, "subject", (LinkedFileDigest("key", "0" * 64),), {"python3": "Python 3.11"})
 SHELLCHECK = sysconfig.get_path("scripts") + "/shellcheck"
-ODD = 'it\'s $(id) "x" `id`'
-
-
-def settings(**changes: Any) -> Any:
-    build = {
-        "recipe": "none",
-        "env": {},
-        "path": (),
-        "dependencies": ("make deps",),
-        "assets": ("make assets",),
-        "dependencies_inputs": ("lock",),
-        "assets_inputs": (":(glob)app/**",),
-        "migrate": ("make migrate",),
-        "migrate_pending": ("make pending",),
-        "migrate_after": ("make drops",),
-        "linked_files": (),
-        "timeout_seconds": 1800,
-    }
-    build.update({name: changes.pop(name) for name in list(changes) if name in build})
-    values = {"repository": "/srv/git/shop", "subdirectory": ".", "linked_dirs": (), "linked_files": (), **changes}
-    return SimpleNamespace(build=SimpleNamespace(**build), **values)
-
-
-def place(**changes: str) -> Place:
-    return Place(**{"root": "/var/tmp/deploytool", "application": "shop", "environment": "production", **changes})
 
 
 def scripts() -> Iterator[Step]:

@@ -12,7 +12,7 @@ from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, ReleaseId, manifest_key
 from deploytool.queries.status import lines
 from deploytool.state.status import read_status
-from tests.unit.answering import Answering
+from tests.support.answering import Answering
 
 OLD, NEW = "20260101T000000Z-aaaaaaa", "20260102T000000Z-bbbbbbb"
 FIRST, SECOND = "20260101T000001Zaaaa", "20260102T000002Zbbbb"

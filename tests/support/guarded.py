@@ -16,7 +16,7 @@ from deploytool.hosts import app_server
 from deploytool.playground.configs import Keys
 from deploytool.playground.playground import ENVIRONMENT, Playground
 from deploytool.settings import load_settings
-from tests.integration.project import TINY
+from tests.support.project import TINY
 
 MANAGER = str(uuid.uuid4())
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.integration.receiver_world import (
+from tests.support.receiver_world import (
     LONG_AGO,
     ORDINARY,
     UNSET,
