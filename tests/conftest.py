@@ -1,10 +1,11 @@
 """What a machine can't run is left out with a loud line; with CI set that is a failure.
 
-The integration tests need the playground's programs. Tests run in processes of their own (pytest-xdist), and the lines
+The tests of tests/real and tests/faults need the playground's programs. Tests run in processes of their own (pytest-xdist), and the lines
 at the end are written by the one above them: the reason travels up.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from deploytool.playground.playground import check_namespaces
 from tests.faults import table
 
 TESTS = Path(__file__).parent
-REAL_PARTS = (TESTS / "integration", TESTS / "faults")
+REAL_PARTS = (TESTS / "real", TESTS / "faults")
+#: Large ones, which only tests on the real parts need.
+LARGE = (parts.NODE, parts.ZIG)
 LEFT_OUT = pytest.StashKey[str]()
 #: Files that take a minute or more, the longest first. They begin first, so that in the end nobody waits for one alone:
 #: a file's tests stay in one process, and share its playground.
@@ -36,15 +39,15 @@ LONG = (
     "test_dies_later",
     "test_compressor",
     "test_fab_flags",
-    "test_covering",
+    "test_linked_paths",
     "test_migrations",
-    "test_keeping",
+    "test_cache",
     "test_products",
     "test_hostile_input",
     "test_getting_started",
     "test_faults",
     "test_canaries",
-    "test_standalone",
+    "test_standalone_trees",
     "test_inside",
     "test_host_paths",
     "test_filters",
@@ -59,20 +62,23 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _why_not(config: pytest.Config) -> str | None:
+def _install_programs(*, large: bool) -> None:
+    for name, package in parts.PROGRAMS.items():
+        if large or package not in LARGE:
+            try:
+                parts.find_or_install_program(name, _say)
+            except parts.PartMissing as missing:
+                # It is missed by few tests, and they fail.
+                _say(str(missing))
+
+
+def _why_not() -> str | None:
     """Why this machine can't have the playground; None if it can."""
-    capture = config.pluginmanager.getplugin("capturemanager")
     try:
         check_namespaces()
-        with capture.global_and_fixture_disabled():
-            used = parts.versions(parts.find_or_install(_say))
-            for name in parts.PROGRAMS:
-                try:
-                    parts.find_or_install_program(name, _say)
-                except parts.PartMissing as missing:
-                    # It is missed by few tests, and they fail.
-                    _say(str(missing))
-            print("playground: " + ", ".join(f"{name} ({version})" for name, version in used.items()))
+        used = parts.versions(parts.find_or_install(_say))
+        _install_programs(large=True)
+        print("playground: " + ", ".join(f"{name} ({version})" for name, version in used.items()))
     except DeployError as error:
         return str(error)
     return None
@@ -86,17 +92,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     needing = [item for item in items if any(directory in item.path.parents for directory in REAL_PARTS)]
     for item in needing:
-        item.add_marker("integration")
-    if not needing or config.option.collectonly:
+        item.add_marker("real")
+    if config.option.collectonly:
         return
-    reason = _why_not(config)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        if not needing:
+            _install_programs(large=False)
+            return
+        reason = _why_not()
     if reason is None:
         return
-    config.stash[LEFT_OUT] = f"LEFT OUT: {len(needing)} integration tests. {reason}"
+    config.stash[LEFT_OUT] = f"LEFT OUT: {len(needing)} tests on the real parts. {reason}"
     if hasattr(config, "workeroutput"):
         config.workeroutput["left_out"] = config.stash[LEFT_OUT]
     items[:] = [item for item in items if item not in needing]
     config.hook.pytest_deselected(items=needing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember for completion stays out of the cache of whoever runs the tests; pip's is still used."""
+    with pytest.MonkeyPatch.context() as patch:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        patch.setenv("PIP_CACHE_DIR", os.environ.get("PIP_CACHE_DIR") or str(cache / "pip"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,7 +26,7 @@ from deploytool.state.releases import read_release
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that
 #: has 1, 2, 3 or 5 bytes, 5 once there were 65,536 events, whoever fired them. What fits today is to fit then, too
-#: (measured on Consul 1.8.7; tests/integration/test_consul.py pins it).
+#: (measured on Consul 1.8.7; tests/real/test_consul.py pins it).
 EVENT_BYTES = 512
 EVENT_ENVELOPE_BYTES = 103
 

@@ -3,34 +3,12 @@
 import copy
 import json
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.support.project import Project
-import contextlib
-import hashlib
-import json
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
-import pytest
-import yaml
-from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from deploytool.worker.locks import acquire, read_holder
-from deploytool.worker.own_isal import VERSION
-from tests.support.local import Local
-from tests.support.project import Project, Result
-from tests.support.waiting import until
 
 HOSTS = ("app1", "app2", "app3")
 STAGES = Application("stages", (PlaygroundRole("web", HOSTS),))

@@ -1,0 +1,377 @@
+"""What `fab ENV app-server` prints, tried: by systemd, by shellcheck, by cloud-init's schema, in a root of its own, and
+on the playground's hosts."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from deploytool.playground.host import watch_command
+from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
+from deploytool.playground.playground import Application, Playground, PlaygroundRole
+from tests.support.project import FABFILE, Project, Result, as_root, part
+
+SETTINGS = """\
+application: shop
+repository: git@git.example.com:acme/shop.git
+deploy_to: /var/www/shop
+linked_files: [config/database.yml]
+build: {server: deploy@build.example.com}
+store: {url: "s3://acme-deploys/shop", region: ap-northeast-1}
+roles:
+  web: {hosts: {service: unicorn}}
+  batch: {hosts: {nodes: [batch1]}, deploy_to: "/srv/it's $HOME 100%"}
+"""
+
+
+class Printer:
+    """A project whose build server nobody can reach."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "config").mkdir(parents=True)
+        (directory / "fabfile.py").write_text(FABFILE)
+        (directory / "config/deploy.yml").write_text(SETTINGS)
+        (directory / "config/production.yml").touch()
+
+    def run(self, *arguments: str, environment: str = "production") -> Result:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "fab"), environment, "app-server", *arguments],
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def printed(self, *arguments: str) -> str:
+        result = self.run(*arguments)
+        assert result.code == 0, result.err
+        return result.out
+
+
+@pytest.fixture
+def printer(tmp_path: Path) -> Printer:
+    return Printer(tmp_path / "project")
+
+
+def checker(name: str) -> Path:
+    return part(lambda: find_or_install_checker(name, print))
+
+
+# What is printed
+
+
+def test_a_secret_is_refused_where_app_servers_would_get_it(printer: Printer, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "https://me:let-me-in@s3.example.com"
+    monkeypatch.setenv("ENDPOINT", secret)
+    for value in ("${ENDPOINT}", secret):
+        config = SETTINGS.replace("region: ap-northeast-1", f'endpoint_url: "{value}"')
+        (printer.directory / "config/deploy.yml").write_text(config)
+        result = printer.run("--role", "web", "--json")
+        assert result.code == 2
+        assert "store.endpoint_url holds a secret" in result.err
+        assert "let-me-in" not in result.out + result.err
+
+
+def test_mistakes_are_told_with_what_exists(printer: Printer) -> None:
+    for arguments, words in (
+        ((), "--role is missing; roles of production: web, batch"),
+        (("--role", "wbe"), "there is no role 'wbe'; roles of production: web, batch"),
+        (("--role", "web", "--format", "yaml"), "neither script nor cloud-init"),
+        (("--role", "web", "--user", "a b"), "can't be the name of a user"),
+        (("--role", "web", "--node", 'a" { policy'), "can't be the name of a Consul node"),
+        (("--role", "web", "--stretcher", "ftp://x"), "no http or https URL"),
+        (("--role", "web", "--stretcher-sha256", "12"), "64 hexadecimal digits"),
+        (("--role", "web", "--output", "/proc/nothing"), "can't be written"),
+    ):
+        result = printer.run(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+
+
+def test_pretend_hosts_need_nothing(printer: Printer) -> None:
+    (printer.directory / "config/local.yml").write_text("consul: {address: file:///var/bus}\n")
+    result = printer.run("--role", "web", environment="local")
+    assert result.code == 2
+    assert "need nothing" in result.err
+
+
+def test_output_holds_every_file_and_stdout_the_very_script(printer: Printer) -> None:
+    listed = printer.printed("--role", "web", "--output", "made").splitlines()
+    made = printer.directory / "made"
+    assert sorted(listed) == sorted(f"made/{path.relative_to(made)}" for path in made.rglob("*") if path.is_file())
+    assert (made / "setup.sh").read_text() == printer.printed("--role", "web")
+    assert (made / "cloud-init.yml").read_text() == printer.printed("--role", "web", "--format", "cloud-init")
+    document = json.loads(printer.printed("--role", "web", "--json"))
+    assert {f"made/{name}" for name in document["files"]} == set(listed)
+    assert {path.name for path in (made / "policies").iterdir()} == {
+        *("consul-app-server.hcl", "consul-build-server.hcl", "s3-app-server.json", "s3-build-server.json")
+    }
+    # Again, with other settings: what is there is replaced.
+    printer.printed("--role", "web", "--user", "www", "--output", "made")
+    assert "\nuser=www\n" in (made / "setup.sh").read_text()
+
+
+@pytest.mark.parametrize("role", ["web", "batch"])
+def test_script_is_good_shell(printer: Printer, role: str) -> None:
+    script = printer.printed("--role", role)
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    # A path with a `$` in it stands in quotes on purpose.
+    options = ["--shell=sh", *(["--exclude=SC2016"] if role == "batch" else [])]
+    done = subprocess.run([shellcheck, *options, "-"], input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    for shell in ("sh", "dash", "bash"):
+        if shutil.which(shell):
+            subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("role", ["web", "batch"])
+def test_cloud_init_takes_the_user_data_which_is_the_script(printer: Printer, role: str) -> None:
+    text = printer.printed("--role", role, "--format", "cloud-init")
+    assert text.startswith("#cloud-config\n")
+    assert len(text.encode()) <= 16384, "EC2 takes no more"
+    data = yaml.safe_load(text)
+    schema = json.loads(checker(CLOUD_SCHEMA).read_text())
+    assert [error.message for error in jsonschema.Draft4Validator(schema).iter_errors(data)] == []
+    (file,) = data["write_files"]
+    assert file["content"] + "\n" == printer.printed("--role", role)
+    assert data["runcmd"] == [[file["path"]]]
+
+
+@pytest.mark.parametrize("role", ["web", "batch"])
+def test_systemd_takes_the_units(printer: Printer, tmp_path: Path, playground: Playground, role: str) -> None:
+    printer.printed("--role", role, "--output", "made", "--user", "root")
+    root = printer.directory / "made/root"
+    units = sorted((root / "etc/systemd/system").iterdir())
+    assert len(units) == 3
+    # Programs that this machine may not have where an app server has them.
+    for unit in units:
+        text = unit.read_text().replace("ExecStart=consul ", f"ExecStart={playground.consul} ")
+        text = text.replace("/usr/local/lib/", f"{root}/usr/local/lib/")
+        unit.write_text(text)
+    # It makes /run/systemd, which nobody but root may, and which a machine without systemd lacks.
+    run_of_its_own = ["unshare", *as_root(), "--mount", "sh", "-c", 'mount -t tmpfs run /run && exec "$@"', "sh"]
+    verify = [*run_of_its_own, str(checker("systemd-analyze")), "verify", "--man=no", *map(str, units)]
+    unpacked = TOOLS / "debian/systemd-analyze/root/lib/systemd/system"
+    paths = f"{units[0].parent}:/lib/systemd/system:{unpacked}"
+    done = subprocess.run(verify, capture_output=True, text=True, env={**os.environ, "SYSTEMD_UNIT_PATH": paths})
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "shop" in line]
+    assert (done.returncode, ours) == (0, []), done.stdout + done.stderr
+
+
+def exec_start(unit: Path) -> list[str]:
+    (line,) = re.findall("(?m)^ExecStart=(.*)$", unit.read_text())
+    return shlex.split(line)
+
+
+def test_playground_runs_the_very_watch_that_is_printed(printer: Printer) -> None:
+    printer.printed("--role", "web", "--output", "made")
+    unit = printer.directory / "made/root/etc/systemd/system/deploy-shop-web-production.service"
+    assert exec_start(unit) == watch_command("shop web production shop/web", "consul", "stretcher")
+
+
+def test_policy_allows_what_the_worker_calls_and_nothing_else(printer: Printer) -> None:
+    """S3's action for each call of boto3's client in the worker."""
+    actions = {
+        "get_object": "s3:GetObject",
+        "head_object": "s3:GetObject",
+        "put_object": "s3:PutObject",
+        "create_multipart_upload": "s3:PutObject",
+        "upload_part": "s3:PutObject",
+        "complete_multipart_upload": "s3:PutObject",
+        "abort_multipart_upload": "s3:AbortMultipartUpload",
+        "delete_object": "s3:DeleteObject",
+        "list_objects_v2": "s3:ListBucket",
+        "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+    }
+    source = "".join(path.read_text() for path in Path("deploytool/worker").glob("*.py"))
+    called = set(re.findall(r"client\.([a-z_0-9]+)\(", source)) - {"get_paginator"}
+    called |= set(re.findall(r'get_paginator\("(\w+)"\)', source))
+    printer.printed("--role", "web", "--output", "made")
+    policy = json.loads((printer.directory / "made/policies/s3-build-server.json").read_text())
+    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert {actions[name] for name in called} == allowed
+
+
+# What is run
+
+
+ROOT_OF_ITS_OWN = r"""
+set -eu
+root=$1
+mount -t tmpfs tmpfs "$root"
+cd "$root"
+mkdir dev etc home proc root run tmp usr var
+for directory in bin sbin lib lib32 lib64; do
+  if [ -L "/$directory" ]; then
+    cp -P "/$directory" .
+  elif [ -d "/$directory" ]; then
+    mkdir "$directory"
+    mount --bind "/$directory" "$directory"
+  fi
+done
+mount --bind /usr usr
+mount -o remount,bind,ro usr
+mount -t tmpfs tmpfs usr/local
+mount --rbind /dev dev
+mount --rbind /proc proc
+for file in passwd group shadow gshadow login.defs nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d pam.d default \
+  skel alternatives ssl/certs; do
+  mkdir -p "etc/$(dirname "$file")"
+  [ ! -r "/etc/$file" ] || cp -RL "/etc/$file" "etc/$file"
+done
+cp "$2" root/setup.sh
+# What a small Debian lacks, as a package manager would have brought it.
+mkdir -p ".$3"
+mount --bind "$3" ".$3"
+programs=$3/programs
+shift 3
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$programs exec chroot "$root" /bin/sh -c "$@"
+"""
+
+
+TWICE = r"""
+set -eu
+sh /root/setup.sh
+echo ======
+echo AWS_ACCESS_KEY_ID=mine >>/etc/deploytool/shop-production.env
+sh /root/setup.sh
+echo ======
+cat /etc/deploytool/shop-production.env
+stretcher -version | sed -n 1p
+for place in /etc/deploytool /etc/systemd/system /etc/tmpfiles.d /usr/local /var/www /srv; do
+  [ ! -d "$place" ] || find "$place" -exec stat -c '%A %U %n' '{}' ';'
+done
+"""
+
+
+@pytest.fixture
+def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The URL of stretcher on a server of its own, and its sha256."""
+    place = tmp_path / "download"
+    place.mkdir()
+    shutil.copy(playground.stretcher, place / "stretcher")
+
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *words: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(place)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield (
+            f"http://127.0.0.1:{server.server_port}/stretcher",
+            hashlib.sha256((place / "stretcher").read_bytes()).hexdigest(),
+        )
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def run_in_a_root_of_its_own(script: str, command: str, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    (tmp_path / "setup.sh").write_text(script)
+    (tmp_path / "root").mkdir(exist_ok=True)
+    arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), str(TOOLS), command]
+    return subprocess.run(
+        ["unshare", *as_root(), "--mount", "sh", "-c", ROOT_OF_ITS_OWN, "sh", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("role", ["web", "batch"])
+def test_script_makes_an_app_server_and_changes_nothing_the_second_time(
+    printer: Printer, tmp_path: Path, download: tuple[str, str], role: str
+) -> None:
+    # Without root there is only one user in the namespace.
+    user = "deploy" if os.geteuid() == 0 else "root"
+    url, checksum = download
+    script = printer.printed("--role", role, "--user", user, "--stretcher", url, "--stretcher-sha256", checksum)
+    done = run_in_a_root_of_its_own(script, TWICE, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second, found = done.stdout.split("======\n")
+    assert f"Written: deploy-shop-{role}-production.service" in first
+    assert "Consul is not here" in first
+    assert "S3 credentials" in first
+    assert "shared/config/database.yml there" in first
+    assert "Written" not in second
+    assert "S3 credentials" not in second
+    assert "AWS_ACCESS_KEY_ID=mine" in found
+    assert "version:" in found
+    deploy_to = "/var/www/shop" if role == "web" else "/srv/it's $HOME 100%"
+    for line in (
+        f"-rw-r--r-- root /etc/systemd/system/deploy-shop-{role}-production.service",
+        f"-rw-r--r-- root /etc/systemd/system/catch-up-shop-{role}-production.service",
+        f"-rw-r--r-- root /etc/systemd/system/catch-up-shop-{role}-production.timer",
+        "-rwxr-xr-x root /usr/local/lib/deploytool/catch-up.sh",
+        "-rwxr-xr-x root /usr/local/bin/stretcher",
+        "-rw------- root /etc/deploytool/shop-production.env",
+        f"drwxr-xr-x {user} {deploy_to}/shared",
+        f"drwxr-xr-x {user} {deploy_to}/.tmp",
+    ):
+        assert line in found.splitlines(), found
+    if shutil.which("systemctl"):
+        assert f"/etc/systemd/system/multi-user.target.wants/deploy-shop-{role}-production.service" in found
+        assert f"/etc/systemd/system/timers.target.wants/catch-up-shop-{role}-production.timer" in found
+
+
+def test_script_refuses_a_stretcher_with_another_checksum(
+    printer: Printer, tmp_path: Path, download: tuple[str, str]
+) -> None:
+    script = printer.printed("--role", "web", "--stretcher", download[0], "--stretcher-sha256", "0" * 64)
+    done = run_in_a_root_of_its_own(script, "sh /root/setup.sh; echo $?; ls /usr/local /etc/deploytool", tmp_path)
+    assert "has not the sha256" in done.stderr
+    assert done.stdout.splitlines() == ["1", "/usr/local:"]
+
+
+def test_printed_watch_and_catch_up_bring_releases_to_a_host(playground: Playground, tmp_path: Path) -> None:
+    application = Application("printed", (PlaygroundRole("web", ("app1", "app2", "app3")),))
+    playground.add_application(application)
+    project = Project(playground, tmp_path, application)
+    project.settings["wait"] |= {"fetch_seconds": 5}
+    project.write()
+    # From here on app2 has no watch of the playground's making.
+    (playground.host_directory("app2") / "watches/printed-web-playground").unlink()
+    assert project.fab("playground", "app-server", "--output", str(tmp_path / "made")).code == 0
+    units = tmp_path / "made/root/etc/systemd/system"
+    result = project.fab("playground", "deploy", "--json")
+    assert result.code == 8
+    assert result.verdicts()["app2/web"] in ("silent", "aborted")
+
+    result = project.fab("playground", "deploy", "--nodes", "app1,app3", "--json")
+    assert result.code == 0, result.err
+    project.fab("playground", "deploy", "--no-wait")
+    catch_up = exec_start(units / "catch-up-printed-web-playground.service")
+    script = str(tmp_path / "made/root/usr/local/lib/deploytool/catch-up.sh")
+    assert catch_up[:2] == ["/bin/sh", "/usr/local/lib/deploytool/catch-up.sh"]
+    done = playground.run_on_host("app2", ["/bin/sh", script, *catch_up[2:]])
+    assert done.returncode == 0, done.stderr
+    assert project.current("app2") is not None
+
+    watch = exec_start(units / "deploy-printed-web-playground.service")
+    running = threading.Thread(target=playground.run_on_host, args=("app2", ["timeout", "60", *watch]))
+    running.start()
+    try:
+        project.repository.commit({"VERSION": "by the printed watch"})
+        result = project.deploy()
+        assert result.verdicts()["app2/web"] == "verified"
+    finally:
+        playground.run_on_host("app2", ["sh", "-c", "kill $(pgrep -x timeout)"])
+        running.join()

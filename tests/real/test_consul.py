@@ -1,0 +1,631 @@
+"""What the worker says to the real Consul: events of the largest size, compare-and-set, and what is taken back."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytool.playground.playground import Playground
+from deploytool.state.targets import EVENT_BYTES, EVENT_ENVELOPE_BYTES
+from deploytool.worker import announcement
+from deploytool.worker.announcement import Announcement, watch_reports
+from deploytool.worker.consul import Consul
+from deploytool.worker.failure import Failure
+from deploytool.worker.retention import prune_deployments
+
+
+@pytest.fixture
+def consul(playground: Playground) -> Consul:
+    return Consul(playground.consul_address(), None)
+
+
+@pytest.fixture
+def prefix(consul: Consul) -> Iterator[str]:
+    made = f"deploytool/test-{uuid.uuid4().hex[:8]}/env"
+    yield made
+    consul.delete_all(f"{made}/")
+
+
+def announce(consul: Consul, prefix: str, deployment: str, *, only_hosts: bool = False, **changes: Any) -> Announcement:
+    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": ["a"], **changes}
+    made = Announcement(consul, prefix, deployment, [role], only_hosts)
+    made.announce(wait=True)
+    return made
+
+
+def value(consul: Consul, key: str) -> str | None:
+    entry = consul.get(key)
+    return entry.value if entry else None
+
+
+def events_so_far(consul: Consul) -> int:
+    """The cluster's clock of events, after one more."""
+    assert consul.fire("deploy_none", "x", [])
+    events, _ = consul.call("GET", "/v1/event/list", right="event read", read=lambda answer: answer)
+    return max(event["LTime"] for event in events)
+
+
+def clock_bytes(events: int) -> int:
+    """How many bytes msgpack takes for the number."""
+    return next(size for size, end in ((1, 1 << 7), (2, 1 << 8), (3, 1 << 16), (5, 1 << 32)) if events < end)
+
+
+@pytest.mark.parametrize("name", ["deploy_s_w_p", "deploy_www_production", "deploy_" + "n" * 26, "deploy_" + "n" * 60])
+def test_event_holds_what_we_say_and_at_most_seven_bytes_more(consul: Consul, name: str) -> None:
+    room = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
+    assert consul.fire(name, "x" * room, [])
+    with pytest.raises(Failure, match="512 bytes after encoding"):
+        consul.fire(name, "x" * (room + 8), [])
+
+
+def test_room_of_an_event_is_that_of_a_cluster_that_has_seen_many(consul: Consul) -> None:
+    """The longer a cluster lives, the less an event holds; the room that we count on lasts for 2³² events."""
+    # The next few are to be of the same length.
+    while clock_bytes(events := events_so_far(consul)) != clock_bytes(events + 8):
+        pass
+    name = "deploy_" + "n" * 30
+    lasting = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name)
+    room = lasting + 5 - clock_bytes(events)
+    assert consul.fire(name, "x" * room, [])
+    with pytest.raises(Failure, match="512 bytes after encoding"):
+        consul.fire(name, "x" * (room + 1), [])
+
+
+def test_announcing_writes_the_barrier_and_what_is_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "wait 0"
+
+
+def test_abort_puts_back_what_was_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").go()
+    second = announce(consul, prefix, "20260101T000002Zaaaa")
+    second.abort()
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/deployments/20260101T000002Zaaaa/web/go") == "abort"
+
+
+def test_abort_of_the_very_first_deployment_leaves_nothing_wanted(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+
+
+def test_abort_after_go_changes_nothing(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    made.go()
+    made.abort()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
+
+
+def test_abort_does_not_touch_what_somebody_else_has_announced_since(consul: Consul, prefix: str) -> None:
+    first = announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zbbbb")
+    first.abort()
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zbbbb s3://b/20260101T000002Zbbbb"
+
+
+def test_go_lets_all_roles_go_or_none(consul: Consul, prefix: str) -> None:
+    roles = [
+        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
+    ]
+    made = Announcement(consul, prefix, "20260101T000001Zaaaa", roles, False)
+    made.announce(wait=True)
+    keys = [f"{prefix}/deployments/20260101T000001Zaaaa/{role}/go" for role in ("web", "batch")]
+    real = made._bus.put_all
+    # Between our look and our write, somebody aborts one role.
+    made._bus.put_all = lambda writes: consul.put(keys[1], "abort") and real(writes)  # type: ignore[method-assign]
+    with pytest.raises(Failure, match="nobody went"):
+        made.go()
+    assert [value(consul, key) for key in keys] == ["wait 0", "abort"]
+    made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+
+
+def test_go_after_an_abort_by_somebody_else_is_refused(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zbbbb")
+    with pytest.raises(Failure, match="somebody else aborted this deployment"):
+        made.go()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_go_after_our_own_abort_is_refused(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    made.abort()
+    with pytest.raises(Failure, match="was taken back"):
+        made.go()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+class Failing:
+    """A bus that can be made to fail, in front of the real one."""
+
+    def __init__(self, bus: Consul) -> None:
+        self._bus = bus
+        self.fails: set[str] = set()
+        self.answers_get_lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        raise_it = Failure("consul", f"{name} failed") if name in self.fails else None
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if raise_it is not None and not self.answers_get_lost:
+                raise raise_it
+            result = getattr(self._bus, name)(*arguments, **options)
+            if raise_it is not None:
+                raise raise_it
+            return result
+
+        return call
+
+
+def test_abort_that_failed_is_tried_again(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails = {"put", "delete"}
+    with pytest.raises(Failure, match="was not taken back whole"):
+        made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is not None
+    bus.fails = set()
+    made.abort()
+    assert value(consul, f"{prefix}/wanted/web") is None
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_go_whose_answer_was_lost_is_found_out(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails, bus.answers_get_lost = {"put_all"}, True
+    made.go()
+    made.abort()
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "go all"
+
+
+def test_event_that_can_not_be_fired_takes_everything_back(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    bus.fails = {"fire"}
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    with pytest.raises(Failure, match="fire failed"):
+        Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False).announce(wait=True)
+    assert value(consul, f"{prefix}/wanted/web") is None
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_hosts_that_went_without_being_waited_for_are_not_taken_back(consul: Consul, prefix: str) -> None:
+    class FiresOnce(Failing):
+        def fire(self, name: str, payload: str, hosts: list[str]) -> str:
+            if self.fails:
+                raise Failure("consul", "the second event failed")
+            self.fails = {"fire"}
+            return consul.fire(name, payload, hosts)
+
+    roles = [
+        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
+    ]
+    made = Announcement(FiresOnce(consul), prefix, "20260101T000001Zaaaa", roles, False)
+    with pytest.raises(Failure, match="the second event failed"):
+        made.announce(wait=False)
+    made.abort()
+    for role in ("web", "batch"):
+        assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/{role}/go") == "go all"
+        assert value(consul, f"{prefix}/wanted/{role}") == f"20260101T000001Zaaaa s3://b/{role}"
+
+
+def test_abort_of_an_open_deployment_wins_over_its_ticks(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    ticks = iter(["wait 1", "wait 2"])
+
+    class Ticking(Failing):
+        def put(self, key: str, text: str, **options: Any) -> bool:
+            if text == "abort" and (tick := next(ticks, None)):
+                consul.put(go, tick)
+            return consul.put(key, text, **options)
+
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    Announcement(Ticking(consul), prefix, "20260101T000002Zbbbb", [role], False).announce(wait=True)
+    assert value(consul, go) == "abort"
+
+
+def test_abort_does_not_overwrite_a_go_that_was_written_unheard(consul: Consul, prefix: str) -> None:
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    consul.put(go, "go all")
+    made.abort()
+    assert value(consul, go) == "go all"
+
+
+def test_refused_go_says_why(consul: Consul, prefix: str) -> None:
+    bus = Failing(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
+    made.announce(wait=True)
+    bus.fails = {"put_all"}
+    with pytest.raises(Failure, match="put_all failed"):
+        made.go()
+
+
+def test_nonsense_in_wanted_stops_no_deployment(consul: Consul, prefix: str) -> None:
+    consul.put(f"{prefix}/wanted/web", "zzz")
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+
+
+@pytest.mark.parametrize("content", ["s3cr3t-token\n# comment\n", "two words", "tök"])
+def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(Failure, match="must hold the token and nothing else") as raised:
+        Consul("http://127.0.0.1:1", str(tmp_path / "token"))
+    assert "s3cr3t" not in str(raised.value.as_json())
+
+
+def test_missing_certificate_file_has_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_CACERT", "/no/such/file.pem")
+    with pytest.raises(Failure, match=r"no connection to Consul at https://127\.0\.0\.1:8501 can be made"):
+        Consul("https://127.0.0.1:8501", None).get("x")
+
+
+def test_deployment_aborts_one_that_is_still_open(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    announce(consul, prefix, "20260101T000002Zaaaa")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web/go") == "abort"
+
+
+def test_older_deployment_can_not_be_announced_over_a_newer_one(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000002Zaaaa").go()
+    with pytest.raises(Failure, match="a newer deployment, 20260101T000002Zaaaa, has been announced"):
+        announce(consul, prefix, "20260101T000001Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+
+
+def test_of_two_announced_at_once_one_wins_and_the_other_says_so(consul: Consul, prefix: str) -> None:
+    outcomes: list[str] = []
+    start = threading.Barrier(4)
+
+    def attempt(number: int) -> None:
+        start.wait()
+        try:
+            announce(consul, prefix, f"2026010{number}T000002Zaaaa")
+            outcomes.append(f"2026010{number}T000002Zaaaa")
+        except Failure:
+            outcomes.append("lost")
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [name for name in outcomes if name != "lost"]
+    assert won
+    wanted = value(consul, f"{prefix}/wanted/web")
+    assert wanted is not None
+    assert wanted.split(" ")[0] == max(won)
+
+
+def test_single_hosts_are_wanted_apart_and_a_whole_deployment_ends_that(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa").go()
+    announce(consul, prefix, "20260101T000002Zaaaa", only_hosts=True).go()
+    assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
+    assert value(consul, f"{prefix}/wanted/web/a") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+    whole = announce(consul, prefix, "20260101T000003Zaaaa")
+    assert value(consul, f"{prefix}/wanted/web/a") is None
+    whole.abort()
+    assert value(consul, f"{prefix}/wanted/web/a") == "20260101T000002Zaaaa s3://b/20260101T000002Zaaaa"
+
+
+def test_role_whose_name_begins_alike_is_another_role(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa", role="web2")
+    announce(consul, prefix, "20260101T000002Zaaaa")
+    assert value(consul, f"{prefix}/deployments/20260101T000001Zaaaa/web2/go") == "wait 0"
+
+
+def test_barrier_counts_only_while_the_operator_is_heard(
+    consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcement, "TICK_SECONDS", 0.0)
+    made = announce(consul, prefix, "20260101T000001Zaaaa")
+    go = f"{prefix}/deployments/20260101T000001Zaaaa/web/go"
+    made.tick(heard_seconds_ago=1)
+    made.tick(heard_seconds_ago=1)
+    assert value(consul, go) == "wait 2"
+    made.tick(heard_seconds_ago=31)
+    assert value(consul, go) == "wait 2"
+    made.go()
+    made.tick(heard_seconds_ago=1)
+    assert value(consul, go) == "go all"
+
+
+# --- in waves
+
+OLD, NEW, NEWER = "20260101T000001Zaaaa", "20260101T000002Zaaaa", "20260101T000003Zaaaa"
+HOSTS = ("a", "b", "c")
+
+
+class Calls:
+    """A bus that writes down what is asked of it, in front of the real one."""
+
+    def __init__(self, bus: Consul) -> None:
+        self._bus = bus
+        self.made: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.made.append((name, *arguments))
+            return getattr(self._bus, name)(*arguments, **options)
+
+        return call
+
+
+def in_waves(bus: Any, prefix: str, deployment: str, hosts: Sequence[str] = HOSTS, **changes: Any) -> Announcement:
+    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": list(hosts), **changes}
+    made = Announcement(bus, prefix, deployment, [role], False, True)
+    made.announce(wait=True)
+    return made
+
+
+def wanted(consul: Consul, prefix: str) -> dict[str, str]:
+    """The deployment that is wanted: of the role, and of single hosts."""
+    top = f"{prefix}/wanted/"
+    return {entry.key[len(top) :]: entry.value.split(" ")[0] for entry in consul.list(top)[0]}
+
+
+def barrier(consul: Consul, prefix: str, deployment: str, role: str = "web") -> str | None:
+    return value(consul, f"{prefix}/deployments/{deployment}/{role}/go")
+
+
+@pytest.fixture
+def old(consul: Consul, prefix: str) -> str:
+    """A deployment that all hosts have."""
+    announce(consul, prefix, OLD, hosts=list(HOSTS)).go()
+    return OLD
+
+
+def test_all_at_once_makes_the_very_same_calls_as_ever(consul: Consul, prefix: str) -> None:
+    bus = Calls(consul)
+    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a", "b"]}
+    made = Announcement(bus, prefix, NEW, [role], False)
+    made.announce(wait=True)
+    made.go()
+    made.abort()
+    made.settle()
+    go, whole = f"{prefix}/deployments/{NEW}/web/go", f"{prefix}/wanted/web"
+    written = consul.get(whole)
+    assert written is not None
+    named = [call[:-1] if call[0] == "put_all" else call for call in bus.made]
+    assert named == [
+        ("get", f"{prefix}/frozen"),
+        ("get", whole),
+        ("get", whole),
+        ("list", f"{whole}/"),
+        ("list", f"{prefix}/reports/"),
+        ("put", go, "wait 0"),
+        ("get", whole),
+        ("put", whole, f"{NEW} s3://b/x"),
+        ("list", f"{whole}/"),
+        ("fire", "deploy_none", "s3://b/x", ["a", "b"]),
+        ("get", go),
+        ("put_all",),
+    ]
+    [writes] = [call[1] for call in bus.made if call[0] == "put_all"]
+    assert [(key, text) for key, text, _ in writes] == [(go, "go all")]
+
+
+def test_rollout_in_waves_wants_it_of_single_hosts_until_the_last_has_gone(
+    consul: Consul, prefix: str, old: str
+) -> None:
+    made = in_waves(consul, prefix, NEW)
+    by_host = {"web": OLD, "web/a": NEW, "web/b": NEW, "web/c": NEW}
+    assert wanted(consul, prefix) == by_host
+    made.go({"web": ["a"]})
+    assert barrier(consul, prefix, NEW) == "go a +1"
+    made.go({"web": ["a", "b"]})
+    assert barrier(consul, prefix, NEW) == "go a b +2"
+    # Not all have gone yet.
+    made.settle()
+    assert wanted(consul, prefix) == by_host
+    made.go()
+    assert barrier(consul, prefix, NEW) == "go all"
+    assert wanted(consul, prefix) == by_host
+    made.settle()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_barrier_counts_between_two_waves(consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcement, "TICK_SECONDS", 0.0)
+    made = in_waves(consul, prefix, NEW)
+    made.tick(heard_seconds_ago=1)
+    made.go({"web": ["a"]})
+    made.tick(heard_seconds_ago=1)
+    assert barrier(consul, prefix, NEW) == "go a +3"
+    made.tick(heard_seconds_ago=31)
+    assert barrier(consul, prefix, NEW) == "go a +3"
+    made.go()
+    made.tick(heard_seconds_ago=1)
+    assert barrier(consul, prefix, NEW) == "go all"
+
+
+def test_halted_rollout_leaves_those_that_stay_as_they_are_and_the_others_as_they_were(
+    consul: Consul, prefix: str, old: str
+) -> None:
+    announce(consul, prefix, NEW, only_hosts=True, hosts=["c"]).go()
+    made = in_waves(consul, prefix, NEWER)
+    made.go({"web": ["a", "b"]})
+    # b has failed, and went back by itself.
+    made.halt({"web": ["a"]})
+    assert barrier(consul, prefix, NEWER) == "only a"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEWER, "web/c": NEW}
+    with pytest.raises(Failure, match="was taken back"):
+        made.go()
+
+
+def test_rollout_that_nobody_stays_with_is_aborted(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    made.halt({})
+    assert barrier(consul, prefix, NEW) == "abort"
+    assert wanted(consul, prefix) == {"web": OLD}
+
+
+def test_rollout_can_be_halted_after_its_last_wave(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go()
+    made.halt({"web": ["a", "c"]})
+    assert barrier(consul, prefix, NEW) == "only a c"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW, "web/c": NEW}
+    made.settle()
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW, "web/c": NEW}
+
+
+def test_worker_that_ends_between_two_waves_lets_the_others_leave(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    # As the worker does when its line ends.
+    assert made.abort() is True
+    made.settle()
+    assert barrier(consul, prefix, NEW) == "only a"
+    assert wanted(consul, prefix) == {"web": OLD, "web/a": NEW}
+
+
+def test_worker_that_ends_after_the_last_wave_settles_it(consul: Consul, prefix: str, old: str) -> None:
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    made.go()
+    assert made.abort() is True
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_settling_that_failed_is_tried_again(consul: Consul, prefix: str, old: str) -> None:
+    bus = Failing(consul)
+    made = in_waves(bus, prefix, NEW)
+    made.go()
+    bus.fails = {"delete"}
+    with pytest.raises(Failure):
+        made.settle()
+    bus.fails = set()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+
+
+def test_hosts_that_ran_it_already_keep_the_deployment_that_they_have(consul: Consul, prefix: str, old: str) -> None:
+    paused = in_waves(consul, prefix, NEW)
+    paused.go({"web": ["a"]})
+    paused.halt({"web": ["a"]})
+    promoted = in_waves(consul, prefix, NEWER, ["b", "c"], spared=["a"])
+    promoted.go()
+    promoted.settle()
+    assert wanted(consul, prefix) == {"web": NEWER, "web/a": NEW}
+    # Until the next one that is for all.
+    announce(consul, prefix, "20260101T000004Zaaaa", hosts=list(HOSTS)).go()
+    assert wanted(consul, prefix) == {"web": "20260101T000004Zaaaa"}
+
+
+def test_role_that_has_no_host_left_is_settled_without_an_event(consul: Consul, prefix: str, old: str) -> None:
+    bus = Calls(consul)
+    made = in_waves(bus, prefix, NEW, [], spared=list(HOSTS))
+    made.go()
+    made.settle()
+    assert wanted(consul, prefix) == {"web": NEW}
+    assert "fire" not in [name for name, *_ in bus.made]
+
+
+def test_next_deployment_ends_one_that_was_left_between_two_waves(consul: Consul, prefix: str, old: str) -> None:
+    """Its worker was killed: nobody closed its barrier."""
+    left = in_waves(consul, prefix, NEW)
+    left.go({"web": ["a"]})
+    announce(consul, prefix, NEWER, hosts=list(HOSTS)).go()
+    assert barrier(consul, prefix, NEW) == "only a"
+    assert wanted(consul, prefix) == {"web": NEWER}
+    with pytest.raises(Failure, match="somebody else aborted"):
+        left.go()
+    left.abort()
+    assert wanted(consul, prefix) == {"web": NEWER}
+
+
+def test_rollout_in_waves_does_not_overtake_a_newer_deployment_of_all_hosts(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, NEWER).go()
+    with pytest.raises(Failure, match="a newer deployment"):
+        in_waves(consul, prefix, NEW)
+    assert wanted(consul, prefix) == {"web": NEWER}
+
+
+def test_keys_are_pruned_beside_a_paused_rollout_and_not_while_one_waits(consul: Consul, prefix: str) -> None:
+    stale = "20251231T000001Zaaaa"
+    for name in (stale, OLD):
+        announce(consul, prefix, name, hosts=list(HOSTS)).go()
+    made = in_waves(consul, prefix, NEW)
+    made.go({"web": ["a"]})
+    assert prune_deployments(consul, prefix, [], now=time.time(), go_on=lambda: None) == []
+    made.halt({"web": ["a"]})
+    assert prune_deployments(consul, prefix, [], now=time.time(), go_on=lambda: None) == [stale]
+
+
+def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, prefix: str) -> None:
+    announce(consul, prefix, "20260101T000001Zaaaa")
+    news: list[dict[str, str]] = []
+    ended = threading.Event()
+    watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", news.extend, ended))
+    watching.start()
+    hosts, name = f"{prefix}/reports/web", "20260101T000001Zaaaa"
+    try:
+        for host, text in (("a", "one"), ("b", "two"), ("a", "three")):
+            consul.put(f"{hosts}/{host}/{name}/fetched", text)
+            deadline = time.monotonic() + 10
+            while not news or news[-1]["value"] != text:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        ended.set()
+        consul.put(f"{hosts}/z/{name}/fetched", "wakes the watch")
+        watching.join(20)
+    told = [(item["host"], item["value"]) for item in news if item["host"] != "z"]
+    assert told == [("a", "one"), ("b", "two"), ("a", "three")]
+
+
+def test_reports_on_older_deployments_go_with_the_next(consul: Consul, prefix: str) -> None:
+    kept = [f"web/a/{NEWER}/failed", f"web/a/{NEW}/verified", "web/a/by-hand/x", "watched", "web/a"]
+    gone = [f"{role}/host{number}/{OLD}/{state}" for role in ("web", "batch") for number in range(50) for state in "xy"]
+    for place in (*kept, *gone):
+        consul.put(f"{prefix}/reports/{place}", "value")
+    announce(consul, prefix, NEW)
+    assert sorted(entry.key.removeprefix(f"{prefix}/reports/") for entry in consul.list(f"{prefix}/reports/")[0]) == (
+        sorted(kept)
+    )
+
+
+def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:
+    # SeaweedFS answers 403 to whom it does not know, as Consul does.
+    with pytest.raises(Failure, match="Consul refused GET"):
+        Consul(playground.endpoint_url, None).hosts({"nodes": ["app1"]})
+
+
+def test_missing_token_file_has_a_sentence(playground: Playground) -> None:
+    with pytest.raises(Failure, match="token file /no/such/token on the build server can't be read"):
+        Consul(playground.consul_address(), "/no/such/token")
+
+
+def test_hosts_are_chosen_by_metadata_service_and_name(playground: Playground, consul: Consul) -> None:
+    assert consul.hosts({"node_meta": {"role": "web"}}) == (["app1", "app2", "app3"], [])
+    assert consul.hosts({"nodes": ["app3"]}) == (["app3"], [])
+    assert consul.hosts({"node_meta": {"role": "web", "nothing": "such"}}) == ([], [])
+    body = b'{"Name": "deploytool-test", "Port": 1}'
+    for path, data in (("register", body), ("deregister/deploytool-test", b"")):
+        url = f"{playground.consul_address('app2')}/v1/agent/service/{path}"
+        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=10).close()
+        if data:
+            deadline = time.monotonic() + 10
+            while consul.hosts({"service": "deploytool-test"}) != (["app2"], []):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)

@@ -1,0 +1,182 @@
+"""The embedded default: no sshd, no S3, no Consul; pretend hosts and a directory for everything."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploytool.worker.own_isal import VERSION
+from tests.support.local import HOSTS, Local
+from tests.support.project import Result
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Local:
+    return Local(tmp_path)
+
+
+def test_local_deploy_needs_no_server(local: Local) -> None:
+    result = local.fab("local", "deploy", "--json")
+    assert result.code == 0, result.err
+    assert {host["verdict"] for host in result.json["hosts"]} == {"verified"}
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+    local.repository.commit({"VERSION": "2"})
+    assert local.fab("local", "deploy").code == 0
+    assert local.served() == dict.fromkeys(HOSTS, "2")
+
+
+def test_local_deploy_needs_neither_rsync_nor_curl_nor_consul(local: Local, tmp_path: Path) -> None:
+    needed = ["sh", "bash", "dash", "git", "tar", "gzip", "sed", "grep", "find", "cmp", "id", "tail", "env", "python3"]
+    coreutils = [
+        "cat",
+        "chmod",
+        "cp",
+        "cut",
+        "date",
+        "dd",
+        "df",
+        "dirname",
+        "basename",
+        "expr",
+        "false",
+        "head",
+        "ln",
+        "ls",
+        "mkdir",
+        "mktemp",
+        "mv",
+        "printf",
+        "readlink",
+        "realpath",
+        "rm",
+        "rmdir",
+        "sha256sum",
+        "sleep",
+        "sort",
+        "stat",
+        "sync",
+        "tee",
+        "test",
+        "timeout",
+        "touch",
+        "tr",
+        "true",
+        "uname",
+        "wc",
+        "base64",
+        "nproc",
+        "uniq",
+        "xargs",
+    ]
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in (*needed, *coreutils):
+        found = shutil.which(name)
+        if found and not (programs / name).exists():
+            (programs / name).symlink_to(found)
+    result = local.fab("local", "deploy", "--json", env={"PATH": str(programs)})
+    assert result.code == 0, result.err
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+
+
+def test_local_failing_host_is_undone_and_the_printed_command_puts_it_right(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    local.repository.commit({"VERSION": "2"})
+    broken = local.host("app2") / "shared/broken"
+    broken.write_text("")
+    local.settings["roles"]["web"]["hooks"] = {"post": ["test ! -e '{{ shared_path }}/broken'"]}
+    local.write()
+    result = local.fab("local", "deploy")
+    assert result.code == 8
+    assert local.served() == {"app1": "2", "app2": "1", "app3": "2"}
+    command = next(line for line in result.out.splitlines() if "try them again: fab " in line).partition("fab ")[2]
+    broken.unlink()
+    assert local.fab(*command.split()).code == 0
+    assert local.served() == dict.fromkeys(HOSTS, "2")
+
+
+def test_local_migration_failure_changes_no_host_and_puts_wanted_back(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    wanted = (local.directory / "var/consul/deploytool/tiny/local/wanted/web.value").read_text()
+    local.repository.commit({"VERSION": "2"})
+    local.settings["build"]["migrate"] = ["exit 3"]
+    local.write()
+    result = local.fab("local", "deploy", "--json")
+    assert result.code == 4
+    assert {host["verdict"] for host in result.json["hosts"]} == {"aborted"}
+    assert local.served() == dict.fromkeys(HOSTS, "1")
+    assert (local.directory / "var/consul/deploytool/tiny/local/wanted/web.value").read_text() == wanted
+
+
+def test_local_check_is_all_well(local: Local) -> None:
+    result = local.fab("local", "check")
+    assert result.code == 0, result.out
+    assert "BAD" not in result.out
+
+
+def test_pretend_hosts_must_be_named(local: Local) -> None:
+    local.settings["roles"]["web"]["hosts"] = {"node_meta": {"role": "web"}}
+    local.write()
+    result = local.fab("local", "deploy")
+    assert result.code == 7
+    assert "pretend hosts have names and nothing else" in result.err
+
+
+def test_quote_in_the_projects_path_has_a_sentence(tmp_path: Path) -> None:
+    odd = Local(tmp_path / "it's")
+    odd.settings["wait"]["fetch_seconds"] = 2
+    odd.write()
+    result = odd.fab("local", "deploy", "--json")
+    assert result.code != 0
+    assert json.loads(result.out)["error"]["message"]
+
+
+# --- the compressor
+
+NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+
+
+def compressor_line(result: Result) -> str:
+    (text,) = [check["text"] for check in result.json["checks"] if check["name"] == "compressor"]
+    assert isinstance(text, str)
+    return text
+
+
+def test_deploy_says_what_compresses_in_place_of_the_tools_own(local: Local) -> None:
+    own = f"python-isal {VERSION}"
+    plan = local.fab("local", "plan")
+    assert f"the build installs {own} on the build server first" in plan.out
+    assert not (local.directory / "var/build").exists()
+    result = local.fab("local", "build", env=NO_INDEX)
+    assert result.code == 0, result.err
+    assert f"install {own} …" in result.err
+    sentence = f"compresses the archives, because {own} can't be installed for "
+    assert sentence in result.err
+    # It is said each time, and not tried again each time.
+    again = local.fab("local", "build", "--rebuild")
+    assert sentence in again.err
+    assert f"install {own}" not in again.err
+    assert sentence in local.fab("local", "plan", "--branch", local.repository.commit({"VERSION": "2"})).out
+    # `check` tries at once, and says the same where it fails.
+    assert sentence in compressor_line(local.fab("local", "check", "--json", env=NO_INDEX))
+    assert compressor_line(local.fab("local", "check", "--json")) == own
+    # The compressor is an input of the build.
+    built = local.fab("local", "build")
+    assert "built release" in built.err
+    assert "compresses" not in built.err
+    plan = local.fab("local", "plan", "--json").json
+    assert plan["compressor"] == {"name": own, "ready": True, "warning": None}
+
+
+def test_commands_that_build_nothing_install_no_compressor(local: Local) -> None:
+    assert local.fab("local", "deploy").code == 0
+    (own,) = (local.directory / "var/build/.worker").glob("isal-*-*[0-9]")
+    shutil.rmtree(own)
+    for command in (("status",), ("releases",), ("settings",), ("cleanup",), ("freeze", "--why", "x"), ("thaw",)):
+        assert local.fab("local", *command).code == 0
+    # No build is needed for these bytes, but a deploy has to know what would compress.
+    assert not own.exists()
+    assert local.fab("local", "deploy").code == 0
+    assert own.exists()
