@@ -1,5 +1,7 @@
 # make demo        the main job on this machine, without servers or root; make demo-down stops what it started
-# make test        all tests; a machine that can't have the playground's programs leaves the integration tests out, loudly
+# make test        the tests of every room: no servers but this machine's own git and sshd
+# make test-all    those, and the tests on the real parts: S3 server, Consul cluster, stretcher (tests/real, tests/faults);
+#                  a machine that can't have these leaves their tests out, loudly
 # make faults      every fault at every point of a deployment (tests/faults), of which make test runs a few
 # make check       all that CI does
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
@@ -22,7 +24,7 @@ BENCH_ARGS ?=
 SOAK_ARGS ?=
 BARE_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test faults lint audit check docs bench soak bare playground playground-down \
+.PHONY: help venv demo demo-down parts test test-all faults lint audit check docs bench soak bare playground playground-down \
   playground-status clean
 
 help:
@@ -57,8 +59,13 @@ parts: venv
 
 # More processes than the two cores that CI has: tests also wait, for hosts and for limits. In the order of tests/conftest.py.
 # Byte code is written, as wherever people install the tool.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
 test: venv
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) --ignore tests/real --ignore tests/faults $(PYTEST_ARGS)
+
+test-all: venv
+	$(PYTEST) $(PYTEST_ARGS)
 
 # Each process has a playground of its own, and mostly waits: for limits, and for what is struck to come back.
 faults: venv
@@ -82,7 +89,7 @@ lint: venv
 audit: venv
 	@$(BIN)/python tools/audit.py
 
-check: lint audit parts test
+check: lint audit parts test-all
 
 docs: venv
 	$(BIN)/python -m deploytool.settings.reference >docs/settings.md

@@ -1,7 +1,7 @@
 """What a machine can't run is left out with a loud line; with CI set that is a failure.
 
-The tests of tests/real and tests/faults need the playground's programs. Tests run in processes of their own (pytest-xdist), and the lines
-at the end are written by the one above them: the reason travels up.
+Those of tests/real and tests/faults need the playground's programs. Tests run in processes of their own
+(pytest-xdist), and the lines at the end are written by the one above them: the reason travels up.
 """
 
 import os

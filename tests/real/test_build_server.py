@@ -24,6 +24,7 @@ from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.errors import ConnectionFailed, StepError, UsageError
 from deploytool.playground.playground import Playground
 from tests.support.build_server import build, echo, greet, ssh_config, worker
+from tests.support.worker import run
 
 
 def wait_for_threads_to_end(before: set[threading.Thread]) -> None:

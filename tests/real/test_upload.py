@@ -29,7 +29,7 @@ from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import DirectoryStore, S3Store
 from tests.support.waiting import until
-from tests.support.worker import hello, s3, unfinished
+from tests.support.worker import Place, hello, s3, unfinished
 
 Start = Callable[..., WorkerClient]
 PARTS = 5

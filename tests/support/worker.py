@@ -1,10 +1,16 @@
 """What a worker is given, and what it makes."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from deploytool.connection.client import WorkerClient
+from deploytool.errors import StepError
 from deploytool.playground.playground import Playground
+from tests.support.stage_server import GIT
 
 
 def hello(root: Path, store: dict[str, Any]) -> dict[str, Any]:
@@ -76,3 +82,49 @@ def fake_program(directory: Path, name: str, text: str) -> str:
     (directory / name).write_text("#!/bin/sh\n" + text)
     (directory / name).chmod(0o755)
     return f"{directory}:{os.environ['PATH']}"
+
+
+def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[str, Any]:
+    return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
+
+
+class Place:
+    """A build server's work area: a workspace with a revision in it, and a worker that packs it."""
+
+    def __init__(self, worker: WorkerClient, root: Path, store: Path) -> None:
+        self.worker = worker
+        self.workspace = root / "shop/workspace"
+        self.workspace.mkdir(parents=True)
+        self.store = store
+        self.git("init", "--quiet", ".")
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=self.workspace, env={**os.environ, **GIT}, check=True)
+
+    def put(self, name: str, content: str | bytes = "x\n") -> Path:
+        path = self.workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def commit(self) -> None:
+        """All that is there so far is the revision; what comes later was made by steps."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "-m", "all")
+        (self.workspace / ".git/deploytool-index").write_bytes((self.workspace / ".git/index").read_bytes())
+
+    def publish(self, subdirectory: str = ".", **inspected: Any) -> dict[str, Any]:
+        return self.worker.ask(
+            "publish_archive",
+            directory=os.path.normpath(self.workspace / subdirectory),
+            epoch=0,
+            key="a.tar",
+            **{"exclude": [], "workspace": str(self.workspace), **inspected},
+        )
+
+    def refused(self, match: str, subdirectory: str = ".", **inspected: Any) -> StepError:
+        with pytest.raises(StepError, match=match) as caught:
+            self.publish(subdirectory, **inspected)
+        assert caught.value.exit_code == 4
+        assert list(self.store.rglob("*.tar")) == []
+        return caught.value

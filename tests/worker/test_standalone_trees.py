@@ -13,52 +13,8 @@ import pytest
 
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
-from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
-from tests.support.stage_server import GIT
-from tests.support.worker import hello
-
-
-class Place:
-    """A build server's work area: a workspace with a revision in it, and a worker that packs it."""
-
-    def __init__(self, worker: WorkerClient, root: Path, store: Path) -> None:
-        self.worker = worker
-        self.workspace = root / "shop/workspace"
-        self.workspace.mkdir(parents=True)
-        self.store = store
-        self.git("init", "--quiet", ".")
-
-    def git(self, *arguments: str) -> None:
-        subprocess.run(["git", *arguments], cwd=self.workspace, env={**os.environ, **GIT}, check=True)
-
-    def put(self, name: str, content: str | bytes = "x\n") -> Path:
-        path = self.workspace / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    def commit(self) -> None:
-        """All that is there so far is the revision; what comes later was made by steps."""
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "-m", "all")
-        (self.workspace / ".git/deploytool-index").write_bytes((self.workspace / ".git/index").read_bytes())
-
-    def publish(self, subdirectory: str = ".", **inspected: Any) -> dict[str, Any]:
-        return self.worker.ask(
-            "publish_archive",
-            directory=os.path.normpath(self.workspace / subdirectory),
-            epoch=0,
-            key="a.tar",
-            **{"exclude": [], "workspace": str(self.workspace), **inspected},
-        )
-
-    def refused(self, match: str, subdirectory: str = ".", **inspected: Any) -> StepError:
-        with pytest.raises(StepError, match=match) as caught:
-            self.publish(subdirectory, **inspected)
-        assert caught.value.exit_code == 4
-        assert list(self.store.rglob("*.tar")) == []
-        return caught.value
+from tests.support.worker import Place, hello
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from deploytool.worker import locks
 from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker
 from tests.support.waiting import until
-from tests.support.worker import TELLS_VERSION, fake_program, tree
+from tests.support.worker import TELLS_VERSION, fake_program, run, tree
 
 Start = Callable[..., WorkerClient]
 
@@ -62,10 +62,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for client in clients:
         client.close()
-
-
-def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[str, Any]:
-    return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
 
 
 def is_running(pid: int) -> bool:
