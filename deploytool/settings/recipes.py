@@ -77,79 +77,6 @@ fi
 "${PYTHON:-python3}" -m venv --clear venv
 venv/bin/python -m pip install --no-compile --requirement requirements.txt"""
 
-# pip writes the interpreter's absolute path into each console script, and venv its own into the activate scripts. Both
-# are made to find themselves. Byte code would hold the build's paths and time stamps: the hosts make their own.
-_DJANGO_RELOCATE = r"""
-venv/bin/python -B - <<'PYTHON_SCRIPT'
-import base64, csv, hashlib, os, pathlib, re, shutil, sys
-
-venv = pathlib.Path("venv").absolute()
-places = {os.fsencode(os.getcwd()), os.fsencode(os.path.realpath("."))}
-
-# To sh this is `exec <directory of the script>/python <script> <arguments>`, to Python a string that nobody uses.
-FINDS_ITSELF = b"#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")/python\" \"$0\" \"$@\"\n' '''\n"
-LONG_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' .*\n' '''\n")
-
-ACTIVATE = '''\
-# Source this from bash or zsh: . venv/bin/activate
-VIRTUAL_ENV="$(cd -P -- "$(dirname -- "${BASH_SOURCE:-$0}")/.." && pwd)"
-_OLD_VIRTUAL_PATH="$PATH"
-PATH="$VIRTUAL_ENV/bin:$PATH"
-export VIRTUAL_ENV PATH
-unset PYTHONHOME
-deactivate () { PATH="$_OLD_VIRTUAL_PATH"; export PATH; unset VIRTUAL_ENV _OLD_VIRTUAL_PATH; unset -f deactivate; }
-'''
-
-for script in sorted((venv / "bin").iterdir()):
-    if script.name.lower().startswith("activate"):
-        script.unlink()
-    elif script.is_file() and not script.is_symlink():
-        old = script.read_bytes()
-        new = LONG_SHEBANG.sub(lambda match: FINDS_ITSELF, old, count=1) if LONG_SHEBANG.match(old) else old
-        if any(old.startswith(b"#!" + place + b"/venv/bin/") for place in places):
-            new = FINDS_ITSELF + old.partition(b"\n")[2]
-        if new != old:
-            script.write_bytes(new)
-(venv / "bin" / "activate").write_text(ACTIVATE)
-
-config = venv / "pyvenv.cfg"
-kept = [line for line in config.read_text().splitlines() if not line.startswith("command ")]
-config.write_text("\n".join(kept) + "\n")
-
-# `-e .` in requirements.txt: a path in a .pth file may be relative to the directory that holds the file.
-for listed in venv.rglob("*.pth"):
-    lines = os.fsdecode(listed.read_bytes()).splitlines()
-    inside = [any(os.fsencode(line + "/").startswith(place + b"/") for place in places) for line in lines]
-    if any(inside):
-        made = [os.path.relpath(line, listed.parent) if own else line for line, own in zip(lines, inside)]
-        listed.write_bytes(os.fsencode("\n".join(made) + "\n"))
-
-for cache in sorted(venv.rglob("__pycache__")):
-    shutil.rmtree(cache)
-
-# The lists of installed files name byte code that is gone and hashes of scripts that were rewritten.
-for record in sorted(venv.rglob("*.dist-info/RECORD")):
-    with record.open(newline="", encoding="utf-8") as listing:
-        rows = [row for row in csv.reader(listing) if "__pycache__" not in row[0].split("/")]
-    for row in rows:
-        script = record.parent.parent / row[0]
-        if row[0].startswith("../") and script.parent.name == "bin" and script.is_file():
-            digest = base64.urlsafe_b64encode(hashlib.sha256(script.read_bytes()).digest()).decode().rstrip("=")
-            row[1:] = ["sha256=" + digest, str(script.stat().st_size)]
-    with record.open("w", newline="", encoding="utf-8") as listing:
-        csv.writer(listing, lineterminator="\n").writerows(rows)
-
-left = [
-    path
-    for pattern in ("bin/*", "pyvenv.cfg", "**/*.pth", "**/__editable__*", "**/*.egg-link")
-    for path in venv.glob(pattern)
-    if path.is_file() and not path.is_symlink() and any(place in path.read_bytes() for place in places)
-]
-if left:
-    names = ", ".join(sorted(str(path.relative_to(venv.parent)) for path in left))
-    sys.exit(f"{names}: holds the build's path and would not work on an app server; install without --editable")
-PYTHON_SCRIPT"""
-
 # `migrate --check` ends with 1 for a database that can't be asked, too.
 _DJANGO_PENDING = r"""
 plan=$(venv/bin/python manage.py showmigrations --plan) || exit 2
@@ -167,7 +94,7 @@ _NONE = Recipe(name="none")
 
 _DJANGO = Recipe(
     name="django",
-    dependencies=(_DJANGO_INSTALL, _DJANGO_RELOCATE.strip()),
+    dependencies=(_DJANGO_INSTALL, "relocate_virtualenv venv"),
     assets=("venv/bin/python manage.py collectstatic --noinput",),
     migrate=("venv/bin/python manage.py migrate --noinput",),
     migrate_pending=(_DJANGO_PENDING.strip(),),

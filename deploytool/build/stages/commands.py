@@ -1,11 +1,16 @@
-"""The user's own commands, stage by stage: dependencies, assets, migrations in two times. Pure."""
+"""The user's own commands, stage by stage: dependencies, assets, migrations in two times. Pure.
 
+Besides what is in PATH they have `relocate_virtualenv DIRECTORY`, see templates/build/relocate_virtualenv.py.
+"""
+
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.build.stages import cache, git, inside, shell, version_managers
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, Step, values
+from deploytool.hosts.scripts import own_templates
 from deploytool.settings.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -86,6 +91,17 @@ for d_path in "${d_linked_files[@]}"; do
     printf '%s is not there: not linked for the migrations\n' "$d_shared/$d_path"
   fi
 done
+"""
+
+
+@functools.cache
+def _relocate_virtualenv() -> str:
+    program = (own_templates() / "build" / "relocate_virtualenv.py").read_text("utf-8")
+    return f"""
+relocate_virtualenv() {{
+  "$1/bin/python" -B - "$1" <<'D_PROGRAM'
+{program}D_PROGRAM
+}}
 """
 
 
@@ -171,6 +187,7 @@ def _step(
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
             version_managers.use(settings, version_managers.IN_DIRECTORY),
+            _relocate_virtualenv() if any("relocate_virtualenv" in command for command in commands) else "",
             preparation,
             body,
             end,
