@@ -8,7 +8,7 @@ The text never holds two opening braces in a row: stretcher after 1.1.0 runs a G
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
+    from deploytool.settings.model import Verify
 
 
 def render_manifest(
@@ -93,12 +94,7 @@ def role_manifest(
         linked_files=_inside_release("linked_files", settings.linked_files, problems),
         restart=commands(f"{at}.restart", said.restart),
         hooks={phase: commands(f"{at}.hooks.{phase}", getattr(said.hooks, phase)) for phase in get_args(Phase)},
-        verify_pid_file=said.verify.pid_file or "",
-        verify_url=rendered(f"{at}.verify.url", said.verify.url),
-        verify_expect=rendered(f"{at}.verify.expect", said.verify.expect),
-        verify_command=rendered(f"{at}.verify.command", said.verify.command),
-        verify_port=said.verify.port,
-        verify_as_before=said.verify.as_before,
+        verify=_verify(said.verify, lambda name, text: rendered(f"{at}.verify.{name}", text)),
         build_root=_build_root(settings),
         hook_seconds=settings.wait.hook_seconds,
         stable_seconds=settings.proof_seconds,
@@ -110,6 +106,18 @@ def role_manifest(
     if problems:
         raise SettingsError(problems)
     return manifest
+
+
+def _verify(verify: "Verify", rendered: Callable[[str, str], str]) -> Mapping[str, str]:
+    """The settings of `verify` as the host's scripts read them."""
+    templates = type(verify).templates()
+
+    def text(name: str, value: object) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "" if value is None else rendered(name, str(value)) if name in templates else str(value)
+
+    return {name: text(name, getattr(verify, name)) for name in type(verify).model_fields}
 
 
 def _build_root(settings: "Settings") -> str:

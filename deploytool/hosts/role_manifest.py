@@ -1,5 +1,6 @@
 """What the manifest of one role says, with all templates of the settings rendered. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,11 +35,8 @@ class RoleManifest:
     linked_files: tuple[str, ...]
     restart: tuple[HostCommand, ...]
     hooks: dict[Phase, tuple[HostCommand, ...]]
-    #: pid_file, url, expect and command; empty if not asked for.
-    verify_pid_file: str
-    verify_url: str
-    verify_expect: str
-    verify_command: str
+    #: the settings of `verify` by name, as the host's scripts read them: empty if not asked for; `yes` or `no`
+    verify: Mapping[str, str]
     hook_seconds: int
     stable_seconds: int
     #: the directory that takes Consul's place; empty if it is Consul
@@ -48,10 +46,6 @@ class RoleManifest:
     #: take a host out of traffic for the switch, and bring it back
     drain: tuple[HostCommand, ...] = ()
     undrain: tuple[HostCommand, ...] = ()
-    #: a TCP port of the release's own; None if not asked for
-    verify_port: int | None = None
-    #: whether it must listen where the release before did
-    verify_as_before: bool = True
     #: where builds lie: what runs from there is no release; empty if only the build server knows
     build_root: str = ""
 

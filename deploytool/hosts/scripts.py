@@ -76,12 +76,8 @@ def values_of(manifest: RoleManifest) -> Iterator[str]:
         "unpacked_prefix": manifest.unpacked_prefix,
         "unpacked_name": manifest.unpacked_name,
         "rollback_release": manifest.rollback_release or "",
-        "verify_pid_file": manifest.verify_pid_file,
-        "verify_url": manifest.verify_url,
-        "verify_expect": manifest.verify_expect,
-        "verify_command": manifest.verify_command,
-        "verify_port": str(manifest.verify_port or ""),
-        "verify_as_before": "yes" if manifest.verify_as_before else "no",
+        "verify_settings": " ".join(f"verify_{name}" for name in manifest.verify),
+        **{f"verify_{name}": text for name, text in manifest.verify.items()},
         "build_root": manifest.build_root,
     }
     numbers = {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -455,15 +455,26 @@ class Hosts(Model):
     )
 
 
+#: of a setting that is rendered for each role's manifest
+TEMPLATE: dict[str, Any] = {"template": True}
+
+
 class Verify(Model):
     """How a host proves that it serves the new release. Nothing given: nothing is proven."""
 
+    # Each reaches the host as `verify_<name>`: templates/host/verify.sh reads it, and the kit keeps it for an undo.
     pid_file: Annotated[str, _form(_pid_file)] | None = Field(
         default=None, description="the master process's pid file, absolute or below the release"
     )
-    url: Annotated[str, _form(_verify_url)] | None = Field(default=None, description="answers 2xx; a template")
-    expect: str | None = Field(default=None, description="text that the answer of url must hold; a template")
-    command: Annotated[str, _form(_command)] | None = Field(default=None, description="exits 0; a template")
+    url: Annotated[str, _form(_verify_url)] | None = Field(
+        default=None, description="answers 2xx; a template", json_schema_extra=TEMPLATE
+    )
+    expect: str | None = Field(
+        default=None, description="text that the answer of url must hold; a template", json_schema_extra=TEMPLATE
+    )
+    command: Annotated[str, _form(_command)] | None = Field(
+        default=None, description="exits 0; a template", json_schema_extra=TEMPLATE
+    )
     port: Annotated[int, BeforeValidator(_port)] | None = Field(
         default=None, description="a TCP port on which the release's own processes listen and take connections"
     )
@@ -471,6 +482,11 @@ class Verify(Model):
         default=True,
         description="without port and url: whether a release must listen wherever the one before it did",
     )
+
+    @classmethod
+    def templates(cls) -> tuple[str, ...]:
+        """The settings that are templates."""
+        return tuple(name for name, field in cls.model_fields.items() if field.json_schema_extra == TEMPLATE)
 
 
 class Hooks(Model):

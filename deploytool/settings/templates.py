@@ -10,7 +10,7 @@ import jinja2
 import jinja2.meta
 
 from deploytool.settings.checks import Finding, Path, as_map, texts
-from deploytool.settings.model import did_you_mean
+from deploytool.settings.model import Verify, did_you_mean
 
 #: What templates may name.
 TEMPLATE_NAMES = (
@@ -27,7 +27,6 @@ TEMPLATE_NAMES = (
 )
 
 _HOOKS = ("pre", "post", "success", "failure", "drain", "undrain")
-_TEMPLATES_OF_VERIFY = ("url", "expect", "command")
 
 
 def check_templates(settings: Mapping[str, object], environment: str) -> Iterator[Finding]:
@@ -45,7 +44,7 @@ def _check_role(environment: str, role: str, said: Mapping[str, object]) -> Iter
     for path, value in commands:
         templates += [((*path, number) if isinstance(value, list) else path, text) for number, text in texts(value)]
     templates += [
-        ((*at, "verify", key), text) for key in _TEMPLATES_OF_VERIFY if isinstance(text := verify.get(key), str)
+        ((*at, "verify", key), text) for key in Verify.templates() if isinstance(text := verify.get(key), str)
     ]
     values = dict.fromkeys(TEMPLATE_NAMES, "x") | {"environment": environment, "role": role}
     for path, text in templates:

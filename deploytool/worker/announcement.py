@@ -1,7 +1,7 @@
 """One deployment as the bus holds it: the barrier `go`, the desired state `wanted`, the event, and the hosts' reports.
 
-Keys and their order are design §8. What is announced and not yet let go is taken back when the operator interrupts,
-goes away, or is no longer heard.
+docs/architecture.md tells of its keys ("The bus"). What is announced and not yet let go is taken back when the operator
+interrupts, goes away, or is no longer heard.
 """
 
 from __future__ import annotations

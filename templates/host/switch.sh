@@ -33,12 +33,7 @@ keep_kit() {
   mkdir -- "$room/kit.new" &&
     printf '%s' "releases/$release" >"$room/kit.new/target" &&
     printf '%s' "$switch_previous" >"$room/kit.new/previous" &&
-    printf '%s' "$verify_pid_file" >"$room/kit.new/pid_file" &&
-    printf '%s' "$verify_port" >"$room/kit.new/port" &&
-    printf '%s' "$verify_url" >"$room/kit.new/url" &&
-    printf '%s' "$verify_expect" >"$room/kit.new/expect" &&
-    printf '%s' "$verify_command" >"$room/kit.new/command" &&
-    printf '%s' "$verify_as_before" >"$room/kit.new/as_before" &&
+    keep_proof &&
     printf '%s' "$(heard_with 12)" >"$room/kit.new/listens" &&
     printf '%s' "$strength" >"$room/kit.new/proof" &&
     printf '%s' "$notes" >"$room/kit.new/notes" &&
@@ -46,6 +41,14 @@ keep_kit() {
     kit_count=1000 &&
     restart_commands keep_restart &&
     put_kit
+}
+
+# What `verify` asks for, a file for each setting.
+keep_proof() {
+  for kit_name in $verify_settings; do
+    eval "kit_text=\$$kit_name"
+    printf '%s' "$kit_text" >"$room/kit.new/${kit_name#verify_}" || return 1
+  done
 }
 
 # In place of the one before, which stays as `kit.before` if it is another release's.
@@ -98,14 +101,13 @@ bring_kit() {
 # proof as far as it says nothing about our release.
 take_kit() {
   if read_kit target 2>/dev/null && [ "$kit_text" = "$1" ]; then
-    read_kit pid_file && verify_pid_file=$kit_text
-    read_kit url && verify_url=$kit_text
-    read_kit expect && verify_expect=$kit_text
-    read_kit command && verify_command=$kit_text
-    # A kit of the version before has none of these.
-    verify_port='' verify_as_before=yes heard_before='' random_before=no
-    read_kit port 2>/dev/null && verify_port=$kit_text
-    read_kit as_before 2>/dev/null && verify_as_before=$kit_text
+    # A kit of a version before lacks what was added since.
+    heard_before='' random_before=no
+    for kit_name in $verify_settings; do
+      read_kit "${kit_name#verify_}" 2>/dev/null || kit_text=''
+      eval "$kit_name=\$kit_text"
+    done
+    verify_as_before=${verify_as_before:-yes}
     read_kit listens 2>/dev/null && heard_before=$kit_text
     return 0
   fi

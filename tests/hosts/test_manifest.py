@@ -135,7 +135,7 @@ def test_names_are_known_in_hooks_restart_and_verify() -> None:
         f"shop production web {RELEASE.id} {RELEASE.revision} {DEPLOYMENT} {base} {base}/releases/{RELEASE.id} "
         f"{base}/current {base}/shared"
     )
-    assert [manifest.restart[0].text, manifest.hooks["pre"][0].text, manifest.verify_expect] == [expected] * 3
+    assert [manifest.restart[0].text, manifest.hooks["pre"][0].text, manifest.verify["expect"]] == [expected] * 3
 
 
 def test_last_line_break_of_a_hook_stays() -> None:

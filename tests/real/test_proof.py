@@ -173,7 +173,7 @@ def test_another_address_than_before_is_told(host: Host, port: int) -> None:
 
 def test_release_that_is_meant_to_listen_no_more_is_verified_where_the_settings_say_so(host: Host, port: int) -> None:
     first(host, port)
-    host.changes |= {**restart("exec sleep 600"), "verify_as_before": False}
+    host.changes |= {**restart("exec sleep 600"), "verify_as_before": "no"}
     run = host.deploy(SECOND, NEW)
     assert run.reports["verified"]["proof"] == "process", run.log
 
@@ -240,10 +240,10 @@ def test_old_processes_that_live_on_are_named_in_the_report(host: Host, port: in
 def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int) -> None:
     """A rollback over a change of the port that was meant, by settings that say nothing of ports."""
     first(host, port)
-    host.changes |= {**serve(port + 4_000), "verify_as_before": False, "hook_seconds": 20}
+    host.changes |= {**serve(port + 4_000), "verify_as_before": "no", "hook_seconds": 20}
     assert "verified" in host.deploy(SECOND, NEW).reports
     until(lambda: listens(port + 4_000), seconds=20)
-    host.changes |= {**serve(port), "verify_as_before": True, "hook_seconds": 20}
+    host.changes |= {**serve(port), "verify_as_before": "yes", "hook_seconds": 20}
     run = host.deploy(THIRD, OLD)
     assert run.reports["verified"]["proof"] == "listening", run.log
     assert listens(port)

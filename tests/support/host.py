@@ -27,6 +27,8 @@ FIRST, SECOND, THIRD = "20261123T060100Zaaaa", "20261123T070100Zbbbb", "20261123
 RESTART = """kill "$(cat ../../shared/app.pid 2>/dev/null)" 2>/dev/null
 sleep 300 >/dev/null 2>&1 &
 echo $! >../../shared/app.pid"""
+#: as the host's scripts read it
+NOTHING_VERIFIED = {"pid_file": "", "url": "", "expect": "", "command": "", "port": "", "as_before": "yes"}
 
 
 @dataclass(slots=True)
@@ -112,15 +114,15 @@ class Host:
             linked_files=(),
             restart=(),
             hooks={"pre": (), "post": (), "success": (), "failure": ()},
-            verify_pid_file="",
-            verify_url="",
-            verify_expect="",
-            verify_command="",
+            verify=NOTHING_VERIFIED,
             hook_seconds=4,
             stable_seconds=1,
             bus_directory="",
         )
-        return replace(manifest, **self.changes)
+        verify = {name: text for name, text in self.changes.items() if name.startswith("verify_")}
+        rest = {name: value for name, value in self.changes.items() if name not in verify}
+        asked = {name.removeprefix("verify_"): str(text) for name, text in verify.items()}
+        return replace(manifest, verify=NOTHING_VERIFIED | asked, **rest)
 
     def log_of(self, number: int) -> Path:
         return self.home / f"{number}.log"

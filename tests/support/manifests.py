@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from deploytool.model.release import DeploymentId, Release, ReleaseId, Revision
+from deploytool.settings.model import Verify
 
 DEPLOYMENT = DeploymentId("20261123T062233Zabcd")
 RELEASE = Release(
@@ -27,12 +28,7 @@ def given_settings(**changes: Any) -> Any:
     none |= {"drain": (), "undrain": ()}
     role = SimpleNamespace(
         restart=changes.pop("restart", ()),
-        verify=SimpleNamespace(
-            **(
-                {"pid_file": None, "url": None, "expect": None, "command": None, "port": None, "as_before": True}
-                | changes.pop("verify", {})
-            )
-        ),
+        verify=Verify.model_construct(**changes.pop("verify", {})),
         hooks=SimpleNamespace(**(none | changes.pop("hooks", {}))),
     )
     deploy_to = changes.pop("deploy_to", "/var/www/shop")

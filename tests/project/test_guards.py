@@ -1,0 +1,137 @@
+"""What one forgets who adds a setting, a recipe, a module or a command: each of these fails then."""
+
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+from invoke import Task
+
+from deploytool import tasks
+from deploytool.build import stages
+from deploytool.build.build import build_inputs
+from deploytool.build.stages import LinkedFileDigest, cache
+from deploytool.cli.completion import Vocabulary, candidates
+from deploytool.hosts.manifest import role_manifest
+from deploytool.hosts.scripts import values_of
+from deploytool.init.proposal import _KINDS
+from deploytool.model.release import Revision
+from deploytool.settings.model import Build, Verify
+from deploytool.settings.recipes import RECIPES
+from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
+
+ROOT = Path(__file__).parents[2]
+HOST = ROOT / "templates/host"
+
+#: settings of `build` that decide no byte of a release, and why not
+NOT_IN_THE_BUILD_KEY = {
+    **dict.fromkeys(("server", "gateway", "forward_agent", "ssh_config", "root"), "where it is built"),
+    "timeout_seconds": "how long that may take",
+    **dict.fromkeys(("migrate", "migrate_pending", "migrate_after"), "run on the database, after the build"),
+    "linked_files": "their contents are in the key, by `Fetched.linked_files`",
+    "allow_paths": "decides whether an archive is published, not what is in it",
+}
+#: the same for what a cached stage makes; beside its own commands and inputs
+NOT_IN_A_STAGE_KEY = {
+    **NOT_IN_THE_BUILD_KEY,
+    "exclude": "applied when the archive is packed",
+    "compression": "applied when the archive is packed",
+}
+
+
+#: One deployment keeps its proof, and a later one, which asks for something else, undoes its own switch.
+KEEPS_AND_TAKES = """
+room=$1 strength= notes= boot_seconds= switch_previous=
+heard_with() { :; }
+restart_commands() { :; }
+keep_kit || exit 9
+eval "verify_$0=other"
+take_kit "releases/$release"
+eval "printf %s \\"\\$verify_$0\\""
+"""
+
+
+class Noting:
+    """Settings that note which of them were read."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values=values, read=set())
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return self.values[name]
+
+
+def noting_build() -> Noting:
+    defaults = Build.model_construct(server="local", dependencies=("one",), dependencies_inputs=("two",))
+    return Noting(**{name: getattr(defaults, name, None) for name in Build.model_fields})
+
+
+FETCHED = stages.Fetched(Revision("0" * 40), "main", 0, "", (LinkedFileDigest("a", "b"),), {})
+
+
+def test_setting_of_build_is_in_the_build_key_or_on_the_list_of_those_that_decide_no_byte() -> None:
+    build = noting_build()
+    settings: Any = SimpleNamespace(build=build, application="shop", subdirectory=".")
+    build_inputs(settings, FETCHED, "gzip 1")
+    assert set(Build.model_fields) - build.read == set(NOT_IN_THE_BUILD_KEY)
+
+
+def test_setting_of_build_is_in_the_keys_of_cached_stages_or_on_the_list_of_those_that_decide_nothing_there() -> None:
+    build = noting_build()
+    settings: Any = SimpleNamespace(build=build, application="shop", subdirectory=".")
+    place: Any = SimpleNamespace(kept="/kept", workspace="/workspace", work_tree="/workspace")
+    cache.take(settings, place, FETCHED)
+    assert set(Build.model_fields) - build.read == set(NOT_IN_A_STAGE_KEY)
+
+
+@pytest.mark.parametrize("name", Verify.model_fields)
+def test_setting_of_verify_is_in_the_kit_that_an_undo_proves_with(name: str, tmp_path: Path) -> None:
+    changed: Any = {"port": 8000, "as_before": False}.get(name, "changed")
+    manifest = role_manifest(given_settings(verify={name: changed}), "web", RELEASE, DEPLOYMENT)
+    script = "\n".join(values_of(manifest)) + "\n" + (HOST / "switch.sh").read_text() + KEEPS_AND_TAKES
+    said = subprocess.run(["sh", "-c", script, name, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert said.stdout == {"port": "8000", "as_before": "no"}.get(name, "changed")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_known_to_init_to_the_settings_and_to_the_docs(name: str) -> None:
+    assert name in {kind.recipe for kind in _KINDS}
+    assert name in str(Build.model_fields["recipe"].annotation) or name in get_args(Build.model_fields["recipe"])
+    assert name == "none" or re.search(rf"(?m)^## {name}$", (ROOT / "docs/recipes.md").read_text())
+
+
+def modules() -> list[str]:
+    package = ROOT / "deploytool"
+    found = (path.relative_to(package) for path in package.rglob("*.py") if path.name != "__init__.py")
+    return sorted(str(path.with_suffix("")) for path in found)
+
+
+def test_map_shows_every_module_and_none_that_is_gone() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    (drawn,) = re.findall(r"(?s)<!-- the map -->\n\n```\n(.*?)```", text)
+    shown, room = [], ""
+    for line in drawn.splitlines():
+        if found := re.match(r"( *)([\w/]+?)(/|\.py)(?: |$)", line):
+            spaces, name, kind = found.groups()
+            if kind == "/":
+                room = name if not spaces else f"{room.split('/')[0]}/{name}"
+            else:
+                shown.append(name if not spaces else f"{room}/{name}")
+    assert sorted(shown) == modules()
+
+
+def test_every_command_is_listed() -> None:
+    """A task that is written and stands in no group is not there for users."""
+    written = {each.name for each in vars(tasks).values() if isinstance(each, Task)}
+    assert written == {each.name for each in tasks.COMMANDS}
+
+
+@pytest.mark.parametrize("command", [each.name.replace("_", "-") for each in tasks.COMMANDS])
+def test_command_is_in_the_readme_and_completed(command: str) -> None:
+    assert re.search(rf"`fab ENV {command}\b", (ROOT / "README.md").read_text())
+    contexts = dict.fromkeys(tasks.make_namespace(["staging"]).task_names, SimpleNamespace())
+    known = Vocabulary(SimpleNamespace(flags={}), contexts, ["staging"], list(contexts), lambda flag, environment: ())
+    assert command in candidates(["staging", ""], known)
