@@ -4,7 +4,7 @@ Together the files have at most 15 lines that a person must understand, plus wha
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from deploytool.init.survey import Survey
 from deploytool.model.build_outputs import made_by_the_build
 from deploytool.settings.files import FILL_IN, NAME
 from deploytool.settings.model import CHECKING_ONLY, Settings
+from deploytool.settings.recipes import RECIPES
 
 FABFILE = "fabfile.py"
 FABFILE_LINE = "from deploytool.tasks import namespace"
@@ -57,27 +58,14 @@ class Proposal:
     to_fill_in: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of application: how it is known, and how its server is started anew and proven, by custom."""
-
-    recipe: str
-    #: why it is of this kind; None if it is not
-    sign: Callable[[Mapping[str, str]], str | None]
-    restart: str | None
-    verify: str
-
-
 def propose(found: Survey, given: Given) -> Proposal:
     """What to write for that repository. Raises UsageError if a value can't be a setting's."""
     capistrano = read_capistrano("\n".join(found.texts.get(name, "") for name in ("Capfile", "config/deploy.rb")))
-    kind, sign = _kind(found.texts)
-    recipe = _first("build.recipe", (given.recipe, "--recipe"), (kind.recipe, sign))
-    kind = next(each for each in _KINDS if each.recipe == recipe.value)
+    recipe = _first("build.recipe", (given.recipe, "--recipe"), _recipe(found.texts))
     chosen = _chosen(found, given, capistrano)
     value = {each.setting: each.value for each in chosen}
     capistrano, left_out = _without_what_builds_make(capistrano, recipe.value, found.static_root)
-    shared = _shared_text(found, capistrano, value, recipe, kind)
+    shared = _shared_text(found, capistrano, value, recipe)
     files = {
         **({FABFILE: f"{FABFILE_LINE}\n"} if found.fabfile is None else {}),
         f"{found.place}/deploy.yml": shared,
@@ -112,56 +100,12 @@ def _without_what_builds_make(
 # --- what kind of application it is
 
 
-def _kind(texts: Mapping[str, str]) -> tuple[_Kind, str]:
-    """The first kind that shows a sign, and that sign."""
-    for kind in _KINDS:
-        if sign := kind.sign(texts):
-            return kind, sign
-    raise AssertionError("the last kind always shows one")
-
-
-def _rails(texts: Mapping[str, str]) -> str | None:
-    named = re.search(r"""^\s*gem[\s(]+["']rails["']""", texts.get("Gemfile", ""), re.MULTILINE)
-    return "the Gemfile names rails" if named else None
-
-
-def _django(texts: Mapping[str, str]) -> str | None:
-    if re.search(r"django", texts.get("manage.py", ""), re.IGNORECASE):
-        return "manage.py is Django's"
-    patterns = {
-        "requirements.txt": r"^\s*django\s*(?:$|[<>=~!;\[#@])",
-        # In a list of requirements, or Poetry's key.
-        "pyproject.toml": r"""["']django\s*["'<>=~!;\[]|^\s*django\s*=""",
-    }
-    for file, pattern in patterns.items():
-        if re.search(pattern, texts.get(file, ""), re.IGNORECASE | re.MULTILINE):
-            return f"{file} names Django"
-    return None
-
-
-_KINDS = (
-    _Kind("rails", _rails, "sudo systemctl reload-or-restart {}", "{port: 3000, pid_file: tmp/pids/server.pid}"),
-    # Not by a reload: gunicorn's master would fork workers with the old release's packages.
-    _Kind("django", _django, "sudo systemctl restart {}", "{port: 8000, pid_file: tmp/pids/gunicorn.pid}"),
-    _Kind(
-        "node",
-        lambda texts: "there is a package.json" if "package.json" in texts else None,
-        "sudo systemctl restart {}",
-        '{url: "http://127.0.0.1:3000/"}',
-    ),
-    _Kind(
-        "static",
-        lambda texts: "there is an index.html, and nothing to run" if "index.html" in texts else None,
-        None,
-        '{url: "http://127.0.0.1/"}',
-    ),
-    _Kind(
-        "none",
-        lambda texts: "nothing here tells what kind of application it is",
-        "sudo systemctl restart {}",
-        '{url: "http://127.0.0.1:8080/"}',
-    ),
-)
+def _recipe(texts: Mapping[str, str]) -> tuple[str, str]:
+    """The first recipe that sees a sign, and that sign."""
+    for recipe in RECIPES.values():
+        if sign := recipe.sign(texts):
+            return recipe.name, sign
+    return "none", "nothing here tells what kind of application it is"
 
 
 # --- single values
@@ -231,8 +175,8 @@ def _fitting(text: str) -> str | None:
 # --- the files
 
 
-def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str], recipe: Chosen, kind: _Kind) -> str:
-    git, carried = found.git, capistrano.values
+def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str], recipe: Chosen) -> str:
+    git, carried, kind = found.git, capistrano.values, RECIPES[recipe.value]
     restart = kind.restart.format(value["application"]) if kind.restart else None
     lines = [
         "# What all environments share; <environment>.yml is laid over it. `fab staging settings` shows all settings.",

@@ -8,6 +8,7 @@ import difflib
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from deploytool.settings.files import FILL_IN, NAME, NAME_RULE
+from deploytool.settings.recipes import RECIPES
 from deploytool.text.untrusted import CONTROL
 
 #: Validation context for environments that are only rendered for checking: a value that still holds `${NAME}` or
@@ -62,9 +64,14 @@ def _form(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _choice(*words: str) -> BeforeValidator:
+@dataclass(frozen=True, slots=True)
+class Choice(BeforeValidator):
     """One of `words`; the first stands in for what is not known while only checking."""
 
+    words: tuple[str, ...] = ()
+
+
+def _choice(*words: str) -> Choice:
     def validate(value: object, info: ValidationInfo) -> object:
         if _unresolved(value, info):
             return words[0]
@@ -72,7 +79,7 @@ def _choice(*words: str) -> BeforeValidator:
             raise ValueError(f"must be one of {', '.join(words)}.{did_you_mean(value, words)}")
         return value
 
-    return BeforeValidator(validate)
+    return Choice(validate, words=words)
 
 
 def _tuple_from_list(value: object) -> object:
@@ -375,9 +382,9 @@ class Build(Model):
     )
     # The worker makes it for its user alone, and refuses one that is another user's (`NOT_OURS`).
     root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")  # noqa: S108
-    recipe: Annotated[
-        Literal["none", "rails", "django", "node", "static"], _choice("none", "rails", "django", "node", "static")
-    ] = Field(default="none", description="defaults for the commands below: rails, django, node, static or none")
+    recipe: Annotated[str, _choice(*RECIPES)] = Field(
+        default="none", description="a kind of application: defaults for the commands below, see recipes.md"
+    )
     env: Annotated[Mapping[Annotated[str, AfterValidator(_variable)], str], *Frozen] = Field(
         default_factory=_empty, description="environment variables of the build and of migrations"
     )

@@ -5,13 +5,23 @@ A command is shell text (bash, possibly of several lines) that runs in the work 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from deploytool.settings.model import Build
+
+class Commands(Protocol):
+    """What `demands` reads of `build`."""
+
+    @property
+    def recipe(self) -> str: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def dependencies(self) -> Sequence[str]: ...
+    @property
+    def assets(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,11 @@ class Recipe:
     #: empty if nobody can tell
     migrations: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    #: for `init`, from the texts of the files in an application's directory: why it is of this kind; None if it is not
+    sign: Callable[[Mapping[str, str]], str | None] = lambda texts: None
+    #: what `init` proposes: how its server is restarted, with {} for the application's name, and how it is proven
+    restart: str | None = "sudo systemctl restart {}"
+    verify: str = '{url: "http://127.0.0.1:8080/"}'
 
     def programs(self, env: Mapping[str, str]) -> tuple[str, ...]:
         """The tools as they are called under that environment: `PYTHON` names the interpreter, as in the commands."""
@@ -90,10 +105,34 @@ if rows=$(bin/rails db:abort_if_pending_migrations); then exit 1; fi
 awk '/^ +[0-9]+ / { print $1, $2; found = 1 } END { exit found ? 0 : 2 }' <<<"$rows"
 """
 
+
+def _names_rails(texts: Mapping[str, str]) -> str | None:
+    named = re.search(r"""^\s*gem[\s(]+["']rails["']""", texts.get("Gemfile", ""), re.MULTILINE)
+    return "the Gemfile names rails" if named else None
+
+
+def _names_django(texts: Mapping[str, str]) -> str | None:
+    if re.search(r"django", texts.get("manage.py", ""), re.IGNORECASE):
+        return "manage.py is Django's"
+    patterns = {
+        "requirements.txt": r"^\s*django\s*(?:$|[<>=~!;\[#@])",
+        # In a list of requirements, or Poetry's key.
+        "pyproject.toml": r"""["']django\s*["'<>=~!;\[]|^\s*django\s*=""",
+    }
+    for file, pattern in patterns.items():
+        if re.search(pattern, texts.get(file, ""), re.IGNORECASE | re.MULTILINE):
+            return f"{file} names Django"
+    return None
+
+
 _NONE = Recipe(name="none")
 
 _DJANGO = Recipe(
     name="django",
+    sign=_names_django,
+    # Not by a reload: gunicorn's master would fork workers with the old release's packages.
+    restart="sudo systemctl restart {}",
+    verify="{port: 8000, pid_file: tmp/pids/gunicorn.pid}",
     dependencies=(_DJANGO_INSTALL, "relocate_virtualenv venv"),
     assets=("venv/bin/python manage.py collectstatic --noinput",),
     migrate=("venv/bin/python manage.py migrate --noinput",),
@@ -135,6 +174,9 @@ _DJANGO = Recipe(
 
 _RAILS = Recipe(
     name="rails",
+    sign=_names_rails,
+    restart="sudo systemctl reload-or-restart {}",
+    verify="{port: 3000, pid_file: tmp/pids/server.pid}",
     # What bundler must know on the app servers as well, it writes into .bundle/config, which goes with the release.
     dependencies=(
         'bundle config set --local deployment "$BUNDLE_DEPLOYMENT"',
@@ -182,6 +224,8 @@ _NODE_PRUNE = "rm -f node_modules/.package-lock.json && npm prune --omit=dev"
 
 _NODE = Recipe(
     name="node",
+    sign=lambda texts: "there is a package.json" if "package.json" in texts else None,
+    verify='{url: "http://127.0.0.1:3000/"}',
     dependencies=("npm ci",),
     assets=("npm run build --if-present", _NODE_PRUNE),
     # No assets_inputs: a bundler may read anything, and write the commit's SHA into what it makes.
@@ -207,7 +251,14 @@ _NODE = Recipe(
 
 # Pages as they are, or made by a command of the user's in `build.assets`. A web server reads them from `current`:
 # nothing is linked, and nothing restarted.
-_STATIC = Recipe(name="static", exclude=("node_modules",), version_managers=(NODENV,))
+_STATIC = Recipe(
+    name="static",
+    sign=lambda texts: "there is an index.html, and nothing to run" if "index.html" in texts else None,
+    restart=None,
+    verify='{url: "http://127.0.0.1/"}',
+    exclude=("node_modules",),
+    version_managers=(NODENV,),
+)
 
 # Commands that put what a lock file names into the application's directory.
 _BUNDLES = re.compile(r"(?m)(?:^|[\s;&|])bundle(?:\s+(?:_\S+_\s+)?install\b|\s*$)")
@@ -217,7 +268,7 @@ _NODE_INSTALLS = re.compile(
 _REMOVES_MODULES = re.compile(r"\brm\b.*node_modules(?!/)|rimraf.*node_modules(?!/)")
 
 
-def demands(build: "Build") -> list[dict[str, object]]:
+def demands(build: Commands) -> list[dict[str, object]]:
     """What the commands of a build are sure to put into the release: `directory`, and the lock files that ask for it.
 
     One of `unless` in the application's directory says that it is done in another way. Nothing is asked where commands
@@ -236,7 +287,7 @@ def demands(build: "Build") -> list[dict[str, object]]:
     return found
 
 
-#: by the name that stands in `build.recipe`
+#: by the name that stands in `build.recipe`; `init` takes the first that sees a sign
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {recipe.name: recipe for recipe in (_NONE, _RAILS, _DJANGO, _NODE, _STATIC)}
 )

@@ -6,13 +6,13 @@ python -m deploytool.settings.reference >docs/settings.md
 import json
 import types
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from deploytool.settings.model import NOT_IN_FILES, Settings, takes_one_or_list
+from deploytool.settings.model import NOT_IN_FILES, Choice, Settings, takes_one_or_list
 from deploytool.settings.templates import TEMPLATE_NAMES
 
 _HEAD = """\
@@ -86,8 +86,8 @@ def _form(annotation: Any, metadata: list[Any]) -> str:
         return _form(inner, [*metadata, *more])
     if get_origin(annotation) in (Union, types.UnionType):
         return next(_form(each, metadata) for each in get_args(annotation) if each is not types.NoneType)
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{word}`" for word in get_args(annotation))
+    if choice := next((each for each in metadata if isinstance(each, Choice)), None):
+        return ", ".join(f"`{word}`" for word in choice.words)
     if get_origin(annotation) is tuple:
         return "command, or a list" if takes_one_or_list(metadata) else "list"
     below = _model_of(annotation)

@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from invoke import Task
@@ -16,7 +16,8 @@ from deploytool.build.stages import LinkedFileDigest, cache
 from deploytool.cli.completion import Vocabulary, candidates
 from deploytool.hosts.manifest import role_manifest
 from deploytool.hosts.scripts import values_of
-from deploytool.init.proposal import _KINDS
+from deploytool.init.proposal import Given, propose
+from deploytool.init.survey import Survey
 from deploytool.model.release import Revision
 from deploytool.settings.model import Build, Verify
 from deploytool.settings.recipes import RECIPES
@@ -97,10 +98,11 @@ def test_setting_of_verify_is_in_the_kit_that_an_undo_proves_with(name: str, tmp
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_is_known_to_init_to_the_settings_and_to_the_docs(name: str) -> None:
-    assert name in {kind.recipe for kind in _KINDS}
-    assert name in str(Build.model_fields["recipe"].annotation) or name in get_args(Build.model_fields["recipe"])
+def test_recipe_is_known_to_the_docs_and_proposes_settings_that_hold(name: str) -> None:
     assert name == "none" or re.search(rf"(?m)^## {name}$", (ROOT / "docs/recipes.md").read_text())
+    assert f"`{name}`" in (ROOT / "docs/settings.md").read_text()
+    proposed = propose(Survey("shop", {}, None, "config", (), None), Given(recipe=name))
+    assert f"recipe: {name}" in proposed.files["config/deploy.yml"]
 
 
 def modules() -> list[str]:
