@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploytool.errors import DeployError
 from deploytool.playground import parts
@@ -53,6 +54,10 @@ LONG = (
     "test_filters",
 )
 
+
+# How long an example takes is no result: machines are busy.
+settings.register_profile("deploytool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("deploytool")
 
 # What this machine lacks of the programs that tests start: the project's own, once they are installed.
 os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(parts.programs_directory())])
