@@ -5,21 +5,17 @@ environment variable STRETCHER_NEWEST names its binary. The table at the end say
 """
 
 import os
-import random
 import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deploytool import __version__
 from deploytool.playground.parts import Parts, find_or_install, version
 from deploytool.playground.playground import Playground
-from deploytool.playground.receiver import ReceiverError, excludes, sync
-from tests.support.receiver_cases import CASES, NAMES, PATTERNS, TREE, hooks
+from tests.support.receiver_cases import CASES, TREE, hooks
 from tests.support.receiver_world import (
     BUILT_IN,
     ORDINARY,
@@ -78,7 +74,7 @@ def receivers(parts: Parts) -> tuple[Receiver, ...]:
     if newest := os.environ.get(NEWEST):
         assert os.access(newest, os.X_OK), f"{NEWEST} names {newest}, which is no program"
         found.insert(0, Receiver("newest", version("stretcher", Path(newest)), (newest,), parts.rsync))
-    return (*found, Receiver("built-in", f"deploytool {__version__}", BUILT_IN, None))
+    return (*found, Receiver("built-in", f"deploytool {__version__}", BUILT_IN, parts.rsync))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +115,7 @@ def compare(
         for receiver in asked:
             marks[receiver.name] = "failed"
             outcome = run(case, receiver, world, web, extra)
-            wrong = list(_unlike_the_case(case, receiver, outcome, world))
+            wrong = list(_unlike_the_case(case, outcome, world))
             first = next(iter(outcomes.values()), outcome)
             if wrong:
                 marks[receiver.name] = "wrong"
@@ -136,12 +132,9 @@ def compare(
     assert not problems, "\n".join(problems)
 
 
-def _unlike_the_case(case: Case, receiver: Receiver, outcome: Outcome, world: Path) -> Iterator[str]:
-    expected = case.exit_status
-    if receiver.name != "built-in" and case.stretcher_exit_status is not None:
-        expected = case.stretcher_exit_status
-    if outcome.exit_status != expected:
-        yield f"exit status {outcome.exit_status}, not {expected}"
+def _unlike_the_case(case: Case, outcome: Outcome, world: Path) -> Iterator[str]:
+    if outcome.exit_status != case.exit_status:
+        yield f"exit status {outcome.exit_status}, not {case.exit_status}"
     for name, content in case.leaves.items():
         path = world / "disk" / name
         found = path.read_text() if path.is_file() else None
@@ -158,16 +151,6 @@ def test_receivers_do_the_same(
     if case.needs_shm and not (SHM.is_dir() and SHM.stat().st_dev != world.parent.stat().st_dev):
         pytest.skip("this machine has no second file system at /dev/shm")
     compare(case, receivers, table, world, web)
-
-
-@pytest.mark.parametrize("patterns", PATTERNS, ids=lambda patterns: " ".join(patterns))
-def test_excludes_mean_what_they_mean_to_rsync(patterns: tuple[str, ...], parts: Parts, tmp_path: Path) -> None:
-    """Compared with the rsync program itself, which both stretchers run; so it takes no second a pattern."""
-    for name in NAMES:
-        for top in ("source", "source/new", "ours", "ours/old", "theirs", "theirs/old"):
-            file(name, "new" if top.startswith("source") else "old!").make_below(tmp_path / top, tmp_path)
-    problem = sync_both(tmp_path, patterns, parts)
-    assert look(tmp_path / "ours", times=False) == look(tmp_path / "theirs", times=False), problem
 
 
 def test_s3_is_read_with_the_usual_settings(
@@ -232,8 +215,8 @@ def test_s3_is_read_with_the_usual_settings(
         compare(case, receivers, table, world, web)
 
 
-def test_placeholders_are_mapped_to_paths_with_spaces(world: Path, web: WebServer) -> None:
-    receiver = Receiver("built-in", __version__, BUILT_IN, None)
+def test_placeholders_are_mapped_to_paths_with_spaces(parts: Parts, world: Path, web: WebServer) -> None:
+    receiver = Receiver("built-in", __version__, BUILT_IN, parts.rsync)
     where = "@WORLD@/disk/a b"
     case = Case(
         "placeholders are mapped",
@@ -253,8 +236,10 @@ def test_placeholders_are_mapped_to_paths_with_spaces(world: Path, web: WebServe
     assert "would break the quoting" in refused.log
 
 
-def test_the_receiver_unpacks_the_same_without_a_tar_program(world: Path, web: WebServer, tmp_path: Path) -> None:
-    receiver = Receiver("built-in", __version__, BUILT_IN, None)
+def test_the_receiver_unpacks_the_same_without_a_tar_program(
+    parts: Parts, world: Path, web: WebServer, tmp_path: Path
+) -> None:
+    receiver = Receiver("built-in", __version__, BUILT_IN, parts.rsync)
     shell = shutil.which("sh")
     assert shell is not None
     (tmp_path / "sh").symlink_to(shell)
@@ -271,64 +256,3 @@ def test_the_receiver_unpacks_the_same_without_a_tar_program(world: Path, web: W
     broken = run(replace(without, archive=b"no archive"), receiver, world, web)
     assert broken.exit_status == 1
     assert "there is no tar program here" in broken.log
-
-
-def test_any_two_trees_are_synced_as_rsync_does(parts: Parts, tmp_path: Path) -> None:
-    """Not by cases but by chance: trees of few names, so that every kind of thing meets every other kind."""
-    for seed in range(150):
-        chance = random.Random(seed)
-        shutil.rmtree(tmp_path, ignore_errors=True)
-        source, ours, theirs = tmp_path / "source", tmp_path / "ours", tmp_path / "theirs"
-        grow(source, chance)
-        before = chance.getrandbits(32)
-        for dest in (ours, theirs):
-            grow(dest, random.Random(before))
-        patterns = [chance.choice(PATTERNS)[0] for _ in range(chance.randrange(3))]
-        said = f"seed {seed}, excludes {patterns}: {sync_both(tmp_path, patterns, parts)}"
-        assert look(ours) == look(theirs), said
-
-
-def sync_both(top: Path, patterns: Sequence[str], parts: Parts) -> str:
-    """Sync `source` to `ours` with the receiver and to `theirs` with rsync: both must fail, or none. What they say."""
-    words = [f"--exclude={pattern}" for pattern in patterns]
-    done = subprocess.run(
-        [parts.rsync, "-a", "--delete", *words, f"{top}/source/", f"{top}/theirs/"], capture_output=True, text=True
-    )
-    failed = ""
-    try:
-        sync.copy(top / "source", str(top / "ours"), excludes.parse([pattern.encode() for pattern in patterns]))
-    except ReceiverError as error:
-        failed = str(error)
-    said = f"receiver: {failed or 'no error'}; rsync: {done.stderr or 'no error'}"
-    assert (failed != "") == (done.returncode != 0), f"{patterns}: {said}"
-    return said
-
-
-def grow(directory: Path, chance: random.Random, depth: int = 0) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in chance.sample(["a", "a.log", "b", "d", "e", "foo", "tmp", "log"], chance.randrange(6)):
-        path = directory / name
-        when = 1_600_000_000 + chance.randrange(3) + chance.choice([0, 0.25])
-        match chance.randrange(6):
-            case 0 | 1:
-                path.write_text(chance.choice(["x", "y", "longer"]))
-            case 2 | 3 if depth < 3:
-                grow(path, chance, depth + 1)
-            case 4:
-                path.symlink_to(chance.choice(["a", "nowhere", "/etc", "."]))
-            case _:
-                os.mkfifo(path)
-        if not path.is_symlink():
-            path.chmod(chance.choice([0o755, 0o700, 0o2750, 0o711 if path.is_dir() else 0o440]))
-        os.utime(path, (when, when), follow_symlinks=False)
-
-
-def look(top: Path, *, times: bool = True) -> dict[str, tuple[Any, ...]]:
-    seen = {}
-    for path in sorted(top.rglob("*")):
-        found = path.lstat()
-        text = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else ""
-        # What was only deleted from, and not synced, has a time of now.
-        when = min(found.st_mtime_ns, 1_700_000_000 * 10**9) if times else 0
-        seen[str(path.relative_to(top))] = (found.st_mode, when, text)
-    return seen

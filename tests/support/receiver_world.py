@@ -148,8 +148,6 @@ class Case:
 
     # what must come of it, with every receiver
     exit_status: int = 0
-    #: For the real ones, if they differ: an exit status that the receiver has better reasons not to have.
-    stretcher_exit_status: int | None = None
     #: Text of files below `disk/`; None: not there.
     leaves: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -161,8 +159,7 @@ class Receiver:
     name: Literal["1.1.0", "newest", "built-in"]
     version: str
     command: tuple[str, ...]
-    #: The rsync program; None: one that tells on whoever calls it.
-    rsync: Path | None
+    rsync: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +243,7 @@ def run(case: Case, receiver: Receiver, world: Path, web: WebServer, extra: Mapp
         if entry.kind == "directory":
             os.utime(disk / entry.path, (entry.mtime, entry.mtime))
     (world / "facts.sh").write_text(FACTS)
-    if receiver.rsync is None:
-        (program / "rsync").write_text(f"#!/bin/sh\necho 'rsync was called' >{disk}/rsync-was-called\n")
-        (program / "rsync").chmod(0o755)
-    else:
-        (program / "rsync").symlink_to(receiver.rsync)
+    (program / "rsync").symlink_to(receiver.rsync)
 
     def put(text: str) -> str:
         shm = SHM / f"receiver-{os.getpid()}"

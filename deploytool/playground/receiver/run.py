@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from deploytool.playground.receiver import ReceiverError, archive, excludes, go_template, sync
+from deploytool.playground.receiver import ReceiverError, archive, go_template, sync
 from deploytool.playground.receiver.commands import Cancellation, Shell
 from deploytool.playground.receiver.download import opened, parse_url
 from deploytool.playground.receiver.event import manifest_url
@@ -73,7 +73,7 @@ class Receiver:
         except UnicodeDecodeError as error:
             raise ReceiverError(f"The manifest is not UTF-8: {error}.") from error
         if self.expands_templates:
-            text = go_template.expand(text, self.environment)
+            text = go_template.expand(text)
         return parse(put_in_place(text, self.placeholders))
 
     def _run_with_log(self, commands: Sequence[str]) -> None:
@@ -135,13 +135,8 @@ class Receiver:
             self.journal.say(f"Renaming {unpacked} to {manifest.dest}")
             sync.rename(unpacked, manifest.dest)
             return
-        patterns: list[bytes] = []
-        if manifest.exclude_from:
-            patterns += excludes.patterns_in_file((unpacked / manifest.exclude_from.lstrip("/")).read_bytes())
-        patterns += [os.fsencode(pattern) for pattern in manifest.excludes]
-        self.journal.say(f"Syncing {unpacked} to {manifest.dest}, {len(patterns)} excludes")
-        changed = sync.copy(unpacked, manifest.dest, excludes.parse(patterns))
-        self.journal.say(f"Synced: {changed} entries changed")
+        self.journal.say(f"Syncing {unpacked} to {manifest.dest}")
+        sync.copy(unpacked, manifest.dest, manifest.excludes, manifest.exclude_from)
 
 
 @contextmanager
