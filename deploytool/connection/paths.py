@@ -47,14 +47,6 @@ class Place:
     def logs(self) -> str:
         return str(PurePosixPath(self.application_root, "logs"))
 
-    @property
-    def locks(self) -> str:
-        return str(PurePosixPath(self.application_root, "locks"))
-
     def log(self, name: str) -> str:
         """`name` is a release id, or whatever the run is called as long as it has none."""
         return str(PurePosixPath(self.logs, f"{name}.log"))
-
-    def unpacked(self, release: str) -> str:
-        """Where a release is unpacked for its migrations."""
-        return str(PurePosixPath(self.application_root, "unpacked", release))

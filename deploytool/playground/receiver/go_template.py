@@ -13,7 +13,8 @@ _LITERAL = re.compile(r"\{\{`([^`]*)`\}\}")
 
 def expand(text: str) -> str:
     """`text` with its literals in place of their actions. Raises ReceiverError for any other action."""
-    if action := re.search(r"\{\{(?!`[^`]*`\}\})[^\n]{,40}", text):
+    left = _LITERAL.sub(lambda literal: re.sub("[^\n]", " ", literal[0]), text)
+    if action := re.search(r"\{\{[^\n]{,40}", left):
         line = text.count("\n", 0, action.start()) + 1
         raise ReceiverError(
             f"Line {line} of the manifest has {action[0]!r}: the built-in receiver runs no templates.",
