@@ -50,8 +50,8 @@ def scripts() -> Iterator[Step]:
         for step in (
             dependencies(wanted, where, "0" * 64, REVISION),
             assets(wanted, where),
-            migrate(wanted, where, where.unpacked(ODD)),
-            migrate_pending(wanted, where, where.unpacked(ODD)),
+            migrate(wanted, where, f"/unpacked/{ODD}"),
+            migrate_pending(wanted, where, f"/unpacked/{ODD}"),
         ):
             assert step is not None
             yield step

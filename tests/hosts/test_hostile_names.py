@@ -271,8 +271,8 @@ def test_bash_reads_each_name_as_it_was_given(
             (head(dependencies(told, place), RUN_BEGINS), {"d_commands": commands, **built}),
             (head(assets(told, place), RUN_BEGINS), {"d_commands": commands, "d_directory": place.work_tree}),
             (
-                head(migrate(told, place, place.unpacked(reference)), RUN_BEGINS),
-                {**where, "d_linked_dirs": links, "d_commands": commands, "d_directory": place.unpacked(reference)},
+                head(migrate(told, place, f"/unpacked/{reference}"), RUN_BEGINS),
+                {**where, "d_linked_dirs": links, "d_commands": commands, "d_directory": f"/unpacked/{reference}"},
             ),
         ]
     )
