@@ -26,7 +26,7 @@ from deploytool.model.history import (
 )
 from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id
 from deploytool.state.history_store import moment_name, read_history
-from deploytool.worker.line import newest
+from deploytool.worker.requests_store import newest
 from tests.support.answering import Answering
 from tests.support.numbered import ALL, NOBODY, A, B, C, D, failed, good, history, mark, name
 

@@ -30,7 +30,7 @@ from deploytool.model.release import (
 )
 from deploytool.rollout.attempt import new_deployment_id
 from deploytool.state.releases import read_release
-from deploytool.worker.line import named_release
+from deploytool.worker.requests_store import named_release
 from tests.support.answering import Answering
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")

@@ -33,7 +33,7 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session as RealSession
 from deploytool.state.history_store import RETENTION_LOCK
-from deploytool.worker.line import newest
+from deploytool.worker.requests_store import newest
 from tests.support.answering import Answering
 from tests.support.histories import NOW
 

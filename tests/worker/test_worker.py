@@ -891,8 +891,8 @@ def release():
     raise ValueError("refused: token-1234")
 
 worker = Worker(None, None)
-worker._masking.learn(["token-1234"])
-worker._locks["test"] = SimpleNamespace(release=release)
+worker._here.masking.learn(["token-1234"])
+worker._here.locks["test"] = SimpleNamespace(release=release)
 worker.end("the test is over")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)

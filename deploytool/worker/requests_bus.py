@@ -1,0 +1,148 @@
+"""Requests about Consul, or what takes its place: hosts, freezes, deployments."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+from . import freezing, retention
+from .announcement import Announcement, deployment_named, watch_reports
+from .context import Context, Tell, now_text
+from .findings import Findings
+from .probe import probe_hosts
+
+
+class BusRequests:
+    """Each public method is the request of its name."""
+
+    def __init__(self, here: Context) -> None:
+        self._here = here
+        self.announcement: Optional[Announcement] = None
+        self.watch_ended = threading.Event()
+
+    def _role(self, role: str, selector: Dict[str, Any]) -> Dict[str, Any]:
+        up, down = self._here.bus.hosts(selector)
+        wanted = self._here.bus.get("{}/wanted/{}".format(self._here.prefix, role))
+        return {
+            "up": up,
+            "down": down,
+            "wanted": wanted.value if wanted else None,
+            "exceptions": self._below("wanted/{}/".format(role)),
+        }
+
+    def _below(self, place: str) -> Dict[str, str]:
+        """host → value of the keys there; a key further below is no host's"""
+        top = "{}/{}".format(self._here.prefix, place)
+        found = {entry.key[len(top) :]: entry.value for entry in self._here.bus.list(top)[0]}
+        return {host: value for host, value in found.items() if "/" not in host}
+
+    def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
+        """For each role: its hosts, those that are down, what is wanted of all and of single hosts (`exceptions`), each
+        host's last word (`serving`), and the barriers of the deployments that are wanted (`go`).
+        """
+        answer = {}
+        for role, selector in roles.items():
+            found = self._role(role, selector)
+            found["serving"] = self._below("serving/{}/".format(role))
+            found["go"] = {}
+            names = {deployment_named(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
+            for name in names - {None}:
+                go = self._here.bus.get("{}/deployments/{}/{}/go".format(self._here.prefix, name, role))
+                if go is not None:
+                    found["go"][name] = go.value
+            answer[role] = found
+        return {"roles": answer}
+
+    def frozen(self, tell: Tell) -> Dict[str, Any]:
+        """Who froze the environment, when and why; null if it is not frozen."""
+        return {"frozen": freezing.read(self._here.bus, self._here.prefix)}
+
+    def freeze(self, tell: Tell, why: str) -> Dict[str, Any]:
+        told = freezing.freeze(
+            self._here.bus,
+            self._here.prefix,
+            why=self._here.masking.text(why),
+            operator=self._here.hello["operator"],
+            at=now_text(),
+        )
+        return {"frozen": told}
+
+    def thaw(self, tell: Tell) -> Dict[str, Any]:
+        return {"was": freezing.thaw(self._here.bus, self._here.prefix)}
+
+    def prune_keys(self, tell: Tell, keep: List[str]) -> Dict[str, Any]:
+        """Remove the keys of deployments that nobody needs any more; see `retention.prune_deployments`."""
+        return {
+            "removed": retention.prune_deployments(
+                self._here.bus,
+                self._here.prefix,
+                keep,
+                now=time.time(),
+                go_on=lambda: self._here.groups.refuse_if_cancelled("removing keys of old deployments"),
+            )
+        }
+
+    def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> Dict[str, Any]:
+        """Try every right in Consul, with keys of `probe`, an id that no deployment has."""
+        findings = Findings()
+        self._here.bus.check(findings, self._here.prefix, probe, events, services)
+        return {"findings": self._here.masking.value(findings.all)}
+
+    def probe_hosts(
+        self, tell: Tell, probe: str, place: str, roles: List[Dict[str, Any]], seconds: float
+    ) -> Dict[str, Any]:
+        """Have every host of the roles answer over the way that a deployment takes; see `probe.probe_hosts`."""
+        found = probe_hosts(
+            self._here.bus,
+            self._here.store,
+            self._here.prefix,
+            place,
+            probe,
+            roles,
+            seconds=seconds,
+            go_on=lambda: self._here.groups.refuse_if_cancelled("waiting for the hosts' answers"),
+        )
+        return {"answers": found["answers"], "failures": self._here.masking.value(found["failures"])}
+
+    def announce(
+        self,
+        tell: Tell,
+        deployment: str,
+        roles: List[Dict[str, Any]],
+        only_hosts: bool,
+        wait: bool,
+        in_waves: bool = False,
+        goes_back: bool = False,
+    ) -> Dict[str, Any]:
+        self._here.groups.refuse_if_cancelled("announcing the deployment")
+        self.announcement = Announcement(self._here.bus, self._here.prefix, deployment, roles, only_hosts, in_waves)
+        return {"frozen": self.announcement.announce(wait=wait, goes_back=goes_back)}
+
+    def watch(self, tell: Tell, deployment: str) -> None:
+        """Tell the hosts' reports until `end_watch`."""
+        # Its own: an earlier one may still wait for Consul, and is to end then.
+        ended = self.watch_ended = threading.Event()
+        watch_reports(self._here.bus, self._here.prefix, deployment, lambda news: tell({"reports": news}), ended)
+
+    def end_watch(self, tell: Tell) -> None:
+        self.watch_ended.set()
+
+    def go(self, tell: Tell, hosts: Optional[Dict[str, List[str]]] = None) -> None:
+        """Let all hosts go, or those by role; the others wait on."""
+        assert self.announcement is not None
+        self.announcement.go(hosts)
+
+    def halt(self, tell: Tell, stay: Dict[str, List[str]]) -> None:
+        """No more hosts are let go, and what is wanted of all but these is what it was."""
+        assert self.announcement is not None
+        self.announcement.halt(stay)
+
+    def settle(self, tell: Tell) -> None:
+        """All have gone: it is wanted of the roles as a whole."""
+        assert self.announcement is not None
+        self.announcement.settle()
+
+    def abort(self, tell: Tell) -> Dict[str, Any]:
+        """Take the deployment back, unless its hosts have been let go: `let_go` says so."""
+        return {"let_go": self.announcement.abort() if self.announcement is not None else False}
