@@ -63,7 +63,7 @@ def _link(side: Ours) -> None:
     shared = side.playground.build_root / side.name / "shared/playground"
     shared.mkdir(parents=True)
     values = {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": shared / "shop.sqlite3"}
-    (shared / ".env").write_text(configs.dotenv(values))
+    (shared / ".env").write_text(configs.dotenv("", values))
 
 
 def _install(playground: Playground, tree: Path) -> float:

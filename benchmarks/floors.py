@@ -138,13 +138,13 @@ def paramiko_true(playground: Playground, *, no_delay: bool) -> tuple[float, flo
             allow_agent=False,
         )
 
-    def run() -> None:
+    def run() -> int:
         _, out, _ = client.exec_command("true")
-        out.channel.recv_exit_status()
+        return out.channel.recv_exit_status()
 
     try:
         connecting = timed(connect)
-        line = client.get_transport().sock  # type: ignore[union-attr]
+        line: Any = client.get_transport().sock  # type: ignore[union-attr]
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(no_delay))
         run()
         return connecting, timed(lambda: [run() for _ in range(COMMANDS_ON_A_CONNECTION)]) / COMMANDS_ON_A_CONNECTION

@@ -48,7 +48,7 @@ class Side(Protocol):
 class Ours:
     """`fab playground deploy`, with one kind of compression."""
 
-    cases = CASES
+    cases: tuple[str, ...] = CASES
 
     def __init__(self, playground: Playground, directory: Path, app: App, repository: Repository, compression: str):
         self.label = f"fab {compression}"
@@ -85,7 +85,7 @@ class Theirs:
     def __init__(self, playground: Playground, directory: Path, app: App, repository: Repository, *, tuned: bool):
         self.label = TUNED_PEER if tuned else PEER
         # Tuned, it differs only in how it packs: two cases show that.
-        self.cases = (UNCHANGED, CHANGED) if tuned else CASES
+        self.cases: tuple[str, ...] = (UNCHANGED, CHANGED) if tuned else CASES
         self.playground = playground
         name = f"{app.name}-peer-{'tuned' if tuned else 'plain'}"
         archiver = peer.TUNED if tuned else peer.PLAIN

@@ -135,7 +135,7 @@ def test_lock_file_that_goes_back_and_forth_is_installed_once_each(builds: Build
     assert builds.again().kept == frozenset()
     builds.repository.commit({"lock.txt": "alpha\nbeta\n"})
     found = builds.again()
-    assert (found.kept, found.keys["dependencies"]) == ({"dependencies"}, first)
+    assert (set(found.kept), found.keys["dependencies"]) == ({"dependencies"}, first)
     builds.repository.commit({"lock.txt": "gamma\n"})
     assert builds.again().kept == {"dependencies"}
     assert builds.last_ran == []

@@ -30,7 +30,7 @@ def put(path: Path, text: str) -> None:
 
 
 def relocate(application: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, PROGRAM, "env"]
+    command = [sys.executable, str(PROGRAM), "env"]
     return subprocess.run(command, cwd=application, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -576,7 +576,15 @@ def test_the_recipe_django_knows_what_is_pending(tmp_path: Path, server: Server)
     recipe, database = RECIPES["django"], tmp_path / "shop.sqlite"
     subprocess.run([sys.executable, "-m", "venv", release / "venv"], check=True)
     wanted = [line for line in (release / "requirements.txt").read_text().splitlines() if "gunicorn" not in line]
-    install = [release / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    install = [
+        str(release / "venv/bin/python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *wanted,
+    ]
     subprocess.run(install, check=True)
     server.build.update(recipe="django", env={"SECRET_KEY": "x" * 50, "DATABASE": str(database)})
     assert ask(server, release, *recipe.migrate_pending) == ("catalog.0001_visit", "catalog.0002_heartbeat")

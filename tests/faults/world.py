@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from deploytool.playground import processes
@@ -107,12 +108,15 @@ class FaultyPlayground(Playground):
         ports = processes.free_ports(["s3", "consul", "ssh", *HOSTS, BUILD_NODE])
         self.s3 = Relay(lambda: self.ports["s3"], ports["s3"], self._seen_s3)
         self.consul_relays = {
-            name: Relay(lambda node=node: self.ports[f"{node}-http"], ports[name], self._seen_consul)
+            name: Relay(partial(self._port_of, f"{node}-http"), ports[name], self._seen_consul)
             for name, node in (("consul", BUILD_NODE), *((host, host) for host in (*HOSTS, BUILD_NODE)))
         }
         self.ssh = Wire(lambda: self.ports["sshd"], ports["ssh"], lambda _request: None)
         self._reports: dict[str, int] = {}
         self._guard = threading.Lock()
+
+    def _port_of(self, name: str) -> int:
+        return int(self.ports[name])
 
     @property
     def relays(self) -> tuple[Relay, ...]:

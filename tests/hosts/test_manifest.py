@@ -35,7 +35,7 @@ from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
 
 HOST = Path(__file__).parents[2] / "templates/host"
 BRACES = "{" * 2
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("{{}'\"\\\n\t #:-`$\x85\u2028\ufeff\x00"))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("{{}'\"\\\n\t #:-`$\x85\u2028\ufeff\x00"))
 SHELL_TEXTS = TEXTS.map(lambda text: text.replace("\0", ""))
 
 
@@ -336,8 +336,8 @@ def test_host_is_drained_before_the_switch_and_brought_back_after_the_proof() ->
     post = host_script(role_manifest(given_settings(hooks=DRAINED), "web", RELEASE, DEPLOYMENT), "post")
     assert """  "$1" 'roles.web.hooks.drain[0]' 'leave web' || return""" in post
     assert """  "$1" 'roles.web.hooks.undrain[0]' 'come back' || return""" in post
-    steps = ("drain || leave", 'point_current "releases/$release" ||', "restart_commands run_restart ||")
-    steps += ("verify_release\n", "undrain || leave", "finish_switch verified")
+    steps = ["drain || leave", 'point_current "releases/$release" ||', "restart_commands run_restart ||"]
+    steps += ["verify_release\n", "undrain || leave", "finish_switch verified"]
     places = [post.index(f"\n{step}") for step in steps]
     assert places == sorted(places)
 
@@ -431,7 +431,7 @@ def test_proof_anew_is_read_by_plain_shells_and_has_all_that_it_calls() -> None:
 
 def test_probe_tells_a_stretcher_with_templates_from_one_without() -> None:
     text = render_probe(given_settings(), "web", DEPLOYMENT)
-    newer = yaml.safe_load(expand(text, {}))["commands"]["pre"][0]
+    newer = yaml.safe_load(expand(text))["commands"]["pre"][0]
     assert "newer='yes'" in newer.splitlines()
     assert "newer='{{`yes`}}'" in yaml.safe_load(text)["commands"]["pre"][0].splitlines()
 

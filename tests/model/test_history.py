@@ -673,5 +673,5 @@ def test_hosts_that_ran_it_already_are_expected_and_those_that_left_are_untouche
     text = json.dumps({"release": A, "exit_code": 8, "hosts": hosts, "spared": [{"role": "web", "host": "one"}]})
     found = read_deployment(name(1), text, None)
     assert found.expected == {("web", each) for each in ("one", "two", "three", "four")}
-    assert (found.verified, found.untouched) == (TWO, {("web", "three")})
+    assert (found.verified, found.untouched) == (TWO, frozenset({("web", "three")}))
     assert found.spared == ONE

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from invoke import Task
+from invoke.tasks import Task
 
 from deploytool import tasks
 from deploytool.build import stages

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.measurements import Measurements
 from benchmarks.soak import census, deploys, logs, make_files, print_much
 from benchmarks.soak.findings import Findings, Windows
+from benchmarks.watching import CommandFailed
 
 WINDOWS = Windows(warm_up=4, length=3)
 COUNT = 20
@@ -113,5 +114,5 @@ def test_a_log_is_whole_only_with_its_beginning_and_its_end(tmp_path: Path) -> N
     assert b"".join(logs._logged(log)) == b"\none\ntwo\xff"
     assert b"".join(logs._decoded([b"two\xe2\x80", b"\xa6\xff"])) == "two…\ufffd".encode()
     log.write_bytes(b"==> x\n$ python3 print_much.py lines 1\none\n")
-    with pytest.raises(logs.CommandFailed):
+    with pytest.raises(CommandFailed):
         list(logs._logged(log))

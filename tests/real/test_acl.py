@@ -5,7 +5,7 @@ missing is named, also where Consul denies silently.
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,12 +69,13 @@ def test_app_server_reads_what_it_needs_from_the_store_and_nothing_else(project:
     client = guarded.s3_client(guarded.host)
     bucket = guarded.bucket
     client.get_object(Bucket=bucket, Key=f"tiny/releases/{release}/tiny.tar.gz")["Body"].close()
-    for refused in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: client.put_object(Bucket=bucket, Key=f"tiny/releases/{release}/more", Body=b"x"),
         lambda: client.delete_object(Bucket=bucket, Key=f"tiny/releases/{release}/release.json"),
         lambda: client.list_objects_v2(Bucket=bucket, Prefix="tiny/"),
         lambda: client.get_object(Bucket=bucket, Key=f"tiny/{built}"),
-    ):
+    )
+    for refused in attempts:
         with pytest.raises(ClientError, match="AccessDenied"):
             refused()
     client.close()

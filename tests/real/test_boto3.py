@@ -47,7 +47,7 @@ def worker(playground: Playground, bare: Path, root: Path, variables: dict[str, 
     build: Any = SimpleNamespace(server="local", root=str(root))
     client = Greeted(channel, boot(channel, build, archive), "local")
     keys = playground.deploy_keys
-    store = playground.settings_for(Application("bare", ()), root)["store"]
+    store: Any = playground.settings_for(Application("bare", ()), root)["store"]
     try:
         client.hello = client.ask(
             "hello",

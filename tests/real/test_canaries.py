@@ -113,7 +113,7 @@ ENVIRONMENTS: Mapping[str, set[str]] = {
     "operator": OPERATORS,
     "build": BUILD_SERVERS,
     "host": HOSTS,
-    "": frozenset(),
+    "": set(),
 }
 
 #: Files that may hold a secret, below the directory of all → which, and why.

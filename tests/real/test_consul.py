@@ -48,7 +48,7 @@ def events_so_far(consul: Consul) -> int:
     """The cluster's clock of events, after one more."""
     assert consul.fire("deploy_none", "x", [])
     events, _ = consul.call("GET", "/v1/event/list", right="event read", read=lambda answer: answer)
-    return max(event["LTime"] for event in events)
+    return max(int(event["LTime"]) for event in events)
 
 
 def clock_bytes(events: int) -> int:
@@ -227,10 +227,10 @@ def test_abort_of_an_open_deployment_wins_over_its_ticks(consul: Consul, prefix:
     ticks = iter(["wait 1", "wait 2"])
 
     class Ticking(Failing):
-        def put(self, key: str, text: str, **options: Any) -> bool:
-            if text == "abort" and (tick := next(ticks, None)):
+        def put(self, key: str, value: str, **options: Any) -> bool:
+            if value == "abort" and (tick := next(ticks, None)):
                 consul.put(go, tick)
-            return consul.put(key, text, **options)
+            return consul.put(key, value, **options)
 
     role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
     Announcement(Ticking(consul), prefix, "20260101T000002Zbbbb", [role], False).announce(wait=True)

@@ -430,7 +430,7 @@ class Door(paramiko.ServerInterface):
 
     def check_auth_password(self, username: str, password: str) -> int:
         self.tried.append((username, password))
-        return paramiko.AUTH_FAILED
+        return int(paramiko.common.AUTH_FAILED)
 
 
 def test_login_password_that_was_asked_for_reaches_the_build_server(project: Project) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,10 @@ def truth(playground: Playground, tmp_path: Path) -> Iterator[Truth]:
 
 
 # --- what must go well
+
+
+def until_replayed(truth: Truth, host: str, deployment: str, times: int) -> None:
+    until(lambda: truth.replays(host, deployment) == times, f"{host} has heard {deployment} {times} times")
 
 
 def test_all_good_and_every_host_serves_it(truth: Truth) -> None:
@@ -89,8 +92,8 @@ def assert_only_app2_failed(truth: Truth, result: Result, old: dict[str, Any], n
         assert word in reason
     assert truth.answers() == {**truth.all(new), "app2/web": old["revision"]}
     assert truth.served() == {**truth.all(result.json["release"]), "app2/web": old["release"]}
-    word = truth.last_word("app2/web")
-    assert (word["release"], word["verified"]) == (old["release"], True)
+    last = truth.last_word("app2/web")
+    assert (last["release"], last["verified"]) == (old["release"], True)
     assert truth.fab("playground", "status").code == 8
 
 
@@ -317,7 +320,7 @@ def test_event_that_is_fired_twice_changes_nothing(truth: Truth) -> None:
     url = truth.wanted()["wanted/web"].split()[1]
     truth.playground.fire("truth", "web", url)
     for host in HOSTS:
-        until(lambda host=host: truth.replays(host, document["deployment"]) == 1, f"{host} has heard it again")
+        until_replayed(truth, host, document["deployment"], 1)
     assert (truth.pids(), truth.consul_keys(), truth.served()) == before
 
 
@@ -330,7 +333,7 @@ def test_old_event_that_is_replayed_after_a_newer_deployment_changes_nothing(tru
     before = (truth.pids(), truth.consul_keys(), truth.served())
     truth.playground.fire("truth", "web", url)
     for host in HOSTS:
-        until(lambda host=host: truth.replays(host, deployment) == 1, f"{host} has heard it")
+        until_replayed(truth, host, deployment, 1)
     assert (truth.pids(), truth.consul_keys(), truth.served()) == before
     assert truth.answers() == truth.all(new)
 
@@ -345,8 +348,7 @@ def test_restarted_watch_neither_restarts_nor_undoes_even_with_the_archive_gone(
         for host in HOSTS:
             truth.playground.restart_watches(host)
         for host in HOSTS:
-            seen = partial(truth.replays, host, deployment)
-            until(lambda seen=seen, times=times: seen() == times, f"{host} has replayed it")
+            until_replayed(truth, host, deployment, times)
         assert (truth.pids(), truth.consul_keys(), truth.served()) == before
         assert truth.answers() == truth.all(new)
         truth.delete_objects(r"truth\.tar\.gz")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ def test_what_anybody_writes_to_consul_and_the_store_is_shown_and_not_obeyed(pro
         f"wanted/web/{'x' * 100}": b"\xff",
         f"deployments/{deployment}/web/go": evil.encode(),
     }.items():
-        consul(project, urllib.request.quote(key), value)
+        consul(project, urllib.parse.quote(key), value)
     client = project.playground.s3_client()
 
     def put(key: str, content: bytes) -> None:

@@ -151,7 +151,8 @@ while True:
 
 def test_process_that_goes_while_its_children_are_looked_for_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(path: Path, _pattern: str) -> Iterator[Path]:
-        raise FileNotFoundError(str(path))
+        if path:
+            raise FileNotFoundError(str(path))
         yield path
 
     monkeypatch.setattr(Path, "glob", gone)

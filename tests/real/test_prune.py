@@ -220,7 +220,7 @@ def test_frozen_environment_takes_no_announcement_and_nothing_is_written(start: 
 def test_frozen_environment_lets_an_announcement_through_that_goes_back(start: Start, bus: Bus, prefix: str) -> None:
     worker = start()
     worker.ask("freeze", why="the sale")
-    request = {"deployment": deployment(0), "roles": roles(["app1"]), "only_hosts": False, "wait": True}
+    request: dict[str, Any] = {"deployment": deployment(0), "roles": roles(["app1"]), "only_hosts": False, "wait": True}
     assert worker.ask("announce", goes_back=True, **request)["frozen"]["why"] == "the sale"
     wanted = bus.get(f"{prefix}/wanted/web")
     assert wanted is not None

@@ -134,7 +134,7 @@ def test_rebuild_builds_what_is_there_already_and_is_reused_from_then_on(project
 def furnished_build_server(project: Project, directory: Path) -> None:
     """Its user finds a Python with another isal, as with somebody's tools, and an igzip that would give other bytes."""
     subprocess.run([sys.executable, "-m", "venv", directory / "python"], check=True)
-    pip = [directory / "python/bin/python", "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    pip = [str(directory / "python/bin/python"), "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
     subprocess.run([*pip, "boto3", f"isal<{VERSION}"], check=True)
     programs = project.playground.directory / "bin"
     other = '#!/bin/sh\n[ "$1" = --version ] && { echo 9.9; exit; }\nexec gzip -1\n'

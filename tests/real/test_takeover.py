@@ -1,7 +1,6 @@
 """A deploy_to that Capistrano has used before, on the playground's real stretcher."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ AFFECTED = "[ ! -e {{ shared_path }}/affected ] || { echo 'it does not start'; e
 
 
 @pytest.fixture
-def project(playground: Playground, tmp_path: Path) -> Iterator[Project]:
+def project(playground: Playground, tmp_path: Path) -> Project:
     playground.add_application(APPLICATION)
     made = Project(playground, tmp_path, APPLICATION)
     made.role("web")["hooks"] = {"post": [AFFECTED]}

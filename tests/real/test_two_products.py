@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ class World:
                 for entry in json.load(answer)
                 if not entry["Key"].startswith(f"deploytool/{name}/")
             }
-        files = {}
+        files: dict[str, Any] = {}
         # What belongs to applications, by hosts and on the build server; not logs and the like of the playground's own.
         places = [*(playground.host_directory(host) for host in playground.hosts), playground.build_root]
         for application in {each.name for each in playground.applications} - {name}:

@@ -166,8 +166,8 @@ def test_deploy_says_what_compresses_in_place_of_the_tools_own(local: Local) -> 
     built = local.fab("local", "build")
     assert "built release" in built.err
     assert "compresses" not in built.err
-    plan = local.fab("local", "plan", "--json").json
-    assert plan["compressor"] == {"name": own, "ready": True, "warning": None}
+    planned = local.fab("local", "plan", "--json").json
+    assert planned["compressor"] == {"name": own, "ready": True, "warning": None}
 
 
 def test_commands_that_build_nothing_install_no_compressor(local: Local) -> None:

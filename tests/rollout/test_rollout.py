@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -608,7 +608,9 @@ def test_host_without_a_release_before_stays_where_it_is(tmp_path: Path) -> None
 
 def test_release_that_a_host_has_not_kept_is_downloaded_by_the_same_hosts(tmp_path: Path) -> None:
     world = Halted(tmp_path, {"one": Verdict.VERIFIED}, {"one": OLD})
-    said = iter([{"one": ("failed", {"incomplete": True})}, {"one": ("fetched", {})}])
+    said: Iterator[dict[str, tuple[str, dict[str, Any]]]] = iter(
+        [{"one": ("failed", {"incomplete": True})}, {"one": ("fetched", {})}]
+    )
     world.worker.say_fetched = lambda: next(said)
     assert world.undo() == [(OLD, {"one": Verdict.VERIFIED})]
     assert world.announced == [["one"], ["one"]]

@@ -84,10 +84,10 @@ class Host:
         if not archive.exists():
             archive.parent.mkdir(parents=True)
             with tarfile.open(archive, "w:gz") as tar:
-                for name, content in {"REVISION": release[-7:], **self.tree}.items():
+                for name, text in {"REVISION": release[-7:], **self.tree}.items():
                     info = tarfile.TarInfo(f"./{name}")
-                    info.size = len(content.encode())
-                    tar.addfile(info, io.BytesIO(content.encode()))
+                    info.size = len(text.encode())
+                    tar.addfile(info, io.BytesIO(text.encode()))
         content = archive.read_bytes()
         manifest = RoleManifest(
             application="shop",
@@ -236,5 +236,5 @@ def hooks(**given: str) -> dict[Phase, tuple[HostCommand, ...]]:
 
 
 def consul(host: Host, *arguments: str) -> str:
-    run = [host.parts.consul, "kv", *arguments]
+    run = [str(host.parts.consul), "kv", *arguments]
     return subprocess.run(run, env=host.environment, capture_output=True, text=True, check=True).stdout

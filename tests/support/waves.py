@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Waves(Project):
 
     # looking
 
-    def state_of(self, *hosts: str) -> list[tuple[object, ...]]:
+    def state_of(self, *hosts: str) -> Sequence[tuple[object, ...]]:
         """Whatever a switch, or only its attempt, would change on these hosts."""
         found = []
         for host in hosts:

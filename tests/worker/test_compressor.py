@@ -47,7 +47,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a `python3` that has pip, boto3 and another isal."""
     directory = tmp_path_factory.mktemp("furnished")
     subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-    pip = [directory / "bin/python", "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    pip = [str(directory / "bin/python"), "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
     subprocess.run([*pip, "isal<" + OWN.version, "boto3"], check=True)
     return directory / "bin"
 

@@ -861,8 +861,9 @@ def test_worker_that_can_not_be_kept_compiled_runs_all_the_same(start: Start, tm
 def test_report_of_a_bug_holds_no_secret(start: Start) -> None:
     """It quotes whatever could not be borne."""
     worker = start(secrets=["correct-horse"])
+    wrong: dict[str, Any] = {"correct-horse": 1}
     with pytest.raises(DeployError, match="TypeError: ") as raised:
-        worker.ask("store_exists", **{"correct-horse": 1})
+        worker.ask("store_exists", **wrong)
     told = json.dumps(raised.value.as_dict())
     assert "report it" in told
     assert "correct-horse" not in told
