@@ -2,7 +2,7 @@
 # make test        the tests of every room: no servers but this machine's own git and sshd
 # make test-all    those, and the tests on the real parts: S3 server, Consul cluster, stretcher (tests/real, tests/faults);
 #                  a machine that can't have these leaves their tests out, loudly
-# make faults      every fault at every point of a deployment (tests/faults), of which make test runs a few
+# make faults      every fault at every point of a deployment (tests/faults), of which make test-real runs a few
 # make check       all that CI does
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make docs        docs/settings.md anew, from the model of the settings
@@ -24,7 +24,7 @@ BENCH_ARGS ?=
 SOAK_ARGS ?=
 BARE_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test test-all faults lint audit check docs bench soak bare playground playground-down \
+.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check docs bench soak bare playground playground-down \
   playground-status clean
 
 help:
@@ -64,8 +64,10 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loa
 test: venv
 	$(PYTEST) --ignore tests/real --ignore tests/faults $(PYTEST_ARGS)
 
-test-all: venv
-	$(PYTEST) $(PYTEST_ARGS)
+test-real: venv
+	$(PYTEST) $(PYTEST_ARGS) tests/real tests/faults
+
+test-all: test test-real
 
 # Each process has a playground of its own, and mostly waits: for limits, and for what is struck to come back.
 faults: venv
