@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from deploytool.playground import Playground
-from deploytool.playground.parts import CHECKOUT
+from deploytool.playground.parts import CHECKOUT, programs_directory
 from tests.integration.test_releases import STAGES, Stages, record_of
 from tests.unit.test_ci import commands, page, read_command
 
@@ -56,7 +56,7 @@ class Machine:
         bin_directory = Path(sys.executable).parent
         return {
             "HOME": str(self.home),
-            "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin:{programs_directory()}",
             "LANG": "C.UTF-8",
             "CI": "true",
             # What is installed already is enough; a test asks nobody else.

@@ -69,7 +69,7 @@ def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[
     return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -360,6 +360,8 @@ def test_line_that_is_cut_in_the_middle_ends_the_step_as_well(start: Start, tmp_
 
 
 def test_full_disk_ends_the_step_as_well_and_has_a_sentence(start: Start, tmp_path: Path) -> None:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("small disks need root")
     root = tmp_path / "small"
     root.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root)], check=True)
