@@ -31,14 +31,14 @@ def started_at(pid: int) -> Optional[str]:
 def end_group(group: int, grace_seconds: float = GRACE_SECONDS) -> None:
     """End every process of the group: SIGTERM first, SIGKILL when the grace is over. No such group: nothing to do."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGTERM)
-        deadline = time.monotonic() + grace_seconds
-        while time.monotonic() < deadline:
-            os.killpg(group, 0)
-            if not _alive(group):
-                return
-            time.sleep(0.05)
-        os.killpg(group, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            os.killpg(group, number)
+            deadline = time.monotonic() + grace_seconds
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                if not _alive(group):
+                    return
+                time.sleep(0.05)
 
 
 def _alive(group: int) -> bool:

@@ -289,9 +289,10 @@ def test_ssh_config_that_cannot_be_used_is_named(playground: Playground, tmp_pat
 
 @contextlib.contextmanager
 def tmpfs(directory: Path, options: str) -> Iterator[None]:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("small disks need root")
     directory.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], capture_output=True).returncode:
-        pytest.fail("this test needs the right to mount a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], check=True)
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """`fab ENV check` with real faults: each has its line, its cure and its exit code, keeps nothing else from being tried,
 and nothing is left behind."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,13 +210,13 @@ def test_program_that_is_missing(project: Project) -> None:
 
 
 def test_small_disk(project: Project, guarded: Guarded, tmp_path: Path) -> None:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("small disks need root")
     root = tmp_path / "root"
     root.mkdir()
     sshd = processes.find(guarded.records, "sshd.init")
     assert sshd is not None
-    inside = ["nsenter", "--target", str(sshd.pid), "--user", "--preserve-credentials", "--mount", "--pid", "--"]
-    if guarded.user == "root":
-        inside = [word for word in inside if word not in ("--user", "--preserve-credentials")]
+    inside = ["nsenter", "--target", str(sshd.pid), "--mount", "--pid", "--"]
     subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(root)], check=True)
     try:
         checks = check(project, 4)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploytool.playground.parts import CHECKOUT
+from deploytool.playground.parts import CHECKOUT, programs_directory
 from deploytool.playground.playground import Playground
 from tests.support.github_commands import commands, page, read_command
 from tests.support.releases import STAGES, Stages, record_of
@@ -54,7 +54,7 @@ class Machine:
         bin_directory = Path(sys.executable).parent
         return {
             "HOME": str(self.home),
-            "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{bin_directory}:/usr/local/bin:/usr/bin:/bin:{programs_directory()}",
             "LANG": "C.UTF-8",
             "CI": "true",
             # What is installed already is enough; a test asks nobody else.

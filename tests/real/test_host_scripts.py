@@ -1473,11 +1473,11 @@ def test_drain_works_where_paths_are_odd(tmp_path: Path, parts: Parts, odd: str)
 
 
 def test_full_disk_is_reported(tmp_path: Path, parts: Parts) -> None:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("small disks need root")
     host = make_host(tmp_path, parts, "www")
     host.deploy_to.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.deploy_to)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.fail("this test needs the right to mount a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.deploy_to)], check=True)
     try:
         host.deploy(FIRST, OLD)
         host.tree = {"big": "x" * 400_000}

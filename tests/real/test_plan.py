@@ -13,6 +13,7 @@ import socketserver
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,8 +313,14 @@ def everything(project: Project, tmp_path: Path) -> dict[str, dict[str, object]]
         for entry in page.get("Contents", [])
     }
     client.close()
-    with urllib.request.urlopen(f"{playground.consul_address()}/v1/kv/?recurse", timeout=10) as answer:
-        keys: dict[str, object] = {entry["Key"]: (entry["ModifyIndex"], entry["Flags"]) for entry in json.load(answer)}
+    keys: dict[str, object] = {}
+    try:
+        with urllib.request.urlopen(f"{playground.consul_address()}/v1/kv/?recurse", timeout=10) as answer:
+            keys = {entry["Key"]: (entry["ModifyIndex"], entry["Flags"]) for entry in json.load(answer)}
+    except urllib.error.HTTPError as error:
+        # Where there is none yet.
+        if error.code != 404:
+            raise
     return {
         "store": objects,
         "keys": keys,
@@ -362,7 +369,8 @@ def plan_that_is_watched(
     assert result.code == code, result.out + result.err
     for recorder in recorders:
         asked = recorder.requests()
-        assert asked
+        # One that can't speak to the store has not asked it.
+        assert asked or code != 0
         assert [request for request in asked if request.split(" ")[0] not in ("GET", "HEAD")] == []
     project.settings["store"], project.settings["consul"] = kept
     project.write()
@@ -419,6 +427,7 @@ def test_plan_that_is_interrupted_leaves_nothing_behind(project: Project, tmp_pa
     (programs / "git").chmod(0o755)
     project.settings["build"]["path"] = [str(programs)]
     project.write()
+    before = files_below(tmp_path / "root")
     for number in (signal.SIGINT, signal.SIGKILL):
         (tmp_path / "begun").unlink(missing_ok=True)
         planning = project.start("playground", "plan")
@@ -431,7 +440,7 @@ def test_plan_that_is_interrupted_leaves_nothing_behind(project: Project, tmp_pa
             planning.kill()
         assert planning.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
         until(lambda: not list((tmp_path / "temporary").iterdir()))
-    assert not (tmp_path / "root").exists()
+    assert files_below(tmp_path / "root") == before
 
 
 def test_the_watch_sees_a_deploy(project: Project, tmp_path: Path, recorders: tuple[Recorder, Recorder]) -> None:

@@ -429,7 +429,9 @@ def test_batch_master_with_a_child_for_each_job_is_proven_by_itself(host: Host) 
 
 
 def test_process_in_a_network_namespace_of_its_own_is_proven_by_what_it_holds(host: Host, port: int) -> None:
-    inside = f"exec unshare --net sh -c 'ip link set lo up 2>/dev/null; exec {PYTHON} server.py {port} 0 600'"
+    # An ordinary user may have one only in a user namespace of their own.
+    unshare = "unshare --net" if os.geteuid() == 0 else "unshare --user --map-root-user --net"
+    inside = f"exec {unshare} sh -c 'ip link set lo up 2>/dev/null; exec {PYTHON} server.py {port} 0 600'"
     host.changes |= {**restart(inside), "hook_seconds": 20}
     for deployment, release in ((FIRST, OLD), (SECOND, NEW)):
         run = host.deploy(deployment, release)
