@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.build.stages.commands import relocate_virtualenv
 from deploytool.connection.boot import start_worker
 from deploytool.connection.client import WorkerClient
 from deploytool.settings.recipes import RECIPES
@@ -200,7 +201,8 @@ def test_virtual_environment_of_the_recipe_django_stands_alone_and_a_plain_one_d
     place.commit()
     environ = {**os.environ, "PYTHON": sys.executable, "PIP_NO_INDEX": "1"}
     for command in RECIPES["django"].dependencies:
-        subprocess.run(["bash", "-euc", command], cwd=place.workspace, env=environ, check=True, capture_output=True)
+        script = relocate_virtualenv() + command
+        subprocess.run(["bash", "-euc", script], cwd=place.workspace, env=environ, check=True, capture_output=True)
     place.publish()
     (place.store / "a.tar").unlink()
     subprocess.run([sys.executable, "-m", "venv", "plain"], cwd=place.workspace, check=True)

@@ -95,7 +95,8 @@ done
 
 
 @functools.cache
-def _relocate_virtualenv() -> str:
+def relocate_virtualenv() -> str:
+    """The function of bash by that name."""
     program = (own_templates() / "build" / "relocate_virtualenv.py").read_text("utf-8")
     return f"""
 relocate_virtualenv() {{
@@ -187,7 +188,7 @@ def _step(
             shell.environment(env, settings.build.path),
             shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
             version_managers.use(settings, version_managers.IN_DIRECTORY),
-            _relocate_virtualenv() if any("relocate_virtualenv" in command for command in commands) else "",
+            relocate_virtualenv() if any("relocate_virtualenv" in command for command in commands) else "",
             preparation,
             body,
             end,
