@@ -243,6 +243,7 @@ def test_the_receiver_unpacks_the_same_without_a_tar_program(
     shell = shutil.which("sh")
     assert shell is not None
     (tmp_path / "sh").symlink_to(shell)
+    (tmp_path / "rsync").symlink_to(parts.rsync)
     archive = (*TREE, hard_link("hard", "a.txt"), fifo("queue"), directory("t", 0o1777), file("/abs/olute", "x"))
     usual = Case("as usual", archive)
     without = Case("without tar", archive, environment={"PATH": str(tmp_path)})
