@@ -22,6 +22,7 @@ def version_before(directory: Path) -> dict[str, str]:
         archive.extractall(directory, filter="data")
     environment = {"PYTHONPATH": str(directory)}
     asked = [sys.executable, "-c", "import deploytool; print(deploytool.__file__)"]
-    found = subprocess.run(asked, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    known = {**os.environ, **environment}
+    found = subprocess.run(asked, env=known, cwd="/", capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(directory / "deploytool/__init__.py")
     return environment
