@@ -18,8 +18,8 @@ from tests.faults import table
 
 TESTS = Path(__file__).parent
 REAL_PARTS = (TESTS / "real", TESTS / "faults")
-#: Large ones, which only tests on the real parts need.
-LARGE = (parts.NODE, parts.ZIG)
+#: A large one, which only tests on the real parts need: a C compiler.
+LARGE = (parts.ZIG,)
 LEFT_OUT = pytest.StashKey[str]()
 #: Files that take a minute or more, the longest first. They begin first, so that in the end nobody waits for one alone:
 #: a file's tests stay in one process, and share its playground.
