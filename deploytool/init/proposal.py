@@ -38,7 +38,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ProposedValue:
     """One value of the proposal, and why it is this one."""
 
     setting: str
@@ -50,7 +50,7 @@ class Chosen:
 class Proposal:
     """What `init` would write, and what it has to say of it."""
 
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[ProposedValue, ...]
     #: path → text, in the order in which they are read
     files: Mapping[str, str]
     notes: tuple[str, ...]
@@ -73,7 +73,7 @@ def propose(found: Survey, given: Given) -> Proposal:
     }
     _check(shared)
     carried = [name for name in ("keep_releases", "linked_dirs", "linked_files") if name in capistrano.values]
-    lists = tuple(Chosen(name, _scalar(capistrano.values[name]), "Capistrano's own") for name in carried)
+    lists = tuple(ProposedValue(name, _scalar(capistrano.values[name]), "Capistrano's own") for name in carried)
     return Proposal(
         chosen=(recipe, *chosen, *lists),
         files=files,
@@ -111,13 +111,13 @@ def _recipe(texts: Mapping[str, str]) -> tuple[str, str]:
 # --- single values
 
 
-def _first(setting: str, *offers: tuple[str | None, str]) -> Chosen:
+def _first(setting: str, *offers: tuple[str | None, str]) -> ProposedValue:
     """The first offer that there is: a value and why."""
     value, because = next((value, because) for value, because in offers if value is not None)
-    return Chosen(setting, value, because)
+    return ProposedValue(setting, value, because)
 
 
-def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Chosen, ...]:
+def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[ProposedValue, ...]:
     git = found.git
 
     def said(name: str) -> tuple[str | None, str]:
@@ -175,7 +175,7 @@ def _fitting(text: str) -> str | None:
 # --- the files
 
 
-def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str], recipe: Chosen) -> str:
+def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str], recipe: ProposedValue) -> str:
     git, carried, kind = found.git, capistrano.values, RECIPES[recipe.value]
     restart = kind.restart.format(value["application"]) if kind.restart else None
     lines = [
