@@ -210,9 +210,12 @@ def temporary_files(world: World, *, journal: bool) -> list[str]:
     found = list(world.playground.temporary.iterdir())
     if journal:
         found += [*root.glob("uploads/*"), *root.glob("unpacked/*")]
-    cache = Path(os.environ["XDG_CACHE_HOME"])
+    # Of the cache what is ours: a C compiler keeps locks there.
+    cache = Path(os.environ["XDG_CACHE_HOME"]) / "deploytool"
     for directory in (world.playground.build_root, cache):
         found += [file for file in directory.rglob("*") if UNDER_WAY.search(file.name)]
+    # What the worker installs has a lock beside it for good.
+    found = [file for file in found if not (file.suffix == ".lock" and file.parent.name == ".worker")]
     for host in HOSTS:
         found += world.playground.host_directory(host).glob("tmp/*")
         found += world.project.file(host, "incoming").glob("*")

@@ -413,7 +413,7 @@ def test_line_is_prompt_and_compressed(playground: Playground) -> None:
 def test_ctrl_c_during_connect_ends_the_process(playground: Playground, through_gateway: bool) -> None:
     program = (
         "import json, sys, types\n"
-        "from deploytool.connection.ssh import start_worker\n"
+        "from deploytool.connection.boot import start_worker\n"
         "start_worker(types.SimpleNamespace(**json.loads(sys.argv[1])))\n"
     )
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -62,7 +62,7 @@ def test_installed_package_has_all_that_a_new_project_needs(installed: Path, tmp
     run(installed, tmp_path, "deploytool", "init", "--template")
     assert (tmp_path / "templates/manifest.yml.j2").read_text() == (CHECKOUT / "templates/manifest.yml.j2").read_text()
     # What the manifests carry to the hosts is there, too.
-    script = "from deploytool.hosts.manifest import own_templates as t; print(len(list((t() / 'host').glob('*.sh'))))"
+    script = "from deploytool.hosts.scripts import own_templates as t; print(len(list((t() / 'host').glob('*.sh'))))"
     assert int(run(installed, tmp_path, "python", "-c", script)) == len(
         list((CHECKOUT / "templates/host").glob("*.sh"))
     )

@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 import yaml
 
+from deploytool.playground.parts import programs_directory
+
 #: The modification time of everything in archives: whole seconds, long ago.
 LONG_AGO = 1_600_000_000
 
@@ -269,7 +271,7 @@ def run(case: Case, receiver: Receiver, world: Path, web: WebServer, extra: Mapp
     stdin = stdin.replace("@NOTHING@", _event("file:///nothing"))
 
     environment = {
-        "PATH": f"{program}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{program}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{programs_directory()}",
         "HOME": str(world),
         "TMPDIR": str(temporary),
         **(extra or {}),
