@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import deploytool
 from deploytool.build import stages
+from deploytool.build.demands import demands
 from deploytool.build.linked_paths import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.build.stages import Fetched
 from deploytool.connection.client import Asked
@@ -31,7 +32,6 @@ from deploytool.model.release import (
 )
 from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
-from deploytool.settings.recipes import demands
 from deploytool.state.releases import checked_release
 from deploytool.text.untrusted import printable
 

@@ -5,23 +5,9 @@ A command is shell text (bash, possibly of several lines) that runs in the work 
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
-
-
-class Commands(Protocol):
-    """What `demands` reads of `build`."""
-
-    @property
-    def recipe(self) -> str: ...
-    @property
-    def env(self) -> Mapping[str, str]: ...
-    @property
-    def dependencies(self) -> Sequence[str]: ...
-    @property
-    def assets(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,33 +245,6 @@ _STATIC = Recipe(
     exclude=("node_modules",),
     version_managers=(NODENV,),
 )
-
-# Commands that put what a lock file names into the application's directory.
-_BUNDLES = re.compile(r"(?m)(?:^|[\s;&|])bundle(?:\s+(?:_\S+_\s+)?install\b|\s*$)")
-_NODE_INSTALLS = re.compile(
-    r"(?m)(?:^|[\s;&|])(?:npm (?:ci|install|i)|pnpm (?:install|i)|yarn(?: install)?|bun install)\b"
-)
-_REMOVES_MODULES = re.compile(r"\brm\b.*node_modules(?!/)|rimraf.*node_modules(?!/)")
-
-
-def demands(build: Commands) -> list[dict[str, object]]:
-    """What the commands of a build are sure to put into the release: `directory`, and the lock files that ask for it.
-
-    One of `unless` in the application's directory says that it is done in another way. Nothing is asked where commands
-    are not known: a static site may have a package.json for its developers alone.
-    """
-    installing, all_commands = "\n".join(build.dependencies), "\n".join((*build.dependencies, *build.assets))
-    found: list[dict[str, object]] = []
-    gems = build.env.get("BUNDLE_PATH", "")
-    if gems and not gems.startswith(("/", "~", "$", "..")) and _BUNDLES.search(installing):
-        found.append({"directory": gems, "locks": ["Gemfile.lock"], "unless": []})
-    if build.recipe == "node" and _NODE_INSTALLS.search(installing) and not _REMOVES_MODULES.search(all_commands):
-        locks = ["package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "bun.lockb"]
-        found.append({"directory": "node_modules", "locks": locks, "unless": [".pnp.cjs", ".pnp.js"]})
-    if build.recipe == "django" and _DJANGO_INSTALL in build.dependencies:
-        found.append({"directory": "venv", "locks": ["requirements.txt"], "unless": []})
-    return found
-
 
 #: by the name that stands in `build.recipe`; `init` takes the first that sees a sign
 RECIPES: Mapping[str, Recipe] = MappingProxyType(

@@ -15,9 +15,7 @@ from deploytool.errors import StoreError, UsageError
 from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
-    Release,
     ReleaseId,
-    Revision,
     archive_key,
     build_key,
     consul_prefix,
@@ -32,6 +30,7 @@ from deploytool.rollout.attempt import new_deployment_id
 from deploytool.state.releases import read_release
 from deploytool.worker.requests_store import named_release
 from tests.support.answering import Answering
+from tests.support.manifests import RELEASE as RECORD
 
 RELEASE = ReleaseId("20261123T061500Z-1a2b3c4")
 
@@ -85,20 +84,6 @@ def test_build_key_changes_with_any_input() -> None:
 
 
 # the record in the store
-
-RECORD = Release(
-    id=RELEASE,
-    application="shop",
-    revision=Revision("1a2b3c4" + "0" * 33),
-    branch="main",
-    built_at="2026-11-23T06:15:00Z",
-    built_by="jo@laptop",
-    build_key="0" * 64,
-    compression="gzip",
-    checksum="ab" * 32,
-    size_bytes=1000,
-    unpacked_bytes=5000,
-)
 
 
 def record(**changes: object) -> str:

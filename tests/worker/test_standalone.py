@@ -1,4 +1,4 @@
-"""Patterns, names and demands by which an archive is judged: in memory only. The rest is in tests/integration."""
+"""Patterns, names and demands by which an archive is judged: in memory only. The rest is in test_standalone_trees."""
 
 import re
 from types import SimpleNamespace
@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploytool.build.demands import demands
 from deploytool.build.linked_paths import doubtful, links_recorded, notes, refuse_covered, unchecked
 from deploytool.errors import StepError
-from deploytool.model.release import Release, ReleaseId, Revision, read_record, release_record
-from deploytool.settings.recipes import RECIPES, Recipe, demands
+from deploytool.model.release import Release, read_record, release_record
+from deploytool.settings.recipes import RECIPES, Recipe
 from deploytool.worker.standalone import LEFTOVERS, expression, unescaped
+from tests.support.manifests import RELEASE
 
 
 @pytest.mark.parametrize(
@@ -148,20 +150,6 @@ def test_only_what_the_commands_are_sure_to_install_is_asked_for(asked: Any, dir
 
 
 # --- linked paths
-
-RELEASE = Release(
-    id=ReleaseId("20261123T061500Z-1a2b3c4"),
-    application="shop",
-    revision=Revision("1a2b3c4" + "0" * 33),
-    branch="main",
-    built_at="2026-11-23T06:15:00Z",
-    built_by="me@laptop",
-    build_key="0" * 64,
-    compression="gzip",
-    checksum="0" * 64,
-    size_bytes=1,
-    unpacked_bytes=1,
-)
 
 
 def linking(*paths: str, name: str = "production", exclude: tuple[str, ...] = (), recipe: str = "none") -> Any:
