@@ -9,12 +9,12 @@ log=$(LC_ALL=C sed -e '/ Executing manifest /d' -e '/# deploytool [^ ]* [a-z]* b
 exec </dev/null
 
 # Prints this run's notes, without stretcher's time stamp.
-notes() {
+print_notes() {
   printf '%s\n' "$log" |
     LC_ALL=C sed -n "s/^\\([0-9/]\\{10\\} [0-9:]\\{8\\} \\)\\{0,1\\}deploytool $deployment: //p"
 }
 
-last_note=$(notes | tail -n 1 | clean_lines)
+last_note=$(print_notes | tail -n 1 | clean_lines)
 verdict=${last_note%%: *}
 sentence=${last_note#*: }
 log=$(printf '%s\n' "$log" | tail -n 20 | clean_lines)

@@ -11,7 +11,11 @@ read_clock() {
 # read_process PID: sets process_state, process_parent and process_start (ticks since boot). Fails if there is none.
 # The command's name stands in parentheses and may hold anything, parentheses too: what counts follows the last one.
 read_process() {
-  process_line=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  # By the shell itself, as it is asked often.
+  process_line=
+  while IFS= read -r process_part; do
+    process_line=$process_line$process_part
+  done 2>/dev/null <"/proc/$1/stat" || return 1
   # shellcheck disable=SC2086
   set -- ${process_line##*)}
   [ $# -ge 20 ] || return 1

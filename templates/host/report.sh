@@ -22,7 +22,10 @@ report() {
   # Good news are the rule, and have little to say.
   report_reason=
   if [ -n "$2" ]; then
-    report_reason=$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text)
+    case $2 in
+      *[!\ 0-9A-Za-z-]*) report_reason=$(printf '%s' "$2" | tr '\n' ' ' | valid_utf8 | json_text) ;;
+      *) report_reason=$2 ;;
+    esac
   fi
   report_log=
   if [ -n "$3" ]; then
@@ -40,27 +43,39 @@ list_kept() {
   done
 }
 
-# kit_fields RELEASE: prints how strong the proof of the release was, and what else was seen then, as fields for a report.
-kit_fields() {
-  [ "$(cat -- "$room/kit/target" 2>/dev/null)" = "releases/$1" ] || return 0
-  kit_proof=$(cat -- "$room/kit/proof" 2>/dev/null | clean_lines | json_text)
-  [ -z "$kit_proof" ] || printf ', "proof": "%s"' "$kit_proof"
-  kit_notes=$(cat -- "$room/kit/notes" 2>/dev/null | clean_lines | json_text)
-  [ -z "$kit_notes" ] || printf ', "notes": "%s"' "$kit_notes"
+# fit_name NAME: sets fitted to NAME, which holds no secret, as the inside of one JSON string.
+fit_name() {
+  case $1 in
+    *[!0-9A-Za-z-]*) fitted=$(printf '%s' "$1" | clean_lines | json_text) ;;
+    *) fitted=$1 ;;
+  esac
+}
+
+# read_kit_fields RELEASE: sets kit_fields to how strong the proof of the release was, and what else was seen then, as fields
+# for a report.
+read_kit_fields() {
+  kit_fields=
+  read_state kit/target
+  [ "$state" = "releases/$1" ] || return 0
+  for kit_field in proof notes; do
+    read_state "kit/$kit_field"
+    fit_name "$state"
+    kit_fields="$kit_fields${fitted:+, \"$kit_field\": \"$fitted\"}"
+  done
 }
 
 # tell_serving RELEASE VERIFIED [REASON]: the host's last word, what `current` points to now. RELEASE is empty if it is
 # gone. REASON says why it is not verified any more.
 tell_serving() {
   list_kept
+  fit_name "$1"
   serving_name=null
-  if [ -n "$1" ]; then
-    serving_name="\"$(printf '%s' "$1" | clean_lines | json_text)\""
-  fi
+  [ -z "$1" ] || serving_name="\"$fitted\""
+  read_kit_fields "$1"
   put_patiently "$consul_prefix/serving/$role/$node" "$(
     printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s%s%s, "releases": [%s]}' \
       "$serving_name" "$deployment" "$(utc_time)" "$2" "${3:+, \"reason\": \"$(printf '%s' "$3" | clean_lines | json_text)\"}" \
-      "$(kit_fields "$1")" "$serving_kept"
+      "$kit_fields" "$serving_kept"
   )"
 }
 

@@ -1,11 +1,12 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, its end: the release serves, proven.
 
-notes=$(old_processes)
+notes=$(old_sentence)
 grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"
-rm -f -- "$room/lost"
+[ ! -e "$room/lost" ] || rm -f -- "$room/lost"
 read_clock
-write_state looked "$clock" || :
+# Not worth waiting for the disk.
+printf '%s\n' "$clock" >"$room/looked" || :
 keep_kit || rm -rf -- "$room/kit"
 keep_listens
 switch_before=$switch_previous

@@ -7,17 +7,23 @@
 any_address=00000000
 any_address6=00000000000000000000000000000000
 
-# processes_in DIRECTORY: prints the pids of all whose working directory or executable lies there.
-processes_in() {
-  ls -ld /proc/[0-9]*/cwd /proc/[0-9]*/exe 2>/dev/null | LC_ALL=C grep -aF -- " -> $1" |
-    while IFS= read -r place; do
-      case ${place#* -> } in
-        "$1" | "$1"/*)
-          place=${place#* /proc/}
-          printf '%s\n' "${place%%/*}"
-          ;;
-      esac
-    done | sort -u
+# find_processes DIRECTORY RELEASES: sets found to the pids of all whose working directory or executable lies in DIRECTORY,
+# and elsewhere, lines of `PID PLACE`, to those of other directories in RELEASES.
+find_processes() {
+  found=' '
+  elsewhere=
+  places=$(ls -ld /proc/[0-9]*/cwd /proc/[0-9]*/exe 2>/dev/null | LC_ALL=C grep -aF -e " -> $1" -e " -> $2/") || return 0
+  while IFS= read -r place; do
+    place_pid=${place#* /proc/}
+    place_pid=${place_pid%%/*}
+    place=${place#* -> }
+    case $place in
+      "$1" | "$1"/*) case $found in *" $place_pid "*) ;; *) found="$found$place_pid " ;; esac ;;
+      "$2"/*) elsewhere="$elsewhere$place_pid $place$newline" ;;
+    esac
+  done <<EOF
+$places
+EOF
 }
 
 # lasting PID...: prints those of these that have run since about when the first of them started, and no person's at a

@@ -3,7 +3,8 @@
 
 # keep_look: what catch-up.sh runs every minute from now on, as long as this release serves.
 keep_look() {
-  [ "$(cat -- "$room/kit/target")" = "releases/$release" ] &&
+  read_state kit/target
+  [ "$state" = "releases/$release" ] &&
     printf '%s\n' "$look_script" >"$room/kit/look.new" && mv -f -- "$room/kit/look.new" "$room/kit/look"
 }
 
@@ -14,7 +15,8 @@ exec </dev/null
 name_run
 if recall_node; then
   # The last word only after the report: without it, catch-up.sh sees to it that both are said.
-  report_more=$(kit_fields "$release")
+  read_kit_fields "$release"
+  report_more=$kit_fields
   report verified "$release serves" '' && tell_serving "$release" true || :
 else
   say "$node_problem"

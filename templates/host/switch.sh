@@ -29,7 +29,7 @@ directory_of() {
 # release, not the new one. A file per text, so that nothing needs quoting. The kit of the release before is kept beside it,
 # for a release that dies after its proof.
 keep_kit() {
-  rm -rf -- "$room/kit.new"
+  [ ! -e "$room/kit.new" ] || rm -rf -- "$room/kit.new"
   mkdir -- "$room/kit.new" &&
     printf '%s' "releases/$release" >"$room/kit.new/target" &&
     printf '%s' "$switch_previous" >"$room/kit.new/previous" &&
@@ -53,19 +53,24 @@ keep_proof() {
 
 # In place of the one before, which stays as `kit.before` if it is another release's.
 put_kit() {
-  if [ "$(cat -- "$room/kit/target" 2>/dev/null)" != "releases/$release" ]; then
+  read_state kit/target
+  if [ "$state" = "releases/$release" ]; then
+    rm -rf -- "$room/kit"
+  else
     rm -rf -- "$room/kit.before"
     if [ -d "$room/kit" ]; then
       mv -T -- "$room/kit" "$room/kit.before" || return 1
     fi
   fi
-  rm -rf -- "$room/kit" && mv -T -- "$room/kit.new" "$room/kit"
+  mv -T -- "$room/kit.new" "$room/kit"
 }
 
 # keep_listens: beside the release, for the day when it comes back; see hear_before.
 keep_listens() {
-  mkdir -p -- "$room/listens"
-  cp -- "$room/kit/listens" "$room/listens/$release" 2>/dev/null || rm -f -- "$room/listens/$release"
+  if [ -s "$room/kit/listens" ]; then
+    mkdir -p -- "$room/listens" && cp -- "$room/kit/listens" "$room/listens/$release" && return
+  fi
+  [ ! -e "$room/listens/$release" ] || rm -f -- "$room/listens/$release"
 }
 
 # heard_with NUMBERS: prints listening as heard_before is written: a 2 before what that has with one of these digits, else a
@@ -92,8 +97,10 @@ read_kit() {
 
 # bring_kit TARGET: where that release was the one before, its kit takes the place of the one that has died.
 bring_kit() {
-  [ "$(cat -- "$room/kit/target" 2>/dev/null)" != "$1" ] &&
-    [ "$(cat -- "$room/kit.before/target" 2>/dev/null)" = "$1" ] || return 0
+  read_state kit/target
+  [ "$state" != "$1" ] || return 0
+  read_state kit.before/target
+  [ "$state" = "$1" ] || return 0
   rm -rf -- "$room/kit" && mv -T -- "$room/kit.before" "$room/kit"
 }
 

@@ -207,10 +207,12 @@ command_serves() {
 }
 
 # Sets own to the processes of the release that count: those in its directory, younger than the switch where something was
-# restarted; and the master of the pid file, whose workers are proven.
+# restarted; and the master of the pid file, whose workers are proven. Sets old_processes to those of other releases.
 find_own() {
   own=
-  for own_pid in $(processes_in "$verify_real"); do
+  find_processes "$verify_real" "$releases_real"
+  old_processes=$elsewhere
+  for own_pid in $found; do
     if read_process "$own_pid" && { [ "${restarted:-no}" = no ] || [ "$process_start" -gt "$stamp" ]; }; then
       own="$own $own_pid"
     fi
@@ -366,7 +368,8 @@ hear_before() {
     return 0
   fi
   heard_before=
-  if read_kit target 2>/dev/null && [ "$kit_text" = "$switch_previous" ] && read_kit listens 2>/dev/null; then
+  read_state kit/target
+  if [ "$state" = "$switch_previous" ] && [ -s "$room/kit/listens" ] && read_kit listens; then
     heard_before=$kit_text
   fi
   before_real=$(cd -P -- "$(directory_of "$switch_previous")" 2>/dev/null && pwd -P) || return 0
@@ -374,11 +377,17 @@ hear_before() {
   if [ -n "$verify_pid_file" ]; then
     read_master || master=
   fi
-  before_pids="$(processes_in "$before_real") $master"
+  find_processes "$before_real" "$before_real"
+  before_pids="$found $master"
   # shellcheck disable=SC2046
   if [ -z "$heard_before" ]; then
     read_listening "$before_real" $(lasting $before_pids)
     [ -z "$listening" ] || heard_before=$(heard_with 2)
+    # For the day when it comes back: when it was proven, it did not listen yet.
+    case $switch_previous:$heard_before in
+      *:) ;;
+      releases/*) mkdir -p -- "$room/listens" && printf '%s' "$heard_before" >"$room/listens/${switch_previous#releases/}" ;;
+    esac
     return 0
   fi
   read_listening "$before_real" $before_pids
@@ -402,19 +411,16 @@ has_random() (
   exit 1
 )
 
-# old_processes: prints a sentence on processes of other releases that run on; nothing if there are none.
-old_processes() {
+# old_sentence: prints a sentence on old_processes, those that still run; nothing if there are none. Called when the release
+# is proven, as a process may have ended since it was seen.
+old_sentence() {
+  [ -n "$old_processes" ] || return 0
   old_list=$(
-    ls -ld /proc/[0-9]*/cwd /proc/[0-9]*/exe 2>/dev/null | LC_ALL=C grep -aF -- " -> $releases_real/" |
-      while IFS= read -r old_line; do
-        old_place=${old_line#* -> }
-        case $old_place in
-          "$verify_real" | "$verify_real"/*) continue ;;
-        esac
-        old_pid=${old_line#* /proc/}
-        old_release=${old_place#"$releases_real"/}
-        printf '%s of %s\n' "${old_pid%%/*}" "${old_release%%[/ ]*}"
-      done | sort -u | tr '\n' ',' | sed -e 's/,$//' -e 's/,/, /g'
+    find_processes "$verify_real" "$releases_real"
+    printf '%s' "$elsewhere" | while read -r old_pid old_place; do
+      old_place=${old_place#"$releases_real"/}
+      printf '%s of %s\n' "$old_pid" "${old_place%%[/ ]*}"
+    done | sort -u | tr '\n' ',' | sed -e 's/,$//' -e 's/,/, /g'
   )
   [ -z "$old_list" ] || printf 'processes of other releases still run: %s' "$old_list" | cut -b 1-300
 }

@@ -115,9 +115,9 @@ def listens(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
-def first(host: Host, port: int) -> None:
+def first(host: Host, port: int, boots: float = 0) -> None:
     """It serves OLD, which listens."""
-    host.changes |= serve(port)
+    host.changes |= serve(port, boots)
     run = host.deploy(FIRST, OLD)
     assert "verified" in run.reports, run.log
     # A first release is proven by its processes; that it listens may be seen only a moment later.
@@ -237,9 +237,13 @@ def test_old_processes_that_live_on_are_named_in_the_report(host: Host, port: in
         old.wait()
 
 
-def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int) -> None:
-    """A rollback over a change of the port that was meant, by settings that say nothing of ports."""
-    first(host, port)
+@pytest.mark.parametrize("boots", [0, 1])
+def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int, boots: float) -> None:
+    """A rollback over a change of the port that was meant, by settings that say nothing of ports.
+
+    Its own port may be known only from the time after its proof.
+    """
+    first(host, port, boots)
     host.changes |= {**serve(port + 4_000), "verify_as_before": "no", "hook_seconds": 20}
     assert "verified" in host.deploy(SECOND, NEW).reports
     until(lambda: listens(port + 4_000), seconds=20)

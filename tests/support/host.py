@@ -223,6 +223,11 @@ def end_app(host: Host) -> None:
     for file in host.home.glob("*/shared/*.pid"):
         with suppress(ValueError, ProcessLookupError):
             os.kill(int(file.read_text()), signal.SIGTERM)
+    # A master's workers live on without it.
+    for directory in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if Path(os.readlink(directory)).is_relative_to(host.home):
+                os.kill(int(directory.parent.name), signal.SIGKILL)
 
 
 def command(text: str, label: str = "roles.web.hooks.x[0]") -> tuple[HostCommand, ...]:
