@@ -11,6 +11,7 @@ from deploytool.cli import parser, runner
 from deploytool.connection.client import Worker
 from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
+from deploytool.model.lifecycle import Status
 from deploytool.queries import check
 from deploytool.queries.checks.finding import Check
 from deploytool.screen.summary import Outcome
@@ -104,7 +105,7 @@ def test_interruption_between_two_waves_does_not_call_all_hosts_verified() -> No
 
 def test_host_that_left_the_barrier_before_it_was_let_go_is_named_where_that_halts_a_rollout() -> None:
     hosts = (result("app1", Verdict.ABORTED), result("app2", Verdict.ABORTED))
-    outcome = Outcome(exit_code=8, hosts=hosts, gone=frozenset({("web", "app1")}), halted=True)
+    outcome = Outcome(exit_code=8, hosts=hosts, gone=frozenset({("web", "app1")}), status=Status.HALTED)
     error = runner.outcome_error(outcome)
     assert error.message == "halted after 1 of 2 hosts; not verified: app1 (web) aborted"
 

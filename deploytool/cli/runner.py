@@ -15,6 +15,7 @@ from invoke.exceptions import Exit
 from deploytool import signals
 from deploytool.cli import fab_flags
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
+from deploytool.model.lifecycle import Status
 from deploytool.settings import environments
 
 if TYPE_CHECKING:
@@ -162,9 +163,9 @@ def run(
             hint="what ran on the build server was ended"
             + (
                 "; the release may be announced, and hosts that are not waited for finish by themselves"
-                if outcome.unverified
+                if outcome.unwatched or (outcome.status is Status.UNKNOWN and not outcome.hosts)
                 else "; the hosts' last words are shown; those that were let go finish by themselves"
-                if outcome.hosts and outcome.let_go is not False
+                if outcome.hosts and outcome.status is not Status.ABORTED
                 else "; no host was switched"
             ),
         )
@@ -193,7 +194,7 @@ def run(
     document = masked(document, secrets)
     if as_json:
         console.document(document)
-    elif outcome.hosts or outcome.spared or outcome.unverified:
+    elif outcome.hosts or outcome.spared or outcome.unwatched:
         console.summary(outcome, environment, outcome.hosts)
     if console.in_ci:
         tell_ci(console, f"fab {environment or 'ENV'} {name}", document, outcome, environment)
@@ -310,7 +311,7 @@ def outcome_error(outcome: "Outcome") -> DeployError:
     )
     reason = "; ".join(filter(None, (f"not verified: {bad}" if bad else "", outcome.objection)))
     reason = reason or "a host does not serve, proven, what is wanted of it"
-    if outcome.halted and outcome.exit_code == FleetError.exit_code:
+    if outcome.status is Status.HALTED and outcome.exit_code == FleetError.exit_code:
         went_back = "".join(f"; back on {each.release}, exit code {each.exit_code}" for each in outcome.undone)
         return FleetError(f"halted after {len(outcome.gone)} of {len(outcome.hosts)} hosts; {reason}{went_back}")
     if outcome.exit_code == FleetError.exit_code:

@@ -139,7 +139,7 @@ def record_of(
         **outcome.as_dict(),
         "branch": outcome.branch,
         "phase": outcome.began,
-        "unverified": outcome.unverified,
+        "unverified": outcome.unwatched,
         "exit_code": exit_code,
         "error": error.as_dict() if error is not None else None,
     }

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deploytool.errors import FleetError
 from deploytool.model.fleet import LastWord, Verdict
+from deploytool.model.lifecycle import Status, recorded
 from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
 from deploytool.text.untrusted import printable, read_json
 
@@ -42,8 +43,8 @@ class Deployment:
     whole: bool = True
     #: None: under way, or nobody was there to write down how it ended
     exit_code: int | None = None
-    #: whether its hosts were let go; None if nobody knows
-    let_go: bool | None = None
+    #: how it ended; None as the exit code is
+    status: Status | None = None
     #: in waves, and nobody has written down that the last of them went: some hosts have what they had before
     partial: bool = False
     #: a rollback that found a host without the release, and began again as an ordinary deployment
@@ -66,6 +67,11 @@ class Deployment:
     problem: str | None = None
     #: the whole record, for `--json`
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def let_go(self) -> bool | None:
+        """Whether its hosts were let go; None if that is unknown."""
+        return self.status.let_go if self.status is not None else None
 
     @property
     def moment(self) -> str:
@@ -152,7 +158,9 @@ def with_learned(history: History, learned: Iterable[Learned]) -> History:
 def _proved(deployment: Deployment, verified: frozenset[RoleHost]) -> Deployment:
     """With these proofs. Where every host has proved it, all had gone, though nobody was there to write that down."""
     partial = deployment.partial and not deployment.expected - deployment.spared <= verified
-    return replace(deployment, let_go=True, verified=verified, partial=partial)
+    whole = deployment.expected - deployment.spared <= verified
+    status = Status.VERIFIED if whole else deployment.status if deployment.let_go else Status.UNVERIFIED
+    return replace(deployment, status=status, verified=verified, partial=partial)
 
 
 def read_learned(record: Mapping[str, Any]) -> Iterator[Learned]:
@@ -346,7 +354,7 @@ def target_after(
         origin=live,
         kind=kind,
         exit_code=0,
-        let_go=True,
+        status=Status.VERIFIED,
         expected=hosts,
         verified=hosts,
     )
@@ -409,7 +417,7 @@ def read_deployment(name: DeploymentId, record: str | None, begun: str | None) -
         kind="rollback" if said.get("kind") == "rollback" else "deploy",
         whole=not _list(said.get("nodes")),
         exit_code=exit_code if ended and isinstance(exit_code, int) and not isinstance(exit_code, bool) else None,
-        let_go=_let_go(said, hosts) if ended else None,
+        status=recorded(said, _let_go(said, hosts)) if ended else None,
         partial=bool(said.get("waves")) and said.get("settled") is not True,
         fell_back=said.get("fell_back") is True,
         expected=_role_hosts([*expected, *spared]),

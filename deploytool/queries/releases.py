@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from deploytool.errors import ConsulError
 from deploytool.model.history import Deployment, History, Standing, standings
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
 from deploytool.rollout.choose_release import environments_in_store
 from deploytool.session import Session
@@ -115,14 +116,15 @@ def ending(row: Deployment) -> str:
         return "under way, or its operator went away"
     if row.fell_back:
         return "a host had not kept the release; began again as an ordinary deployment"
-    if row.record.get("paused") is True:
-        return f"paused, verified on {len(row.verified)} of {len(row.expected)}"
-    if row.record.get("halted") is True:
-        return f"halted, verified on {len(row.verified)} of {len(row.expected)}"
-    if row.exit_code == 0:
-        return "verified" if row.record.get("verified") else "announced, unverified"
+    match row.status:
+        case Status.PAUSED | Status.HALTED:
+            return f"{row.status}, verified on {len(row.verified)} of {len(row.expected)}"
+        case Status.VERIFIED:
+            return "verified"
+        case Status.UNVERIFIED if row.exit_code == 0:
+            return "announced, unverified"
     error = row.record.get("error")
-    return f"exit code {row.exit_code}" + (f": {printable(error)}" if isinstance(error, str) else "")
+    return f"{row.status}, exit code {row.exit_code}" + (f": {printable(error)}" if isinstance(error, str) else "")
 
 
 def columns(table: Sequence[Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.hosts.role_manifest import TEMPLATE_NAME
 from deploytool.model.fleet import LastWord
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release
 from deploytool.rollout.attempt import Attempt
 from deploytool.rollout.listening import ReleaseNotKept
@@ -23,7 +24,7 @@ def bring_back(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     except ReleaseNotKept as error:
         session.console.note(f"{error.message}; all hosts of {', '.join(sorted(error.roles))} download it now")
         first = DeploymentId(outcome.deployment or "")
-        outcome.exit_code, outcome.hosts, outcome.unexpected, outcome.let_go = 0, (), (), False
+        outcome.status, outcome.exit_code, outcome.hosts, outcome.unexpected = Status.BUILDING, 0, (), ()
         now, before = expected_hosts(session, ()), attempt.expected
         up = {role: tuple(host for host in hosts if host in now.up.get(role, ())) for role, hosts in before.up.items()}
         expected = replace(now, up=up, down=() if attempt.nodes else now.down)

@@ -14,6 +14,7 @@ from deploytool.errors import DeployError, FleetError, HookError, Interrupted
 from deploytool.hooks.local import Moment
 from deploytool.model.fleet import Fleet, Verdict
 from deploytool.model.history import RoleHost
+from deploytool.model.lifecycle import Event, Status
 from deploytool.model.release import (
     DeploymentId,
     deployment_record_key,
@@ -89,12 +90,11 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
                 refuse_if_frozen(session)
                 migrate(session, release, outcome)
             hook(session, attempt, "before_go", outcome)
-            # From here on nobody can say that no host was switched: they go without being waited for.
-            outcome.unverified, outcome.let_go = True, None
+            # They go without being waited for: from here on it is unknown whether a host was switched.
+            outcome.advance(Event.LOSE)
             announced = begin_announcement(session, attempt, deployment, urls)
         rollout(session, attempt, announced, fleet, outcome)
-        proven = outcome.exit_code == 0 and not outcome.paused
-        if outcome.migrate_after == "due" and attempt.is_for_all and proven:
+        if outcome.migrate_after == "due" and attempt.is_for_all and outcome.status is Status.VERIFIED:
             migrate_after(session, release, outcome)
     except DeployError as error:
         outcome.exit_code = error.exit_code
@@ -109,10 +109,11 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         outcome.story["error"] = f"{type(bug).__name__}: {bug}"
         raise
     finally:
+        outcome.end()
         # Nobody listened to hosts that were not waited for: there is nothing to tell of them.
-        if not outcome.unverified:
+        if attempt.wait:
             outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
-        if outcome.let_go is False or (outcome.halted and attempt.goes_back):
+        if outcome.status is Status.ABORTED or (outcome.status is Status.HALTED and attempt.goes_back):
             outcome.migrate_after = None
         record(session, deployment, outcome, fell_back=fell_back)
 
@@ -133,19 +134,21 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         take_back(session, cancel=True)
         raise
     if announced.reports is None:
-        outcome.let_go = True
+        outcome.advance(Event.GO)
         session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
         return
+    outcome.advance(Event.ANNOUNCE)
     listening = Listening(session, fleet, announced.reports)
     try:
         prepare_hosts(session, attempt, listening, outcome)
         let_go(session, attempt, 0, outcome)
-        outcome.let_go = True
+        outcome.advance(Event.GO)
     except (DeployError, KeyboardInterrupt) as reason:
         interrupted = isinstance(reason, KeyboardInterrupt)
-        outcome.let_go = take_back(session, cancel=interrupted)
+        if outcome.status is not Status.ROLLING:
+            outcome.advance(take_back(session, cancel=interrupted))
         # Ctrl-C may come between the word and its answer: then it came after `go`.
-        if not (interrupted and outcome.let_go):
+        if not (interrupted and outcome.status is Status.ROLLING):
             with session.console.fleet(fleet, "abort"):
                 listening.for_seconds(LAST_WORDS_SECONDS)
             raise
@@ -157,7 +160,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
     except KeyboardInterrupt:
         if attempt.waves:
             take_back(session, cancel=False)
-            if outcome.gone == attempt.expected.hosts and not outcome.halted:
+            if outcome.gone == attempt.expected.hosts and outcome.status is not Status.HALTED:
                 settle_in_the_end(session, outcome)
         hear_last_words(session, listening, outcome)
     except DeployError:
@@ -205,14 +208,15 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         refused = too_many or outcome.objection is not None
         if failed or refused:
             outcome.exit_code = FleetError.exit_code
-        outcome.halted = refused and (not last or attempt.goes_back)
-        outcome.paused = not outcome.halted and pauses(waves, number, attempt.pause_after)
-        if outcome.halted or outcome.paused:
+        halted = refused and (not last or attempt.goes_back)
+        if halted or pauses(waves, number, attempt.pause_after):
+            outcome.advance(Event.HALT if halted else Event.PAUSE)
             stop(session, listening, outcome.gone)
             return
     if attempt.waves:
         session.worker.ask("settle")
         outcome.settled = True
+    outcome.advance(Event.FAIL if outcome.exit_code else Event.VERIFY)
 
 
 def objection_to_wave(session: Session, attempt: Attempt, fleet: Fleet, outcome: Outcome) -> str | None:
@@ -261,11 +265,12 @@ def hear_last_words(session: Session, listening: "Listening", outcome: Outcome) 
         listening.for_seconds(LAST_WORDS_SECONDS)
 
 
-def take_back(session: Session, *, cancel: bool) -> bool | None:
+def take_back(session: Session, *, cancel: bool) -> Event:
     """Abort what was announced, and end what runs first if the operator interrupted.
 
-    Returns whether the hosts had been let go before: then nothing was taken back. None if nobody knows. Trouble on the
-    way is noted: it must not hide why the deployment ended. The worker tries again as the session ends.
+    Returns what has happened: GO if the hosts had been let go before, so that nothing was taken back; LOSE if that is
+    unknown. Trouble on the way is noted: it must not hide why the deployment ended. The worker tries again as the
+    session ends.
     """
     try:
         if cancel:
@@ -273,8 +278,8 @@ def take_back(session: Session, *, cancel: bool) -> bool | None:
         let_go = session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)["let_go"]
     except DeployError as trouble:
         session.console.note(str(trouble))
-        return None
-    return let_go if isinstance(let_go, bool) else None
+        return Event.LOSE
+    return {True: Event.GO, False: Event.ABORT}.get(let_go, Event.LOSE)
 
 
 def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
@@ -282,6 +287,7 @@ def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", ou
     go."""
     with outcome.phase("fetch"), session.console.fleet(listening.fleet, "fetch"):
         listening.until_fetched(session.settings.wait.fetch_seconds)
+    outcome.advance(Event.FETCH)
     outcome.hosts = listening.fleet.results()
     hook(session, attempt, "after_fetch", outcome)
     if attempt.migrate:
@@ -297,11 +303,11 @@ def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell
         **outcome.story,
         **outcome.as_dict(),
         "ended_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
-        "let_go": outcome.let_go,
+        "let_go": outcome.status.let_go,
         "settled": outcome.settled,
         "migrated": outcome.migrated,
         "fell_back": fell_back,
-        "verified": not outcome.unverified and not outcome.paused and outcome.exit_code == 0,
+        "verified": outcome.status is Status.VERIFIED,
     }
     key = deployment_record_key(session.settings.environment, deployment)
     try:

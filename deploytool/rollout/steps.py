@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from deploytool.errors import FleetError
+from deploytool.model.lifecycle import Status
 from deploytool.model.waves import failures_of, plan_waves, refuse_missing_canaries
 from deploytool.rollout.attempt import Attempt
 from deploytool.rollout.choose_release import Request
@@ -20,7 +21,7 @@ def go_back_if_halted(session: Session, attempt: Attempt, here: Here, outcome: O
 
     Not where the operator has interrupted it since: what happens then is for him to say.
     """
-    if outcome.halted and attempt.goes_back and outcome.exit_code == FleetError.exit_code:
+    if outcome.status is Status.HALTED and attempt.goes_back and outcome.exit_code == FleetError.exit_code:
         undo(session, here, outcome)
 
 

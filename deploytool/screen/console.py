@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from deploytool.errors import FleetError, Interrupted
 from deploytool.model.fleet import Fleet, HostResult, Report, Verdict, grouped, named
+from deploytool.model.lifecycle import Status
 from deploytool.model.proof import PROOFS, weakest
 from deploytool.screen.github_actions import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
 from deploytool.text.untrusted import one_line, printable
@@ -293,7 +294,7 @@ def conclusion(outcome: "Outcome", environment: str) -> list[str]:
     interrupted = outcome.exit_code == Interrupted.exit_code
     if outcome.stopped:
         return stopped(outcome, environment)
-    if outcome.unverified:
+    if outcome.unwatched:
         return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
     if not outcome.hosts and outcome.exit_code != 0:
         return []
@@ -325,7 +326,7 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
     total = f"{counted(len(outcome.hosts), 'host')} of {environment}"
     go_on = f"go on: fab {environment} promote      go back: fab {environment} rollback"
     left = len(outcome.hosts) - len(gone)
-    if outcome.paused:
+    if outcome.status is Status.PAUSED:
         rest = "the other host keeps what it has" if left == 1 else f"the other {left} keep what they have"
         bad = f", not on {len(gone) - len(verified)}" if len(verified) < len(gone) else ""
         return [
@@ -334,7 +335,7 @@ def stopped(outcome: "Outcome", environment: str) -> list[str]:
             go_on,
         ]
     lines = [
-        f"{outcome.release} was {'HALTED' if outcome.halted else 'STOPPED'} ({outcome.deployment}): "
+        f"{outcome.release} was {'HALTED' if outcome.status is Status.HALTED else 'STOPPED'} ({outcome.deployment}): "
         f"{len(gone)} of {total} let go; not verified: {len(gone) - len(verified)}; not touched: {left}"
     ]
     if outcome.objection is not None:

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deploytool.errors import FleetError
 from deploytool.model.fleet import HostResult, Verdict
+from deploytool.model.lifecycle import Event, Status, after, at_its_end
 
 if TYPE_CHECKING:
     from deploytool.model.history import AfterMigration
@@ -20,6 +22,7 @@ class Outcome:
     revision: str | None = None
     deployment: str | None = None
     reused: bool | None = None
+    status: Status = Status.BUILDING
     exit_code: int = 0
     #: the branch, tag or SHA that the release is of
     branch: str | None = None
@@ -31,10 +34,6 @@ class Outcome:
     unexpected: tuple[HostResult, ...] = ()
     #: hosts that match, and were down before the event: (role, host)
     down: tuple[tuple[str, str], ...] = ()
-    #: announced, and nobody waited for the hosts
-    unverified: bool = False
-    #: the hosts may switch: from then on nothing is taken back; None if that is not known
-    let_go: bool | None = False
     migrated: bool = False
     #: what became of `build.migrate_after`; None if there is nothing to run, or nobody was let go
     migrate_after: "AfterMigration | None" = None
@@ -46,10 +45,6 @@ class Outcome:
     told: tuple[tuple[str, str], ...] = ()
     #: went in waves to the end: from then on it is wanted of all hosts
     settled: bool = False
-    #: ended after a wave, as the settings ask: the others wait for `promote`
-    paused: bool = False
-    #: no more hosts were let go, as too many had failed
-    halted: bool = False
     #: why `hooks.after_wave` has failed, in a sentence
     objection: str | None = None
     #: how the deployments went that took back those which had switched: one for each release that they came from
@@ -59,10 +54,25 @@ class Outcome:
     #: of the deployment, beside its hosts; for the record
     story: dict[str, object] = field(default_factory=dict)
 
+    def advance(self, event: Event) -> None:
+        """Take in what has happened. Raises ValueError for what can't happen now."""
+        self.status = after(self.status, event)
+        if self.status in (Status.HALTED, Status.FAILED):
+            self.exit_code = FleetError.exit_code
+
+    def end(self) -> None:
+        """Nothing more happens."""
+        self.status = at_its_end(self.status)
+
     @property
     def stopped(self) -> bool:
         """Whether a rollout ended before all its hosts had gone, or was halted."""
-        return self.halted or self.paused or 0 < len(self.gone) < len(self.hosts)
+        return self.status in (Status.HALTED, Status.PAUSED) or 0 < len(self.gone) < len(self.hosts)
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether it ended well with its announcement: nobody waited for the hosts."""
+        return self.status is Status.UNVERIFIED and not self.hosts and self.exit_code == 0
 
     @property
     def concerned(self) -> tuple[HostResult, ...]:
@@ -96,8 +106,9 @@ class Outcome:
             "down": role_hosts(self.down),
             "spared": role_hosts(self.spared),
             "told": role_hosts(self.told),
-            "paused": self.paused,
-            "halted": self.halted,
+            "status": self.status.value if self.deployment is not None else None,
+            "paused": self.status is Status.PAUSED,
+            "halted": self.status is Status.HALTED,
             "migrate_after": self.migrate_after,
             "rollbacks": [each.as_dict() for each in self.undone],
             "not_rolled_back": list(self.not_undone),

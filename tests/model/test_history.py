@@ -24,6 +24,7 @@ from deploytool.model.history import (
     standings,
     with_learned,
 )
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id
 from deploytool.state.history_store import moment_name, read_history
 from deploytool.worker.requests_store import newest
@@ -121,19 +122,19 @@ def test_mark_of_the_same_second_comes_after_the_deployment() -> None:
 
 
 def test_release_that_failed_before_go_is_neither_good_nor_in_the_way() -> None:
-    known = history(good(1, A), good(2, B), good(3, C, exit_code=4, let_go=False, verified=NOBODY))
+    known = history(good(1, A), good(2, B), good(3, C, exit_code=4, status=Status.ABORTED, verified=NOBODY))
     assert target(known, B) == A
     assert standings(known)[C].bad is None
     assert standings(known)[C].words == "never verified"
 
 
 def test_hosts_that_failed_before_go_make_a_release_bad() -> None:
-    known = history(good(1, A), good(2, B, exit_code=8, let_go=False, verified=NOBODY), good(3, C))
+    known = history(good(1, A), good(2, B, exit_code=8, status=Status.ABORTED, verified=NOBODY), good(3, C))
     assert target(known, C) == A
 
 
 def test_old_release_that_could_not_be_brought_back_keeps_its_place() -> None:
-    known = history(good(1, A), good(2, B), good(3, C), good(4, A, exit_code=4, let_go=False, verified=NOBODY))
+    known = history(good(1, A), good(2, B), good(3, C), good(4, A, exit_code=4, status=Status.ABORTED, verified=NOBODY))
     assert target(known, C) == B
 
 
@@ -167,7 +168,7 @@ def test_unended_deployment_proves_nothing() -> None:
 
 
 def test_rollback_that_fell_back_does_not_make_its_release_bad() -> None:
-    tried = good(3, A, kind="rollback", exit_code=8, let_go=False, verified=NOBODY, fell_back=True)
+    tried = good(3, A, kind="rollback", exit_code=8, status=Status.ABORTED, verified=NOBODY, fell_back=True)
     known = history(good(1, A), good(2, B), tried)
     assert target(known, B) == A
     assert target(known.then(good(4, A, kind="rollback")), A) is None
@@ -211,7 +212,7 @@ def test_what_was_left_comes_back_by_a_mark() -> None:
 
 
 def test_rollback_that_let_no_host_go_leaves_nothing() -> None:
-    refused = rolled_back(4, B, C, exit_code=4, let_go=False, verified=NOBODY)
+    refused = rolled_back(4, B, C, exit_code=4, status=Status.ABORTED, verified=NOBODY)
     assert target(history(good(1, A), good(2, B), good(3, C), refused, good(5, D)), D) == C
 
 
@@ -228,7 +229,7 @@ def test_rollback_by_name_forth_again_leaves_nothing() -> None:
 
 
 def test_failure_before_go_says_nothing_against_what_was_verified_before() -> None:
-    refused = good(3, A, exit_code=8, let_go=False, verified=NOBODY)
+    refused = good(3, A, exit_code=8, status=Status.ABORTED, verified=NOBODY)
     known = standings(history(good(1, A), good(2, B), refused))
     assert known[A].bad is None
     assert known[A].proven == ALL
@@ -318,7 +319,7 @@ def test_host_that_failed_has_no_later_word_but_another_one_has() -> None:
 
 
 def test_latest_is_the_last_that_may_have_let_hosts_go() -> None:
-    refused = good(3, C, exit_code=4, let_go=False)
+    refused = good(3, C, exit_code=4, status=Status.ABORTED)
     assert latest(history(good(1, A), good(2, B), refused)) == good(2, B)
     unended = Deployment(name(4), D)
     assert latest(history(good(1, A), unended, refused)) == unended

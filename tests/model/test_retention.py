@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploytool.model.history import Deployment, History, Mark, RoleHost, latest, rollback_choice, standings
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import ReleaseId
 from deploytool.model.retention import Known, doomed, reaches_back
 from tests.support.histories import HOSTS, NOBODY, NOW, RELEASES, deployment_id, good, one_after_the_other, release_id
@@ -63,8 +64,12 @@ def test_release_of_the_last_day_stays_whatever_the_number() -> None:
 
 def test_claimed_release_stays_until_its_deployment_has_ended_or_a_day_is_over() -> None:
     done = one_after_the_other(RELEASES)
-    for hours, exit_code, let_go, stays in ((1, None, None, True), (23, None, None, True), (1, 4, False, False)):
-        claim = Deployment(deployment_id(hours), RELEASES[0], exit_code=exit_code, let_go=let_go)
+    for hours, exit_code, status, stays in (
+        (1, None, None, True),
+        (23, None, None, True),
+        (1, 4, Status.ABORTED, False),
+    ):
+        claim = Deployment(deployment_id(hours), RELEASES[0], exit_code=exit_code, status=status)
         assert (RELEASES[0] in staying(RELEASES, {"production": Known(done.then(claim))}, 2)) is stays
 
 
@@ -132,7 +137,9 @@ def histories(draw: st.DrawFn) -> History:
             case "failed":
                 each = replace(each, exit_code=8, verified=verified)
             case "aborted":
-                each = replace(each, exit_code=draw(st.sampled_from([4, 7, 8, 130])), let_go=False, verified=NOBODY)
+                each = replace(
+                    each, exit_code=draw(st.sampled_from([4, 7, 8, 130])), status=Status.ABORTED, verified=NOBODY
+                )
             case "unended":
                 each = Deployment(each.id, release, whole=draw(st.booleans()))
             case "nodes":
@@ -275,7 +282,7 @@ class Story:
         self.current = release
 
     def fail_before_go(self, release: ReleaseId, at: int) -> None:
-        ended: dict[str, Any] = {"exit_code": 4, "let_go": False, "verified": NOBODY}
+        ended: dict[str, Any] = {"exit_code": 4, "status": Status.ABORTED, "verified": NOBODY}
         self.deployments.append(good(at, release, origin=self.current, **ended))
 
     def needed(self, live: Collection[ReleaseId]) -> set[ReleaseId]:

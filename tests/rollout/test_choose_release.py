@@ -7,6 +7,7 @@ import pytest
 
 from deploytool.errors import UsageError
 from deploytool.model.history import Deployment, History, Mark, standings
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import deployment_record_key
 from deploytool.rollout.choose_release import promoted, refuse_condemned, refuse_unproven
 from deploytool.state.targets import Expected, Here, Live
@@ -136,7 +137,7 @@ def test_promotion_takes_what_the_other_environment_went_back_to() -> None:
 
 
 def test_promotion_passes_over_what_never_reached_a_host() -> None:
-    aborted = good(2, WANTED, exit_code=4, let_go=False, verified=NOBODY)
+    aborted = good(2, WANTED, exit_code=4, status=Status.ABORTED, verified=NOBODY)
     assert World(staging=one_after_the_other(RELEASES[:2]).then(aborted)).promoted() == LAST
 
 

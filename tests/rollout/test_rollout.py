@@ -18,6 +18,7 @@ from deploytool.errors import ConsulError, DeployError, FleetError, HookError, L
 from deploytool.model.fleet import Fleet as Heard
 from deploytool.model.fleet import HostResult, LastWord, Verdict
 from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.model.waves import Wave
 from deploytool.rollout.announce import begin_claim
@@ -288,7 +289,7 @@ def test_nothing_is_due_where_nobody_was_let_go_or_all_go_back(tmp_path: Path) -
     back = Drops(tmp_path)
     back.worker.activates["one"] = ("failed", {})
     back.bring(waves=WAVES, goes_back=True)
-    assert (back.outcome.halted, back.record["migrate_after"], back.ran) == (True, None, [])
+    assert (back.outcome.status, back.record["migrate_after"], back.ran) == (Status.HALTED, None, [])
 
 
 def test_rollback_owes_no_drops(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_canary_that_fails_lets_nobody_else_go(world: World) -> None:
     assert "settle" not in world.worker.done
     verdicts = {result.host: result.verdict for result in world.outcome.hosts}
     assert verdicts == {"one": Verdict.FAILED, "two": Verdict.ABORTED}
-    assert (world.outcome.exit_code, world.outcome.halted, world.record["halted"]) == (8, True, True)
+    assert (world.outcome.exit_code, world.record["status"], world.record["halted"]) == (8, "halted", True)
 
 
 def test_failures_that_are_allowed_do_not_stop_it_but_count(world: World) -> None:
@@ -333,7 +334,7 @@ def test_failures_that_are_allowed_do_not_stop_it_but_count(world: World) -> Non
     world.bring(waves=WAVES, max_failures=1)
     assert world.worker.gone == {"one", "two"}
     assert "settle" in world.worker.done
-    assert (world.outcome.exit_code, world.outcome.halted, world.record["verified"]) == (8, False, False)
+    assert (world.outcome.exit_code, world.record["status"], world.record["verified"]) == (8, "failed", False)
 
 
 def test_silent_host_of_a_halted_rollout_may_have_switched(world: World) -> None:
@@ -347,7 +348,7 @@ def test_pause_is_no_failure_and_no_success_either(world: World) -> None:
     world.bring(waves=WAVES, pause_after=1)
     assert world.worker.gone == {"one"}
     assert [parameters for do, parameters in world.worker.asked if do == "halt"] == [{"stay": {"web": ("one",)}}]
-    assert (world.outcome.exit_code, world.outcome.paused) == (0, True)
+    assert (world.outcome.exit_code, world.outcome.status) == (0, Status.PAUSED)
     assert (world.record["paused"], world.record["verified"]) == (True, False)
     assert world.told.verified == {("web", "one")}
     history = History((world.told,))
@@ -357,24 +358,24 @@ def test_pause_is_no_failure_and_no_success_either(world: World) -> None:
 def test_failure_in_the_last_wave_halts_only_if_others_go_back(world: World) -> None:
     world.worker.activates["two"] = ("failed", {})
     world.bring(waves=WAVES)
-    assert (world.outcome.exit_code, world.outcome.halted) == (8, False)
+    assert (world.outcome.exit_code, world.outcome.status) == (8, Status.FAILED)
     assert "settle" in world.worker.done
     back = World(world.tmp_path / "back")
     back.worker.activates["two"] = ("failed", {})
     back.bring(waves=WAVES, goes_back=True)
-    assert (back.outcome.exit_code, back.outcome.halted) == (8, True)
+    assert (back.outcome.exit_code, back.outcome.status) == (8, Status.HALTED)
     assert [parameters for do, parameters in back.worker.asked if do == "halt"] == [{"stay": {"web": ("one",)}}]
 
 
 def test_pause_after_a_wave_that_added_nobody_is_a_pause_all_the_same(world: World) -> None:
     waves = (WAVES[0], Wave(3, WAVES[1].hosts))
     world.bring(waves=waves, pause_after=2)
-    assert (world.worker.gone, world.outcome.paused) == ({"one"}, True)
+    assert (world.worker.gone, world.outcome.status) == ({"one"}, Status.PAUSED)
 
 
 def test_rollout_in_one_wave_has_nothing_to_pause_for(world: World) -> None:
     world.bring(waves=(Wave(1, WAVES[0].hosts | WAVES[1].hosts),), pause_after=1)
-    assert (world.outcome.paused, world.outcome.exit_code) == (False, 0)
+    assert (world.outcome.status, world.outcome.exit_code) == (Status.VERIFIED, 0)
     assert "settle" in world.worker.done
 
 
@@ -420,7 +421,7 @@ def test_interrupt_between_two_waves_lets_no_more_go(world: World) -> None:
     world.bring(waves=WAVES)
     assert world.worker.gone == {"one"}
     assert "abort" in world.worker.done
-    assert (world.outcome.exit_code, world.outcome.halted, world.outcome.stopped) == (130, False, True)
+    assert (world.outcome.exit_code, world.outcome.status, world.outcome.stopped) == (130, Status.UNVERIFIED, True)
     assert "no more are let go" in world.session.progress.getvalue()
 
 
@@ -454,6 +455,7 @@ def test_wave_does_not_wait_for_a_silent_host_of_the_one_before(world: World) ->
         waited_for.append(among)
 
     listening: Any = SimpleNamespace(fleet=fleet, for_seconds=for_seconds)
+    world.outcome.status = Status.ROLLING
     go_on(world.session, attempt(waves=WAVES, max_failures=2), listening, world.outcome)
     assert waited_for == [wave.hosts for wave in WAVES]
 
@@ -532,7 +534,9 @@ class Halted(World):
         self.session.settings.roles["web"].hosts = SimpleNamespace(model_dump=lambda mode: {})
         hosts = tuple(HostResult("web", host, verdict, None, None, "", ()) for host, verdict in verdicts.items())
         gone = frozenset(("web", host) for host in verdicts)
-        self.outcome = Outcome(release=NEW, deployment=PAUSED, hosts=hosts, gone=gone, halted=True, exit_code=8)
+        self.outcome = Outcome(
+            release=NEW, deployment=PAUSED, hosts=hosts, gone=gone, status=Status.HALTED, exit_code=8
+        )
         words = {("web", host): LastWord(name, None, None, True, (name or "",)) for host, name in origins.items()}
         self.here = here({"web": WHOLE}, {}, words)
 
@@ -643,7 +647,7 @@ def test_hooks_stand_where_their_names_say(world: World) -> None:
 def test_wave_that_the_operator_objects_to_is_the_last_one(world: World) -> None:
     world.session.objects_to = "after_wave"
     world.bring(waves=WAVES)
-    assert world.outcome.halted is True
+    assert world.outcome.status is Status.HALTED
     assert world.outcome.exit_code == 8
     assert world.worker.gone == {"one"}
     assert (
@@ -657,7 +661,7 @@ def test_wave_that_the_operator_objects_to_is_the_last_one(world: World) -> None
 def test_objection_to_the_last_wave_halts_only_if_hosts_go_back(world: World, goes_back: bool) -> None:
     world.session.objects_to = "after_wave"
     world.bring(waves=(Wave(1, frozenset({("web", "one"), ("web", "two")})),), goes_back=goes_back)
-    assert (world.outcome.exit_code, world.outcome.halted) == (8, goes_back)
+    assert (world.outcome.exit_code, world.outcome.status) == (8, Status.HALTED if goes_back else Status.FAILED)
     assert "after_wave[0] failed" in outcome_error(world.outcome).message
     assert any("after_wave[0] failed" in line for line in conclusion(world.outcome, "production"))
 
@@ -675,7 +679,7 @@ def test_hosts_that_nobody_waits_for_go_only_if_the_operator_has_no_objection(wo
         world.bring(wait=False)
     assert [name for name, _ in world.session.hooked] == ["before_announce", "before_go"]
     assert "announce" not in world.worker.done
-    assert world.outcome.let_go is False
+    assert world.outcome.status.let_go is False
 
 
 def test_host_that_fails_before_go_takes_it_back(world: World) -> None:

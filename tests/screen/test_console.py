@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 from deploytool.model.fleet import HostResult, State, Verdict
+from deploytool.model.lifecycle import Status
 from deploytool.screen.console import Console, conclusion, reasons
 from deploytool.screen.summary import Outcome
 
@@ -105,16 +106,18 @@ def stopped(*hosts: HostResult, **changes: Any) -> Outcome:
 
 
 def test_paused_rollout_says_how_far_it_is_and_both_ways_on() -> None:
-    assert conclusion(stopped(GOOD, paused=True, exit_code=0), "production") == [
+    assert conclusion(stopped(GOOD, status=Status.PAUSED, exit_code=0), "production") == [
         "R1 is verified on 1 of 2 hosts of production, and PAUSED (D1)",
         "the other host keeps what it has, for as long as you like",
         "go on: fab production promote      go back: fab production rollback",
     ]
-    assert "of production, not on 1, and PAUSED" in conclusion(stopped(GOOD, BAD, paused=True), "production")[0]
+    assert (
+        "of production, not on 1, and PAUSED" in conclusion(stopped(GOOD, BAD, status=Status.PAUSED), "production")[0]
+    )
 
 
 def test_halted_rollout_counts_those_that_were_not_touched_and_does_not_list_them() -> None:
-    made = stopped(GOOD, BAD, halted=True)
+    made = stopped(GOOD, BAD, status=Status.HALTED)
     assert conclusion(made, "production") == [
         "R1 was HALTED (D1): 2 of 3 hosts of production let go; not verified: 1; not touched: 1",
         "1 host now on R1",
@@ -125,13 +128,15 @@ def test_halted_rollout_counts_those_that_were_not_touched_and_does_not_list_the
     assert "app2 (web) failed: hooks.post[0] failed" in results.getvalue()
     assert "before its turn" not in results.getvalue()
     # Where nothing has switched, there is nothing to go on with.
-    assert len(conclusion(stopped(BAD, halted=True), "production")) == 1
+    assert len(conclusion(stopped(BAD, status=Status.HALTED), "production")) == 1
 
 
 def test_halted_rollout_that_went_back_tells_both_stories() -> None:
     silent = HostResult("web", "app4", Verdict.SILENT, State.FETCHED, 1.0, "it said nothing more", ())
     back = Outcome(release="R0", deployment="D2", hosts=(GOOD, silent), told=(("web", "app5"),), exit_code=8)
-    lines = conclusion(stopped(GOOD, BAD, halted=True, undone=(back,), not_undone=("R9 is gone",)), "production")
+    lines = conclusion(
+        stopped(GOOD, BAD, status=Status.HALTED, undone=(back,), not_undone=("R9 is gone",)), "production"
+    )
     assert lines[1:] == [
         "went back to R0: verified on 1 of 2 hosts (D2)",
         "  app4 (web) silent: it said nothing more",
@@ -143,7 +148,7 @@ def test_halted_rollout_that_went_back_tells_both_stories() -> None:
 
 def test_promotion_that_went_back_says_who_has_the_release_still_and_both_ways_on() -> None:
     back = Outcome(release="R0", deployment="D2", hosts=(GOOD,))
-    made = stopped(GOOD, BAD, halted=True, undone=(back,), spared=(("web", "app9"),))
+    made = stopped(GOOD, BAD, status=Status.HALTED, undone=(back,), spared=(("web", "app9"),))
     assert conclusion(made, "production")[1:] == [
         "went back to R0: verified on 1 of 1 host (D2)",
         "on R1 as before: 1 host",

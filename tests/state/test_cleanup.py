@@ -18,6 +18,7 @@ from deploytool.errors import (
     UsageError,
 )
 from deploytool.model.history import Deployment, History, Mark
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import (
     ReleaseId,
     begun_key,
@@ -219,7 +220,8 @@ def test_environment_that_nobody_has_settings_for_keeps_what_it_runs() -> None:
 
 def test_history_is_read_until_it_tells_what_an_environment_would_go_back_to() -> None:
     tries = tuple(
-        good(300 - at, RELEASES[5], exit_code=4, let_go=False, expected=NOBODY, verified=NOBODY) for at in range(120)
+        good(300 - at, RELEASES[5], exit_code=4, status=Status.ABORTED, expected=NOBODY, verified=NOBODY)
+        for at in range(120)
     )
     known = History((*one_after_the_other(RELEASES[:2], 400).deployments, *tries))
     objects = store_of(RELEASES, production=one_after_the_other(RELEASES), staging=known)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploytool.model.history import Deployment, History, RoleHost
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -25,7 +26,12 @@ RELEASES = tuple(release_id(48 * age) for age in range(12, 0, -1))
 
 
 def good(hours_ago: float, release: ReleaseId, **changes: Any) -> Deployment:
-    known: dict[str, Any] = {"exit_code": 0, "let_go": True, "expected": frozenset(HOSTS), "verified": frozenset(HOSTS)}
+    known: dict[str, Any] = {
+        "exit_code": 0,
+        "status": Status.VERIFIED,
+        "expected": frozenset(HOSTS),
+        "verified": frozenset(HOSTS),
+    }
     return Deployment(deployment_id(hours_ago), release, **(known | changes))
 
 

@@ -8,6 +8,7 @@ from deploytool.model.history import (
     Mark,
     RoleHost,
 )
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId
 
 A, B, C, D = (ReleaseId(f"2026010{day}T000000Z-{letter * 7}") for day, letter in enumerate("abcd", start=1))
@@ -21,7 +22,7 @@ def name(number: int) -> DeploymentId:
 
 def good(number: int, release: ReleaseId, **changes: Any) -> Deployment:
     """A deployment that every host has proved."""
-    known: dict[str, Any] = {"exit_code": 0, "let_go": True, "expected": ALL, "verified": ALL, **changes}
+    known: dict[str, Any] = {"exit_code": 0, "status": Status.VERIFIED, "expected": ALL, "verified": ALL, **changes}
     return Deployment(name(number), release, **known)
 
 
