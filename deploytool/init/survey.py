@@ -8,12 +8,10 @@ from pathlib import Path
 
 from deploytool.settings.files import settings_directory, shared_file
 from deploytool.settings.load import looks_like_settings
+from deploytool.settings.recipes import RECIPES
 
 #: Files that tell what kind of application this is, or what was said of its deployment before.
-TELLING = (
-    *("Gemfile", "manage.py", "requirements.txt", "pyproject.toml", "package.json", "index.html"),
-    *("Capfile", "config/deploy.rb"),
-)
+TELLING = (*(name for recipe in RECIPES.values() for name in recipe.sign_files), "Capfile", "config/deploy.rb")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,26 +7,17 @@ There each host builds, and a linked `vendor/bundle` saves time. Here a release 
 import posixpath
 from collections.abc import Mapping
 
-_ASSETS = "the build compiles assets into it"
-_PACKAGES = "the build installs packages into it"
+from deploytool.settings.recipes import ASSETS, PACKAGES, RECIPES
+
 _COVERED = "and a link to shared/{} would hide them on every host"
 
-#: path → what the build does there
+#: path → what builds do there, whatever the recipe; see also `Recipe.builds`
 BUILT: Mapping[str, str] = {
-    **dict.fromkeys(("public/assets", "public/packs", "public/packs-test", "public/vite", "public/vite-test"), _ASSETS),
-    **dict.fromkeys(("public/build", "public/dist", "app/assets/builds"), _ASSETS),
-    **dict.fromkeys(("vendor/bundle", "vendor/javascript", "node_modules"), _PACKAGES),
+    **dict.fromkeys(("public/assets", "public/packs", "public/packs-test", "public/vite", "public/vite-test"), ASSETS),
+    **dict.fromkeys(("public/build", "public/dist", "app/assets/builds"), ASSETS),
+    **dict.fromkeys(("vendor/bundle", "vendor/javascript", "node_modules"), PACKAGES),
     ".bundle": "the build writes Bundler's configuration into it",
     "tmp/cache": "the build writes caches of this one release into it",
-}
-#: The same of single recipes.
-BUILT_BY: Mapping[str, Mapping[str, str]] = {
-    "django": {
-        **dict.fromkeys(("static", "staticfiles"), "the build collects static files into it"),
-        **dict.fromkeys(("venv", ".venv"), _PACKAGES),
-    },
-    "node": dict.fromkeys(("dist", "build", "out", ".next", ".nuxt", ".output"), _ASSETS),
-    "static": dict.fromkeys(("dist", "build", "out", "_site", "public"), "the build makes the pages in it"),
 }
 #: A directory above one of those: a link would cover it as well. `tmp` is none: no release comes with it.
 ABOVE: Mapping[str, str] = {
@@ -45,7 +36,7 @@ def made_by_the_build(name: str, recipe: str, static_root: str | None) -> str | 
     `static_root`: where Django collects static files, if that is known.
     """
     path = posixpath.normpath(name)
-    built = {**BUILT, **BUILT_BY.get(recipe, {})}
+    built = {**BUILT, **RECIPES[recipe].builds}
     if static_root is not None and recipe == "django":
         built[posixpath.normpath(static_root)] = "the build collects static files into it"
     whole = next((each for each in WHOLLY if path == each or path.startswith(f"{each}/")), path)

@@ -49,7 +49,7 @@ class Recipe:
     linked_files: tuple[str, ...] = ()
     #: of `build`, on the build server
     build_linked_files: tuple[str, ...] = ()
-    #: programs whose `--version` decides the bytes of the archive, see `programs`
+    #: programs whose `--version` decides the bytes of the archive, see `programs`; each must answer that
     tools: tuple[str, ...] = ()
     #: version managers that are asked for what the application's version files name
     version_managers: tuple[VersionManager, ...] = ()
@@ -57,8 +57,12 @@ class Recipe:
     #: empty if nobody can tell
     migrations: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    #: for `init`, from the texts of the files in an application's directory: why it is of this kind; None if it is not
+    #: directories that its build makes, and why no host may link something over them, as the rest of a sentence
+    builds: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    #: for `init`, from the texts of those `sign_files` that there are: why an application is of this kind; None if it
+    #: is not
     sign: Callable[[Mapping[str, str]], str | None] = lambda texts: None
+    sign_files: tuple[str, ...] = ()
     #: what `init` proposes: how its server is restarted, with {} for the application's name, and how it is proven
     restart: str | None = "sudo systemctl restart {}"
     verify: str = '{url: "http://127.0.0.1:8080/"}'
@@ -111,11 +115,20 @@ def _names_django(texts: Mapping[str, str]) -> str | None:
     return None
 
 
+#: why nothing may be linked over a directory
+ASSETS = "the build compiles assets into it"
+PACKAGES = "the build installs packages into it"
+
 _NONE = Recipe(name="none")
 
 _DJANGO = Recipe(
     name="django",
+    builds={
+        **dict.fromkeys(("static", "staticfiles"), "the build collects static files into it"),
+        **dict.fromkeys(("venv", ".venv"), PACKAGES),
+    },
     sign=_names_django,
+    sign_files=("manage.py", "requirements.txt", "pyproject.toml"),
     # Not by a reload: gunicorn's master would fork workers with the old release's packages.
     restart="sudo systemctl restart {}",
     verify="{port: 8000, pid_file: tmp/pids/gunicorn.pid}",
@@ -161,6 +174,7 @@ _DJANGO = Recipe(
 _RAILS = Recipe(
     name="rails",
     sign=_names_rails,
+    sign_files=("Gemfile",),
     restart="sudo systemctl reload-or-restart {}",
     verify="{port: 3000, pid_file: tmp/pids/server.pid}",
     # What bundler must know on the app servers as well, it writes into .bundle/config, which goes with the release.
@@ -210,7 +224,9 @@ _NODE_PRUNE = "rm -f node_modules/.package-lock.json && npm prune --omit=dev"
 
 _NODE = Recipe(
     name="node",
+    builds=dict.fromkeys(("dist", "build", "out", ".next", ".nuxt", ".output"), ASSETS),
     sign=lambda texts: "there is a package.json" if "package.json" in texts else None,
+    sign_files=("package.json",),
     verify='{url: "http://127.0.0.1:3000/"}',
     dependencies=("npm ci",),
     assets=("npm run build --if-present", _NODE_PRUNE),
@@ -239,14 +255,17 @@ _NODE = Recipe(
 # nothing is linked, and nothing restarted.
 _STATIC = Recipe(
     name="static",
+    builds=dict.fromkeys(("dist", "build", "out", "_site", "public"), "the build makes the pages in it"),
     sign=lambda texts: "there is an index.html, and nothing to run" if "index.html" in texts else None,
+    sign_files=("index.html",),
     restart=None,
     verify='{url: "http://127.0.0.1/"}',
     exclude=("node_modules",),
     version_managers=(NODENV,),
 )
 
-#: by the name that stands in `build.recipe`; `init` takes the first that sees a sign
+#: by the name that stands in `build.recipe`; `init` takes the first that sees a sign, so more general ones come later:
+#: many applications have a package.json
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {recipe.name: recipe for recipe in (_NONE, _RAILS, _DJANGO, _NODE, _STATIC)}
 )

@@ -77,7 +77,9 @@ def test_setting_of_build_is_in_the_build_key_or_on_the_list_of_those_that_decid
     build = noting_build()
     settings: Any = SimpleNamespace(build=build, application="shop", subdirectory=".")
     build_inputs(settings, FETCHED, "gzip 1")
-    assert set(Build.model_fields) - build.read == set(NOT_IN_THE_BUILD_KEY)
+    assert set(Build.model_fields) - build.read == set(NOT_IN_THE_BUILD_KEY), (
+        "put it into `build_inputs` of build/build.py, or on NOT_IN_THE_BUILD_KEY with the reason"
+    )
 
 
 def test_setting_of_build_is_in_the_keys_of_cached_stages_or_on_the_list_of_those_that_decide_nothing_there() -> None:
@@ -85,7 +87,9 @@ def test_setting_of_build_is_in_the_keys_of_cached_stages_or_on_the_list_of_thos
     settings: Any = SimpleNamespace(build=build, application="shop", subdirectory=".")
     place: Any = SimpleNamespace(kept="/kept", workspace="/workspace", work_tree="/workspace")
     cache.take(settings, place, FETCHED)
-    assert set(Build.model_fields) - build.read == set(NOT_IN_A_STAGE_KEY)
+    assert set(Build.model_fields) - build.read == set(NOT_IN_A_STAGE_KEY), (
+        "put it into `_known` of build/stages/cache.py, or on NOT_IN_A_STAGE_KEY with the reason"
+    )
 
 
 @pytest.mark.parametrize("name", Verify.model_fields)
@@ -99,8 +103,13 @@ def test_setting_of_verify_is_in_the_kit_that_an_undo_proves_with(name: str, tmp
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_known_to_the_docs_and_proposes_settings_that_hold(name: str) -> None:
-    assert name == "none" or re.search(rf"(?m)^## {name}$", (ROOT / "docs/recipes.md").read_text())
-    assert f"`{name}`" in (ROOT / "docs/settings.md").read_text()
+    described = name == "none" or f"\n## {name}\n" in (ROOT / "docs/recipes.md").read_text()
+    assert described, f"docs/recipes.md needs a section `## {name}`"
+    assert f"`{name}`" in (ROOT / "docs/settings.md").read_text(), "run `make docs`"
+    for file in ("README.md", "README.ja.md", "config/deploy.yml"):
+        assert name == "none" or re.search(rf"(?m)recipes.md.*\b{name}\b", (ROOT / file).read_text()), (
+            f"the list of recipes in {file} lacks {name}"
+        )
     proposed = propose(Survey("shop", {}, None, "config", (), None), Given(recipe=name))
     assert f"recipe: {name}" in proposed.files["config/deploy.yml"]
 

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs/recipes.md"
 )
 def test_the_docs_show_the_defaults(recipe: Recipe) -> None:
     shown = re.search(rf"(?s)^## {recipe.name}\n\n```yaml\n(.*?)```", DOCS.read_text(), re.MULTILINE)
-    assert shown
+    assert shown, f"docs/recipes.md needs a section `## {recipe.name}` that begins with its defaults as YAML"
     defaults = {
         "linked_dirs": recipe.linked_dirs,
         "linked_files": recipe.linked_files,

@@ -14,6 +14,7 @@ from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.connection.paths import Place
 from deploytool.connection.step import Step, explain
 from deploytool.model.release import Revision
+from tests.support.stage_settings import build_defaults
 
 GIT = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -91,17 +92,8 @@ class Server:
         self.place = Place(str(root), "shop", "production", subdirectory)
         self.root = root
         self.build: dict[str, Any] = {
-            "recipe": "none",
+            **build_defaults(),
             "env": {"GIT_ALLOW_PROTOCOL": "file:http"},
-            "path": (),
-            "dependencies": (),
-            "assets": (),
-            "dependencies_inputs": (),
-            "assets_inputs": (),
-            "migrate": (),
-            "migrate_pending": (),
-            "migrate_after": (),
-            "linked_files": (),
             "timeout_seconds": 60,
             **build,
         }

@@ -9,17 +9,22 @@ from deploytool.build.stages import (
 )
 from deploytool.connection.paths import Place
 from deploytool.model.release import Revision
+from deploytool.settings.model import Build
 
 REVISION = Revision("1234567890" * 4)
 FETCHED = Fetched(REVISION, "heads", 1, "subject", (LinkedFileDigest("key", "0" * 64),), {"python3": "Python 3.11"})
 ODD = 'it\'s $(id) "x" `id`'
 
 
+def build_defaults() -> dict[str, Any]:
+    """Every setting of `build`; None where there is no default."""
+    defaults = Build.model_construct()
+    return {name: getattr(defaults, name, None) for name in Build.model_fields}
+
+
 def settings(**changes: Any) -> Any:
     build = {
-        "recipe": "none",
-        "env": {},
-        "path": (),
+        **build_defaults(),
         "dependencies": ("make deps",),
         "assets": ("make assets",),
         "dependencies_inputs": ("lock",),
@@ -27,7 +32,6 @@ def settings(**changes: Any) -> Any:
         "migrate": ("make migrate",),
         "migrate_pending": ("make pending",),
         "migrate_after": ("make drops",),
-        "linked_files": (),
         "timeout_seconds": 1800,
     }
     build.update({name: changes.pop(name) for name in list(changes) if name in build})

@@ -109,6 +109,7 @@ fi
 for d_tool in "${d_tools[@]}"; do
   if ! d_version=$("$d_tool" --version 2>&1 3>&-); then
     echo "$d_version"
+    if command -v -- "$d_tool" >/dev/null; then d_tool="$d_tool --version"; fi
     d_fail "$d_tool_missing" "$d_tool"
   fi
   d_result tool "$d_tool" "${d_version%%$'\n'*}"
