@@ -23,6 +23,7 @@ from deploytool.model.operator import Operator
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.text.untrusted import printable
+from deploytool.trace import learn, log
 
 if TYPE_CHECKING:
     from deploytool.hooks.notify import Notifications
@@ -145,6 +146,7 @@ class Begun:
             self.asked.after.answer()
         with self.console.step(self.step.name, quiet=self.quiet) as progress:
             answer = self.asked.answer(told=lambda event: progress(event["line"]))
+            log.info("step %s ended with exit code %d; its log: %s", self.step.name, answer["exit_code"], answer["log"])
             if answer["exit_code"] != 0:
                 raise explain(
                     self.step,
@@ -220,6 +222,7 @@ def open_session(
     secrets = list(settings.secrets)
     if store["credentials"]:
         secrets += [store["credentials"]["secret_key"], store["credentials"]["token"] or ""]
+    learn(secrets)
     operator = operator_of(os.environ)
     with console.step("connect", quiet=True):
         channel, read = start_worker(settings.build, connecting, read_only=read_only)
@@ -243,6 +246,12 @@ def open_session(
             compression=settings.build.compression,
         )
         offset_seconds = hello["time"] - time.time()
+        log.info(
+            "worker %d of %s@%s in %s: Python %s (%s), its clock %+.1f s from ours, compresses by %s",
+            *(hello[name] for name in ("pid", "user", "host", "root", "python", "executable")),
+            offset_seconds,
+            hello["compressor"]["name"],
+        )
         if abs(offset_seconds) > MOST_OFFSET_SECONDS:
             raise StepError(
                 f"the clock of the build server {settings.build.server} is wrong by more than a year",

@@ -11,9 +11,10 @@ from typing import Any
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
 
-from deploytool import signals
+from deploytool import signals, trace
 from deploytool.cli.parser import speak_clearly
 from deploytool.cli.runner import ENVIRONMENT, Command, dry_by, masked, project, run
 from deploytool.errors import UsageError
@@ -36,7 +37,27 @@ def _environment_task(name: str) -> "Task[Callable[[Context], None]]":
 
 # --- commands
 
-command = functools.partial(task, auto_shortflags=False)
+
+class _Command(Task[Callable[..., None]]):
+    """A task that also takes `--verbose`."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        verbose = Argument(
+            names=("verbose", "v"),
+            # Counted all the same, and shown without a value.
+            kind=bool,
+            default=0,
+            incrementable=True,
+            help="print each request, step and decision on stderr; twice: what requests carry, too",
+        )
+        return [*super().get_arguments(ignore_unknown_help), verbose]
+
+    def __call__(self, *args: Any, verbose: int = 0, **kwargs: Any) -> Any:
+        trace.begin(verbose, os.environ)
+        return super().__call__(*args, **kwargs)
+
+
+command = functools.partial(task, auto_shortflags=False, klass=_Command)
 
 _JSON = "results as one JSON document on stdout"
 

@@ -34,6 +34,7 @@ from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.state.releases import checked_release
 from deploytool.text.untrusted import printable
+from deploytool.trace import log
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -144,12 +145,18 @@ def find_built(session: Session, key: str) -> Release | None:
     """The release that was built from these inputs; None if there is none, or its records can't be trusted."""
     found = session.worker.ask("store_built", key=build_record_key(key))
     if found["release"] is None or not is_release_id(found["release"]):
+        log.info("no release in the store matches these inputs: build key %s", key)
         return None
     try:
         release = checked_release(session, found["release"], found["record"])
-    except UsageError:
+    except UsageError as error:
+        log.info("%s is not reused: %s", found["release"], error.message)
         return None
-    return release if release.build_key == key and release.archive_key in found["keys"] else None
+    if release.build_key != key or release.archive_key not in found["keys"]:
+        log.info("%s is not reused: its record has build key %s, its keys are %s", release.id, key, found["keys"])
+        return None
+    log.info("%s matches these inputs: build key %s", release.id, key)
+    return release
 
 
 def build_release(

@@ -17,6 +17,9 @@ from deploytool.cli import fab_flags
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
 from deploytool.model.lifecycle import Status
 from deploytool.settings import environments
+from deploytool.settings.files import file_of
+from deploytool.text.masking import secrets_in
+from deploytool.trace import learn, log
 
 if TYPE_CHECKING:
     from deploytool.connection.ssh import Connecting
@@ -148,6 +151,9 @@ def run(
             refuse_dangers(context, name, environment)
             every = load_every_environment(project(), environment, os.environ, begin)
             secrets = every[environment].secrets
+            # Requests carry the variables of steps, which may be written in the settings as they are.
+            learn([*secrets, *secrets_in(every[environment].build.env)])
+            log.info("%s of %s; settings: %s", name, environment, file_of(project(), environment))
             told = notifications_of(every[environment], console)
             command = Command(name, console, every[environment], every, outcome, connecting, told)
             document.update(body(command) or {})
@@ -170,8 +176,6 @@ def run(
             ),
         )
     except Exception as bug:
-        from deploytool.text.masking import secrets_in
-
         # Nobody knows what stands in it.
         secrets = (*secrets, *secrets_in(os.environ))
         console.trace(masked(traceback.format_exc(), secrets))

@@ -1,6 +1,7 @@
 """The operator's end of the line to the worker: ask and wait, hear what is told meanwhile, keep saying that we live."""
 
 import json
+import logging
 import queue
 import threading
 import time
@@ -11,6 +12,7 @@ from deploytool.connection.channel import Channel
 from deploytool.connection.protocol import is_answer
 from deploytool.errors import BY_KIND, ConnectionFailed
 from deploytool.text.untrusted import read_json
+from deploytool.trace import log
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0
@@ -67,6 +69,7 @@ class Asked:
         self._where = where
         self._told = told
         self._last: Answer | None = None
+        self.sent_at, self.sent_bytes = time.monotonic(), 0
 
     def deliver(self, message: Answer) -> None:
         self._messages.put(message)
@@ -111,6 +114,17 @@ def _checked(message: Answer) -> Answer:
     raise BY_KIND[error["kind"]](error["message"], tail=error["tail"], hint=error["hint"])
 
 
+def _trace(asked: Asked, message: Answer, received_bytes: int) -> None:
+    if "event" not in message:
+        failed = f", failed: {message['error']['message']}" if "error" in message else ""
+        milliseconds = (time.monotonic() - asked.sent_at) * 1000
+        log.info(
+            "%s: %.0f ms, %d bytes there, %d back%s", asked.do, milliseconds, asked.sent_bytes, received_bytes, failed
+        )
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("%s receives %s", asked.do, json.dumps(message.get("ok", message)))
+
+
 class _Nonsense(Exception):
     """What came over the line is no message of our worker's; the text says what it is."""
 
@@ -150,7 +164,9 @@ class WorkerClient:
                 return asked
         order = {} if after is None else {"after": after.number}
         condition = {} if expect is None else {"expect": dict(expect)}
-        self._send({"id": asked.number, "do": do, **order, **condition, **parameters})
+        asked.sent_bytes = self._send({"id": asked.number, "do": do, **order, **condition, **parameters})
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s sends %s", do, json.dumps(parameters))
         return asked
 
     def ask(
@@ -164,13 +180,15 @@ class WorkerClient:
         self._channel.end()
         self._reader.join(2)
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> int:
+        """Returns how many bytes that are."""
         data = (json.dumps(message) + "\n").encode()
         try:
             with self._guard:
                 self._channel.write(data)
         except OSError as error:
             self._cut_off(str(error))
+        return len(data)
 
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
@@ -221,6 +239,7 @@ class WorkerClient:
                 raise _Nonsense(f"as an answer to `{asked.do}`")
             if "event" not in message:
                 del self._asked[number]
+        _trace(asked, message, len(line))
         asked.deliver(message)
 
     def _cut_off(self, why: str) -> None:

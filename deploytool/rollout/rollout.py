@@ -9,6 +9,7 @@ themselves: all that can be done is to listen, to tell what each of them says, a
 """
 
 import json
+from collections.abc import Iterable
 
 from deploytool.errors import DeployError, FleetError, HookError, Interrupted
 from deploytool.hooks.local import Moment
@@ -29,6 +30,7 @@ from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import note_freeze, refuse_if_frozen
 from deploytool.state.history_store import random_characters
+from deploytool.trace import log
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
 LAST_WORDS_SECONDS = 5.0
@@ -71,6 +73,11 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         **attempt.story,
     }
     outcome.branch = release.branch
+    log.info(
+        "%s %s brings %s to %s; without a download to %s; in %d waves; already on it: %s; a rollback would go to %s",
+        *(attempt.kind, deployment, release.id, named_hosts(attempt.expected.hosts), sorted(attempt.kept)),
+        *(max(1, len(attempt.waves)), named_hosts(outcome.spared), attempt.rollback_release),
+    )
     hook(session, attempt, "before_announce", outcome)
     entries, urls = manifests(session, attempt, deployment)
     with outcome.phase("manifests"):
@@ -116,6 +123,10 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         if outcome.status is Status.ABORTED or (outcome.status is Status.HALTED and attempt.goes_back):
             outcome.migrate_after = None
         record(session, deployment, outcome, fell_back=fell_back)
+
+
+def named_hosts(hosts: Iterable[RoleHost]) -> str:
+    return ", ".join(f"{host} ({role})" for role, host in sorted(hosts)) or "none"
 
 
 def hook(session: Session, attempt: Attempt, moment: Moment, outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deploytool.errors import FleetError
 from deploytool.model.fleet import HostResult, Verdict
 from deploytool.model.lifecycle import Event, Status, after, at_its_end
+from deploytool.trace import log
 
 if TYPE_CHECKING:
     from deploytool.model.history import AfterMigration
@@ -56,7 +57,8 @@ class Outcome:
 
     def advance(self, event: Event) -> None:
         """Take in what has happened. Raises ValueError for what can't happen now."""
-        self.status = after(self.status, event)
+        before, self.status = self.status, after(self.status, event)
+        log.info("status: %s, then %s: %s", before, event, self.status)
         if self.status in (Status.HALTED, Status.FAILED):
             self.exit_code = FleetError.exit_code
 
