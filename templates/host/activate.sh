@@ -1,5 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, the switch: `current` is pointed to the release, which has to prove itself.
+# Reads: clock, current_path, deployment, doubt, hook_problem, hook_seconds, release, release_path, room, stable_seconds,
+#   switch_previous.
+# Sets: boot_seconds, hook_directory, report_seconds, restarted, switch_deployment, switch_release, verify_path.
 
 switch_deployment=$deployment
 switch_release=$release

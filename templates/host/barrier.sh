@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2154
 # All hosts hold the archive before any host switches: wait for the operator's `go`.
+# Reads: clock, consul_prefix, deployment, kv_problem, kv_value, role, silence_seconds, wanted_deployment.
 
 # obey VALUE: succeeds if it lets this host go; leaves if it never will.
 obey() {

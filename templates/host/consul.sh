@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2016,SC2034,SC2154
 # The bus: keys and values, and this host's name on it. Nothing else here knows that it is Consul; directory.sh is the
 # other one.
+# Reads: clock, newline, report_seconds.
+# Sets: kv_lines, kv_problem, node, node_problem.
 
 kv_command() {
   timeout -k 1 15 consul kv "$@"

@@ -2,6 +2,8 @@
 # Takes this host out of traffic for a switch, and brings it back. Before `drain` begins, `undrain` is written down, in
 # drained/<deployment>/, a file for each command: whatever cuts this run off, whoever comes next brings the host back, by
 # the commands that belong to what was done.
+# Reads: deploy_to, deployment, room.
+# Sets: hook_directory, hook_problem.
 
 # drain: fails, with hook_problem.
 drain() {

@@ -1,5 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `failure`, its end: what became of this host is told.
+# Reads: deploy_to, hook_problem, incomplete, log, mine, node_problem, owner_problem, proven, sentence, serving_now, undone,
+#   verdict.
+# Sets: hook_directory.
 
 say "$verdict: $sentence"
 

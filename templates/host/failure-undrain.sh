@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `failure`, after an undo: a host that this run has drained, or one that was cut off, is brought back.
+# Reads: current_target, hook_problem, last_deployment, mine, room, switch_deployment, undone.
+# Sets: deployment, proven, sentence, stamp, verify_path.
 
 # tell_drained VERIFIED: the host's last word once more, as what it says of the proof is not true any more. In a subshell:
 # it speaks in the last deployment's name.

@@ -1,5 +1,8 @@
 # shellcheck shell=sh disable=SC2030,SC2031,SC2034,SC2154
 # Phase `failure`: pre, unpacking or post failed, or the archive never came, so pre never ran. May find a full disk.
+# Reads: consul_prefix, current_target, holder, kv_value, last_deployment, node, role, state, switch_deployment, undone,
+#   wanted_deployment.
+# Sets: deployment, incomplete, log, mine, proven, sentence, serving_now, verdict.
 
 # The directory that we were started in may be gone already.
 cd /

@@ -1,5 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Is this deployment for this host, now? Events are replayed, reordered and late, so the manifest in hand proves nothing.
+# Reads: clock, consul_prefix, deployment, kv_problem, kv_value, last_deployment, node, node_problem, owner_problem,
+#   report_seconds, role, state.
+# Sets: sentence, verdict, wanted_deployment.
 
 # Sets wanted_deployment to the one that the operator wants here, empty if there is none; from kv_lines of `wanted`.
 pick_wanted() {

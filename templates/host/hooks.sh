@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Runs the commands of the user's: with a time limit, no input, and their output in a file. stretcher waits for the end of
 # its pipe, so a daemon that a hook leaves behind must not have it.
+# Reads: clock, hook_directory, hook_seconds, owner_problem, room.
+# Sets: hook_log, hook_problem.
 
 # open_log NAME: sets hook_log. A hook must run even if the disk is full, or deploy_to is another's.
 open_log() {

@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2154
 # The tree that stretcher has unpacked, on its way into deploy_to. The manifest lets stretcher put it beside the directory
 # that it was unpacked in, which is a rename on every host; from there it gets here by another one, or is copied.
+# Reads: deploy_to, room, unpacked_name.
+# Sets: unpacked.
 
 # Where Go's programs have their temporary files.
 unpacked=${TMPDIR:-/tmp}/${unpacked_name:?}

@@ -1,6 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Paths that a release names stay inside of a tree, whatever links its commit holds: asked before anything is made, removed
 # or linked there.
+# Sets: way_out.
 
 # lies_inside TREE PATH: whether TREE/PATH can be made or replaced without leaving TREE: its parent, as far as there is one,
 # resolved, lies in TREE. Fails, with way_out: which link leads where.

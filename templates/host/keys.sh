@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Keys and values as consul.sh and directory.sh give them: "key:value" lines in kv_lines.
+# Reads: kv_lines, newline.
+# Sets: kv_value.
 
 # kv_pick KEY: sets kv_value from kv_lines; fails if the key isn't there.
 kv_pick() {

@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # What a host says: sentences for stretcher's log, the outcome of a phase, and texts made fit for a report.
+# Reads: deployment.
+# Sets: newline.
 
 newline='
 '

@@ -2,6 +2,10 @@
 # Does the release that this host has verified still serve? Kept on the host with its kit, and run every minute by
 # catch-up.sh, which gives the host's last word. Looks at processes and sockets, and asks nothing of the application but to
 # take a connection. A release that has died is told; while its rollout is still open, the host goes back.
+# Reads: clock, consul_prefix, current_target, doubt, heard_before, kit_text, kv_value, last_deployment, node, own, proven,
+#   release, release_path, role, room, serving_now, verify_real.
+# Sets: boot_seconds, deployment, holder, hook_seconds, restarted, stable_seconds, stamp, state, switch_deployment,
+#   switch_previous, switch_release, undone, verify_command, verify_path, verify_url.
 
 # For a restart of the application's own, which is no death.
 look_seconds=${DEPLOYTOOL_LOOK_SECONDS:-10}

@@ -1,5 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, to begin with: the release is unpacked in incoming/, or was kept from before. Nothing has changed yet.
+# Reads: current_problem, current_target, deploy_to, deployment, kept, link_problem, release, release_path, room,
+#   switch_back, switch_deployment, switch_release, unpacked, virtualenv_problem.
+# Sets: switch_previous.
 
 # Sets switch_previous to what an undo goes back to. A switch that was cut off, by a reboot say, left a release in
 # `current` that never proved itself: then it is the one before.

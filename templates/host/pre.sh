@@ -1,6 +1,10 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `pre`: stretcher holds the archive, checked, and has not unpacked it yet; or there is none (kept=yes), as this
 # host should have the release from before.
+# Reads: application, current_problem, deploy_to, deployment, environment, holder, hook_problem, kept, kv_problem,
+#   link_problem, lock_seconds, node, owner_problem, release_path, role, room, sentence, state, unpacked, unpacked_bytes,
+#   verdict.
+# Sets: hook_directory.
 
 # free_kib DIRECTORY: prints the space left there; nothing if df can't tell.
 free_kib() {

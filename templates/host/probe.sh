@@ -1,6 +1,9 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # A probe of `fab ENV check`: this host says that it hears, with which stretcher, and what a deployment would lack here.
 # It changes nothing.
+# Reads: bus_directory, consul_prefix, deploy_to, deployment, kv_value, link_problem, node, node_problem, owner_problem,
+#   role, room.
+# Sets: report_seconds.
 
 # The operator does not wait longer.
 report_seconds=10

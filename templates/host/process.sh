@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The host's clock and its processes, from /proc.
+# Sets: clock, clock_hundredths, process_start, process_state, stamp.
 
 # Sets clock: seconds since boot, and clock_hundredths. The wall clock may jump while we wait.
 read_clock() {

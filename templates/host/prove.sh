@@ -1,6 +1,10 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # A probe of `fab ENV status --probe`: this host proves anew what it serves, as the deployment that brought it did, and
 # corrects its last word. It restarts and changes nothing else.
+# Reads: consul_prefix, current_target, doubt, last_deployment, node, node_problem, owner_problem, role, room, strength,
+#   switch_deployment.
+# Sets: deployment, holder, hook_seconds, release, report_seconds, restarted, revision, serving_now, stable_seconds, stamp,
+#   verify_path.
 
 # The operator does not wait longer.
 report_seconds=10

@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # What a host tells the operator, over the bus.
+# Reads: clock, consul_prefix, deployment, kv_problem, kv_value, node, report_more, report_seconds, role, state.
+# Sets: kit_fields.
 
 # put_patiently KEY VALUE: Consul may be restarting, so a report that it did not take is tried again.
 put_patiently() {

@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Which releases stay on this host. What goes is renamed at once, so that the host's last word is true, and removed by
 # `sweep`, when everybody has been told. Nothing goes without the room's lock, or where it can't be told what is needed.
+# Reads: current_path, current_target, deploy_to, keep_releases, newline, release, rollback_release, room, switch_previous,
+#   switch_release, unpacked_prefix.
 
 # is_among ID LINES
 is_among() {

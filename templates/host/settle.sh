@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, its end: the release serves, proven.
+# Reads: clock, release, room, switch_previous.
+# Sets: notes.
 
 notes=$(old_sentence)
 grep -qxF "$release" "$room/verified" 2>/dev/null || printf '%s\n' "$release" >>"$room/verified"

@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Puts links to shared files and directories into a release.
+# Reads: shared_path.
+# Sets: link_problem, way_out.
 
 # link_into PATH: into link_tree, in place of whatever the release has under that name. Fails, with way_out.
 link_into() {

@@ -3,6 +3,8 @@
 #
 # An endpoint is `tcp ADDRESS:PORT` or `tcp6 ADDRESS:PORT` in the hexadecimal digits of /proc/net, or `unix PATH`, in which
 # `current/` stands for the directory of the release. In another network namespace than ours it is `tcp-away …` and so on.
+# Reads: newline, own, verify_real.
+# Sets: any_address, elsewhere, found, listening.
 
 any_address=00000000
 any_address6=00000000000000000000000000000000

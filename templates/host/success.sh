@@ -1,5 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `success`: the release serves, and everything that follows may fail without harm.
+# Reads: hook_problem, kit_fields, look_script, node_problem, release, release_path, room, state.
+# Sets: hook_directory, report_more.
 
 # keep_look: what catch-up.sh runs every minute from now on, as long as this release serves.
 keep_look() {

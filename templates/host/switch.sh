@@ -1,5 +1,9 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # `current`: pointing it to a release, and back.
+# Reads: boot_seconds, current_path, deploy_to, doubt, hook_problem, listening, newline, notes, release, room, state,
+#   strength, switch_deployment, switch_previous, switch_release, verify_settings.
+# Sets: current_problem, current_target, heard_before, hook_directory, kit_text, proven, restarted, serving_now, stamp,
+#   undone, verify_as_before, verify_expect, verify_path, verify_port.
 
 # point_current TARGET: at once, so that no request ever finds nothing.
 point_current() {

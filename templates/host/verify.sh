@@ -1,9 +1,13 @@
 # shellcheck shell=sh disable=SC2010,SC2016,SC2034,SC2086,SC2154
 # Proves that the running processes serve a release. What can't be read is not proven.
 #
-# Reads verify_pid_file, verify_port, verify_url, verify_expect, verify_command and verify_as_before; verify_path, the
-# release's directory; stamp, which workers must be younger than (0: age proves nothing here); and heard_before, on what
-# the processes of the release before listened, `SEEN ENDPOINT` a line: SEEN is 2 where those of two releases did.
+# verify_path is the release's directory; workers must be younger than stamp (0: age proves nothing here); heard_before is on
+# what the processes of the release before listened, `SEEN ENDPOINT` a line: SEEN is 2 where those of two releases did.
+# Reads: any_address, build_root, clock, clock_hundredths, current_path, deploy_to, elsewhere, found, hook_log, hook_seconds,
+#   kit_text, listening, newline, process_start, process_state, release, restarted, revision, room, stable_seconds, stamp,
+#   state, switch_previous, verify_as_before, verify_command, verify_expect, verify_path, verify_pid_file, verify_port,
+#   verify_url.
+# Sets: doubt, heard_before, own, strength, verify_real.
 
 # read_foreign PID: sets foreign to the program or script that the process runs, if that is of another release or of a
 # build: what it imports from there is not what is proven.

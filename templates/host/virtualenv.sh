@@ -1,6 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # A Python virtual environment is tied to the interpreter that made it: by links in bin/ and by the line `home` in
 # pyvenv.cfg, both with the build server's path. What is installed in it runs with any interpreter of the same X.Y.
+# Reads: way_out.
+# Sets: virtualenv_problem.
 
 # virtualenv_runs TREE: sees to it that TREE/venv, if there is one, has its Python on this host: the one that it names,
 # else the pythonX.Y that PATH has. Fails, with virtualenv_problem.
