@@ -33,6 +33,7 @@ from deploytool.model.release import (
 from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.state.releases import checked_release
+from deploytool.text import ids
 from deploytool.text.untrusted import printable
 from deploytool.trace import log
 
@@ -208,7 +209,7 @@ def build_release(
             application=settings.application,
             revision=fetched.revision,
             branch=reference,
-            built_at=f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+            built_at=ids.recorded(session.now()),
             built_by=str(session.operator),
             build_key=key,
             compression=settings.build.compression,
@@ -284,7 +285,7 @@ def begin_new_release_id(session: Session, revision: Revision) -> Callable[[], R
 
 
 def release_id_at(moment: datetime, revision: Revision) -> ReleaseId:
-    return ReleaseId(f"{moment:%Y%m%dT%H%M%SZ}-{revision[:7]}")
+    return ReleaseId(f"{ids.compact(moment)}-{revision[:7]}")
 
 
 def literal_pattern(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from deploytool.errors import UsageError
-from deploytool.hosts.probes import UNPACKING
+from deploytool.hosts.probes import unpacking_programs
 from deploytool.hosts.scripts import own_templates
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import consul_prefix, event_name
@@ -155,7 +155,7 @@ def app_server(
         "bucket": place.netloc if place else None,
         "linked_files": settings.linked_files,
         "programs": (
-            *UNPACKING[settings.build.compression],
+            *unpacking_programs(settings),
             "curl",
             *(["unzip"] if stretcher.url.endswith(".zip") else []),
         ),
@@ -221,16 +221,9 @@ def _partition(region: str | None) -> str:
 
 
 def _rendered(name: str, values: Mapping[str, object]) -> str:
-    import jinja2
+    from deploytool.settings.templates import jinja_environment
 
-    loader = jinja2.FileSystemLoader(own_templates() / "app-server")
-    # Shell, units and policies come out of it, and never HTML.
-    jinja = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701
-        loader=loader,
-    )
+    jinja = jinja_environment(own_templates() / "app-server")
     jinja.filters |= {
         "sh": shlex.quote,
         "yaml": yaml_scalar,

@@ -128,15 +128,11 @@ def _build_root(settings: "Settings") -> str:
 
 def _render_setting(label: str, template: str, names: dict[str, str], problems: list[str]) -> str:
     """`template` with `names`; empty, and one more problem each, if that can't be had."""
-    import jinja2
     import jinja2.meta
 
-    # Shell and YAML come out of it, and never HTML.
-    jinja = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701
-    )
+    from deploytool.settings.templates import jinja_environment
+
+    jinja = jinja_environment()
     try:
         unknown = jinja2.meta.find_undeclared_variables(jinja.parse(template)) - set(names) - set(jinja.globals)
         for name in sorted(unknown):
@@ -172,14 +168,11 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
     """The manifest's text, unchecked. Raises SettingsError if the template can't be rendered."""
     import jinja2
 
+    from deploytool.settings.templates import jinja_environment
+
     own = template_directory / TEMPLATE_NAME if template_directory else None
     path = own if own and own.is_file() else own_templates() / TEMPLATE_NAME
-    # Shell and YAML come out of it, and never HTML.
-    jinja = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701
-    )
+    jinja = jinja_environment()
     jinja.filters["yaml"] = yaml_scalar
 
     def script(phase: str) -> str:

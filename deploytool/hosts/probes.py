@@ -1,6 +1,5 @@
 """Manifests that change nothing and only ask a host: what it is (`check`), what it serves (`status --probe`). Pure."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deploytool.hosts.manifest import made_up_release, role_manifest
@@ -16,13 +15,17 @@ from deploytool.hosts.scripts import (
 )
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import DeploymentId, consul_prefix
+from deploytool.text.compressions import COMPRESSIONS
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
-#: What a host needs to unpack an archive, by `build.compression`.
-UNPACKING: Mapping[str, tuple[str, ...]] = {"gzip": ("tar", "gzip"), "zstd": ("tar", "zstd"), "none": ("tar",)}
 _NEWER = "newer-than-1.1.0-is-known-by-its-templates"
+
+
+def unpacking_programs(settings: "Settings") -> tuple[str, ...]:
+    """What a host needs to unpack an archive."""
+    return ("tar", *COMPRESSIONS[settings.build.compression].programs)
 
 
 def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
@@ -48,7 +51,7 @@ def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
     lines = [
         *(f"{name}={shell_quote(value)}" for name, value in values.items()),
         each_item("linked_files", ((path,) for path in settings.linked_files)),
-        each_item("unpacking_programs", ((name,) for name in UNPACKING[settings.build.compression])),
+        each_item("unpacking_programs", ((name,) for name in unpacking_programs(settings))),
         *(host_part(bus if part == BUS else part) for part in PROBE_PARTS),
     ]
     return _PROBE.format(yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}"))

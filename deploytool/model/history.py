@@ -4,7 +4,6 @@ Records come from the store, where anybody may have written them: what can't be 
 nothing is known but its id, and never stops anything.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,14 +12,13 @@ from deploytool.errors import FleetError
 from deploytool.model.fleet import LastWord, Verdict
 from deploytool.model.lifecycle import Status, recorded
 from deploytool.model.release import DeploymentId, ReleaseId, is_deployment_id, is_release_id
+from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
 
 Kind = Literal["deploy", "rollback"]
 
 #: `build.migrate_after` of a deployment: it has run, or is to run once all hosts are verified
 AfterMigration = Literal["done", "due"]
-
-_MOMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 #: How a host ended that has not switched.
 UNTOUCHED = (Verdict.ABORTED.value, Verdict.SUPERSEDED.value)
@@ -77,7 +75,7 @@ class Deployment:
     def moment(self) -> str:
         """When it ended, or began, in the form of the ids."""
         ended = compact(self.ended_at or "")
-        return ended if _MOMENT.fullmatch(ended) else self.id[:16]
+        return ended if ids.MOMENT.fullmatch(ended) else self.id[: ids.MOMENT_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)

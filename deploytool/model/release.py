@@ -8,33 +8,36 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NewType
 
 from deploytool.settings.files import NAME
+from deploytool.text import ids
+from deploytool.text.compressions import COMPRESSIONS
 from deploytool.text.untrusted import CONTROL, read_json
 
 Revision = NewType("Revision", str)
 ReleaseId = NewType("ReleaseId", str)
 DeploymentId = NewType("DeploymentId", str)
 
-RELEASE_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{7}")
-DEPLOYMENT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z[a-z0-9]{4}")
-
 #: Stands in manifests that are rendered at build time, before any deployment exists. It sorts before every real id,
 #: so a host's guard refuses it.
 NO_DEPLOYMENT = DeploymentId("00000000T000000Znone")
 
-ARCHIVE_SUFFIX = {"gzip": ".tar.gz", "zstd": ".tar.zst", "none": ".tar"}
-
 
 def is_release_id(text: str) -> bool:
-    return RELEASE_PATTERN.fullmatch(text) is not None
+    return ids.RELEASE.fullmatch(text) is not None
 
 
 def is_deployment_id(text: str) -> bool:
-    return DEPLOYMENT_PATTERN.fullmatch(text) is not None
+    return ids.DEPLOYMENT.fullmatch(text) is not None
+
+
+def deployment_in(wanted: str | None) -> DeploymentId | None:
+    """The deployment that a value of `wanted` names; None if it names none."""
+    name = ids.deployment_in(wanted)
+    return DeploymentId(name) if name is not None else None
 
 
 def archive_key(release: ReleaseId, application: str, compression: str) -> str:
     """The archive's key in the store, relative to the store's URL."""
-    return f"releases/{release}/{application}{ARCHIVE_SUFFIX[compression]}"
+    return f"releases/{release}/{application}{COMPRESSIONS[compression].suffix}"
 
 
 def record_key(release: ReleaseId) -> str:
@@ -185,8 +188,8 @@ _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "built_by": (_is_line, "not one line of text"),
     "build_key": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
     "compression": (
-        lambda value: isinstance(value, str) and value in ARCHIVE_SUFFIX,
-        f"none of {', '.join(ARCHIVE_SUFFIX)}",
+        lambda value: isinstance(value, str) and value in COMPRESSIONS,
+        f"none of {', '.join(COMPRESSIONS)}",
     ),
     "checksum": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
     "size_bytes": (_is_size, "no number of bytes"),

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from deploytool.model.history import Deployment, History, RoleHost, rollback_choice, standings
 from deploytool.model.release import DeploymentId, ReleaseId
+from deploytool.text import ids
 
 #: A release is left alone for this long after it was built, and after a deployment of it began that never ended: by
 #: then whoever builds or deploys has ended or given up.
@@ -55,7 +56,7 @@ def claims(history: History, now: datetime) -> tuple[Deployment, ...]:
 
 def is_recent(name: str, now: datetime) -> bool:
     """Whether the release or deployment of that id was made less than a day ago, or in the future."""
-    return name[:16] >= f"{now - UNTOUCHED:%Y%m%dT%H%M%SZ}"
+    return name[: ids.MOMENT_LENGTH] >= ids.compact(now - UNTOUCHED)
 
 
 def unreadable(environments: Mapping[str, Known], now: datetime) -> tuple[tuple[str, DeploymentId], ...]:

@@ -7,9 +7,6 @@ from typing import Any
 
 from deploytool.model.history import Due
 
-#: of hosts, and of records
-TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:

@@ -23,6 +23,23 @@ class Wave:
     hosts: frozenset[RoleHost]
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """In which steps hosts go, and what stops them. By default all go at once, and stay."""
+
+    #: empty: all at once
+    waves: tuple[Wave, ...] = ()
+    #: after which wave it ends, for somebody to look at it; None: after the last
+    pause_after: int | None = None
+    #: so many hosts may fail without its being halted
+    max_failures: int = 0
+    #: those that have switched go back to where they came from when it is halted
+    goes_back: bool = False
+
+
+ALL_AT_ONCE = RolloutPlan()
+
+
 def hosts_of(share: str, total: int) -> int:
     """How many of `total` hosts `3` or `25%` are; a part of a host counts as one."""
     if share.endswith("%"):

@@ -33,6 +33,7 @@ from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.status import read_status
 from deploytool.state.targets import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
+from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
 
@@ -282,7 +283,7 @@ def release_to_come(session: Session, reference: str, found: Fetched, key: str) 
         application=session.settings.application,
         revision=found.revision,
         branch=reference,
-        built_at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        built_at=ids.recorded(now),
         built_by=str(session.operator),
         build_key=key,
         compression=session.settings.build.compression,

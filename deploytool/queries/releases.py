@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from deploytool.errors import ConsulError
 from deploytool.model.history import Deployment, History, Standing, standings
 from deploytool.model.lifecycle import Status
-from deploytool.model.release import RELEASE_PATTERN, Release, ReleaseId, read_record, record_key
+from deploytool.model.release import Release, ReleaseId, read_record, record_key
 from deploytool.rollout.choose_release import environments_in_store
 from deploytool.session import Session
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.targets import expected_hosts
+from deploytool.text import ids
 from deploytool.text.untrusted import printable
 
 
@@ -136,8 +137,8 @@ def list_releases(session: Session) -> Releases:
     """Every release of the store. Raises StoreError."""
     here = session.settings.environment
     keys = session.worker.ask("store_list", prefix="releases/")["keys"]
-    ids = sorted({ReleaseId(name) for key in keys if RELEASE_PATTERN.fullmatch(name := key.split("/")[1])})
-    texts = read_texts(session, [record_key(name) for name in ids])
+    names = sorted({ReleaseId(name) for key in keys if ids.RELEASE.fullmatch(name := key.split("/")[1])})
+    texts = read_texts(session, [record_key(name) for name in names])
     histories = {name: read_history(session, name) for name in environments_in_store(session)}
     running = {name: served_in(session, name, history) for name, history in histories.items()}
     known = standings(histories[here])
@@ -149,7 +150,7 @@ def list_releases(session: Session) -> Releases:
                 runs_in=tuple(where for where, served in running.items() if name in served),
                 standing=known.get(name),
             )
-            for name in reversed(ids)
+            for name in reversed(names)
         )
     )
 

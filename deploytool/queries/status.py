@@ -1,14 +1,15 @@
 """`fab ENV status`: which host runs which release, who is behind, what is under way, who holds the lock."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from deploytool.model.fleet import named
 from deploytool.model.history import Due
-from deploytool.model.status import TIME_FORMAT, HostStatus, Status
+from deploytool.model.status import HostStatus, Status
 from deploytool.session import Session
 from deploytool.state.freeze import frozen_words
 from deploytool.state.status import read_whole_status
+from deploytool.text import ids
 
 
 def due_words(due: Due, environment: str) -> str:
@@ -41,7 +42,7 @@ def read_proven_status(session: Session) -> Status:
 def age_words(then: str | None, now: datetime | None) -> str:
     """How long ago a host's time was, as in `3 min ago`; nothing if that makes no sense."""
     try:
-        seconds = (now - datetime.strptime(then or "", TIME_FORMAT).replace(tzinfo=UTC)).total_seconds() if now else -1
+        seconds = (now - ids.read(then or "")).total_seconds() if now else -1
     except ValueError:
         seconds = -1
     if seconds < 0:

@@ -128,7 +128,7 @@ def begin_announcement(
         deployment=deployment,
         roles=roles,
         only_hosts=bool(attempt.nodes),
-        in_waves=bool(attempt.waves),
+        in_waves=bool(attempt.plan.waves),
         wait=attempt.wait,
         goes_back=attempt.kind == "rollback",
         after=after,

@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from deploytool.build.commits import changes_record
@@ -15,8 +16,9 @@ from deploytool.model.release import (
     ReleaseId,
     is_deployment_id,
 )
-from deploytool.model.waves import Wave
+from deploytool.model.waves import ALL_AT_ONCE, RolloutPlan
 from deploytool.state.targets import Expected, Here, Live
+from deploytool.text import ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,7 @@ class Attempt:
     after: tuple[DeploymentId, ...] = ()
     #: roles whose hosts all have the release still, and download nothing
     kept: frozenset[str] = frozenset()
-    #: in which steps its hosts go; empty: all at once
-    waves: tuple[Wave, ...] = ()
-    #: after which wave it ends, for somebody to look at it; None: after the last
-    pause_after: int | None = None
-    #: so many hosts may fail without its being halted
-    max_failures: int = 0
-    #: those that have switched go back to where they came from when it is halted
-    goes_back: bool = False
+    plan: RolloutPlan = ALL_AT_ONCE
     #: by role, hosts that are told as well, and not waited for
     unheard: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: by role, hosts that run the release already, by a deployment of their own
@@ -59,29 +54,50 @@ class Attempt:
         return self.wait and self.migrate and not self.nodes
 
 
-def attempt_at(release: Release, kind: Kind, here: Here, changes: Comparison | None, **rest: Any) -> Attempt:
-    """A deployment of the release as things stand here. `rest` are fields of Attempt; `story` is added to."""
-    nodes, live = rest.get("nodes"), here.live.release
+def attempt_at(
+    release: Release,
+    kind: Kind,
+    here: Here,
+    changes: Comparison | None,
+    *,
+    migrate: bool = False,
+    wait: bool = True,
+    nodes: tuple[str, ...] = (),
+    kept: frozenset[str] = frozenset(),
+    plan: RolloutPlan = ALL_AT_ONCE,
+    unheard: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    spared: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    unasked: bool = False,
+    story: Mapping[str, object] = MappingProxyType({}),
+) -> Attempt:
+    """A deployment of the release as things stand here; see the fields of Attempt. `story` is added to."""
+    live = here.live.release
     if nodes and live is not None and live != release.id:
         # A rollback ends what `--nodes` began.
         back: ReleaseId | None = live
     else:
         back = target_after(here.history, release.id, kind, here.expected.hosts, live)
-    story = {
-        **rest.pop("story", {}),
-        **changes_record(changes),
-        "served_before": here.served.release,
-        "learned": [asdict(each) for each in here.learned],
-    }
     return Attempt(
         release=release,
         kind=kind,
         expected=here.expected,
         live=here.live,
         rollback_release=back,
+        migrate=migrate,
+        wait=wait,
+        nodes=nodes,
         after=tuple(each.id for each in here.history.deployments[-1:]),
-        story=story,
-        **rest,
+        kept=kept,
+        plan=plan,
+        unheard=unheard,
+        spared=spared,
+        unasked=unasked,
+        story={
+            **story,
+            **changes_record(changes),
+            "served_before": here.served.release,
+            "learned": [asdict(each) for each in here.learned],
+        },
     )
 
 
@@ -91,9 +107,8 @@ def new_deployment_id(moment: datetime, earlier: Sequence[str], characters: str)
         # What is no id, whoever wrote it, is nothing to be later than.
         if is_deployment_id(name):
             with contextlib.suppress(ValueError, OverflowError):
-                last = datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-                moment = max(moment, last + timedelta(seconds=1))
-    return DeploymentId(f"{moment:%Y%m%dT%H%M%SZ}{characters}")
+                moment = max(moment, ids.moment_of(name) + timedelta(seconds=1))
+    return DeploymentId(ids.compact(moment) + characters)
 
 
 def by_role(hosts: Iterable[RoleHost]) -> dict[str, tuple[str, ...]]:

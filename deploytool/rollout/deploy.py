@@ -12,7 +12,7 @@ from deploytool.rollout.attempt import attempt_at
 from deploytool.rollout.choose_release import Request, choose_release
 from deploytool.rollout.migrations import leave_out
 from deploytool.rollout.rollout import bring
-from deploytool.rollout.steps import go_back_if_halted, in_steps
+from deploytool.rollout.steps import go_back_if_halted, plan_of
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
@@ -43,7 +43,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
             here = standing()
             tell_lost(session, here.expected)
             # Also later on, if a build comes between; but no build is worth while without it.
-            in_steps(settings, request, here.expected)
+            plan_of(settings, request, here.expected)
         with outcome.phase("build"):
             chosen = choose_release(session, request, here, fetching)
         release, outcome.reused = chosen.release, chosen.reused
@@ -71,7 +71,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
                 "promoted_from": request.promote_from,
                 "forced": request.force,
             },
-            **in_steps(settings, request, here.expected),
+            plan=plan_of(settings, request, here.expected),
         )
         bring(session, attempt, outcome)
         go_back_if_halted(session, attempt, here, outcome)

@@ -7,7 +7,7 @@ from deploytool.errors import UsageError
 from deploytool.model.fleet import LastWord
 from deploytool.model.history import RoleHost
 from deploytool.model.release import ReleaseId
-from deploytool.model.waves import Wave, failures_of, plan_waves
+from deploytool.model.waves import RolloutPlan, Wave, failures_of, plan_waves
 from deploytool.rollout.attempt import attempt_at, by_role
 from deploytool.rollout.kept import bound_to_an_archive, bring_back, kept_roles
 from deploytool.rollout.steps import go_back_if_halted
@@ -59,10 +59,12 @@ def promote(session: Session, outcome: Outcome) -> None:
             migrate=True,
             kept=kept - bound_to_an_archive(session, release, kept),
             story={"promotes": release.id},
-            waves=waves or (Wave(1, frozenset()),),
+            plan=RolloutPlan(
+                waves=waves or (Wave(1, frozenset()),),
+                max_failures=failures_of(settings.rollout.max_failures, len(here.expected.hosts)),
+                goes_back=settings.rollout.on_failure == "rollback",
+            ),
             spared=by_role(done),
-            max_failures=failures_of(settings.rollout.max_failures, len(here.expected.hosts)),
-            goes_back=settings.rollout.on_failure == "rollback",
         )
         bring_back(session, attempt, outcome)
         go_back_if_halted(session, attempt, here, outcome)

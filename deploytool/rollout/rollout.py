@@ -30,6 +30,7 @@ from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import note_freeze, refuse_if_frozen
 from deploytool.state.history_store import random_characters
+from deploytool.text import ids
 from deploytool.trace import log
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
@@ -62,9 +63,9 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         "from_revision": attempt.live.revision,
         "operator": session.operator.name,
         "ci_job": session.operator.ci_job,
-        "began_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+        "began_at": ids.recorded(session.now()),
         "nodes": list(attempt.nodes),
-        "waves": len(attempt.waves),
+        "waves": len(attempt.plan.waves),
         "expected": role_hosts((role, host) for role, hosts in attempt.expected.up.items() for host in hosts),
         "spared": role_hosts(outcome.spared),
         "downloaded": sorted(set(attempt.expected.up) - attempt.kept),
@@ -76,7 +77,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     log.info(
         "%s %s brings %s to %s; without a download to %s; in %d waves; already on it: %s; a rollback would go to %s",
         *(attempt.kind, deployment, release.id, named_hosts(attempt.expected.hosts), sorted(attempt.kept)),
-        *(max(1, len(attempt.waves)), named_hosts(outcome.spared), attempt.rollback_release),
+        *(max(1, len(attempt.plan.waves)), named_hosts(outcome.spared), attempt.rollback_release),
     )
     hook(session, attempt, "before_announce", outcome)
     entries, urls = manifests(session, attempt, deployment)
@@ -120,7 +121,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         # Nobody listened to hosts that were not waited for: there is nothing to tell of them.
         if attempt.wait:
             outcome.hosts, outcome.unexpected = fleet.results(), fleet.unexpected()
-        if outcome.status is Status.ABORTED or (outcome.status is Status.HALTED and attempt.goes_back):
+        if outcome.status is Status.ABORTED or (outcome.status is Status.HALTED and attempt.plan.goes_back):
             outcome.migrate_after = None
         record(session, deployment, outcome, fell_back=fell_back)
 
@@ -169,7 +170,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         with outcome.phase("activate"):
             go_on(session, attempt, listening, outcome)
     except KeyboardInterrupt:
-        if attempt.waves:
+        if attempt.plan.waves:
             take_back(session, cancel=False)
             if outcome.gone == attempt.expected.hosts and outcome.status is not Status.HALTED:
                 settle_in_the_end(session, outcome)
@@ -186,11 +187,11 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
 def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) -> None:
     """Let the hosts of a wave go, the first being 0: with the last one all that are left. Raises ConsulError."""
     before = outcome.gone
-    if number >= len(attempt.waves) - 1:
+    if number >= len(attempt.plan.waves) - 1:
         outcome.gone = attempt.expected.hosts
         asked = session.worker.start("go")
     else:
-        outcome.gone = before | attempt.waves[number].hosts
+        outcome.gone = before | attempt.plan.waves[number].hosts
         asked = session.worker.start("go", hosts=by_role(outcome.gone))
     try:
         # Ctrl-C may come between the word and its answer: then it came after the word.
@@ -203,7 +204,7 @@ def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) ->
 def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
     """From the first `go` on: wait for each wave's proofs, let the next go; halt when too many hosts have failed."""
     fleet, console = listening.fleet, session.console
-    waves = attempt.waves or (Wave(1, frozenset(fleet.expected)),)
+    waves = attempt.plan.waves or (Wave(1, frozenset(fleet.expected)),)
     for number, wave in enumerate(waves):
         last = number == len(waves) - 1
         if number > 0:
@@ -213,18 +214,18 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         with console.fleet(fleet, "activate", outcome.gone):
             listening.for_seconds(session.settings.wait.activate_seconds, wave.hosts)
         failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]
-        too_many = len(failed) > attempt.max_failures
+        too_many = len(failed) > attempt.plan.max_failures
         if not too_many:
             outcome.objection = objection_to_wave(session, attempt, fleet, outcome)
         refused = too_many or outcome.objection is not None
         if failed or refused:
             outcome.exit_code = FleetError.exit_code
-        halted = refused and (not last or attempt.goes_back)
-        if halted or pauses(waves, number, attempt.pause_after):
+        halted = refused and (not last or attempt.plan.goes_back)
+        if halted or pauses(waves, number, attempt.plan.pause_after):
             outcome.advance(Event.HALT if halted else Event.PAUSE)
             stop(session, listening, outcome.gone)
             return
-    if attempt.waves:
+    if attempt.plan.waves:
         session.worker.ask("settle")
         outcome.settled = True
     outcome.advance(Event.FAIL if outcome.exit_code else Event.VERIFY)
@@ -313,7 +314,7 @@ def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell
     content = {
         **outcome.story,
         **outcome.as_dict(),
-        "ended_at": f"{session.now():%Y-%m-%dT%H:%M:%SZ}",
+        "ended_at": ids.recorded(session.now()),
         "let_go": outcome.status.let_go,
         "settled": outcome.settled,
         "migrated": outcome.migrated,

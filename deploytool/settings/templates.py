@@ -4,6 +4,7 @@ Like `checks` they look at plain data that may be wrong in any other way. Apart 
 the connection to the build server is begun before it is imported.
 """
 
+import pathlib
 from collections.abc import Iterator, Mapping
 
 import jinja2
@@ -52,14 +53,22 @@ def _check_role(environment: str, role: str, said: Mapping[str, object]) -> Iter
             yield path, sentence
 
 
-def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
-    """What keeps the Jinja template `text` from being rendered with the names in `values`; nothing if all is well."""
-    # Shell and YAML come out of it, and never HTML.
-    jinja = jinja2.Environment(
+def jinja_environment(directory: pathlib.Path | None = None) -> jinja2.Environment:
+    """What renders our templates and the users', by Jinja's own rules but one: an unknown name is an error.
+
+    Shell, YAML, units and policies come out of it, and never HTML. Templates may name others in the directory.
+    """
+    return jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701
+        loader=jinja2.FileSystemLoader(directory) if directory is not None else None,
     )
+
+
+def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """What keeps the Jinja template `text` from being rendered with the names in `values`; nothing if all is well."""
+    jinja = jinja_environment()
     try:
         names = jinja2.meta.find_undeclared_variables(jinja.parse(text))
     except Exception as error:  # besides TemplateError: RecursionError, ValueError for endless numbers

@@ -9,13 +9,12 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from deploytool.connection.client import Asked
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
 from deploytool.model.history import History, read_deployment
 from deploytool.model.release import (
-    DEPLOYMENT_PATTERN,
     DeploymentId,
     Release,
     ReleaseId,
@@ -31,6 +30,7 @@ from deploytool.screen.console import counted
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.state.status import running_releases
+from deploytool.text import ids
 from deploytool.text.untrusted import read_json
 
 #: How many deployments' keys stay in Consul, for reading.
@@ -188,7 +188,7 @@ class _Swept:
     unreadable: tuple[tuple[str, DeploymentId], ...] = ()
 
 
-_MANIFEST = re.compile(rf"environments/([^/]+)/deployments/({DEPLOYMENT_PATTERN.pattern})/(?:kept/)?([^/]+)\.yml")
+_MANIFEST = re.compile(rf"environments/([^/]+)/deployments/({ids.DEPLOYMENT.pattern})/(?:kept/)?([^/]+)\.yml")
 
 
 def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
@@ -276,7 +276,7 @@ def _by_release(keys: Iterable[str]) -> dict[ReleaseId, list[str]]:
 
 def _deployment_of(environment: str) -> str:
     """The pattern of all that a deployment writes; its group is the deployment's id."""
-    return rf"environments/{re.escape(environment)}/deployments/({DEPLOYMENT_PATTERN.pattern})[./].+"
+    return rf"environments/{re.escape(environment)}/deployments/({ids.DEPLOYMENT.pattern})[./].+"
 
 
 def _newest(keys: Iterable[str], environment: str) -> tuple[DeploymentId, ...]:
@@ -325,7 +325,7 @@ def _named(text: str) -> ReleaseId | None:
 def _a_day_before(release: ReleaseId) -> str:
     """A day, as the clocks of two build servers may differ; empty, which is before all, for an id that is no time."""
     try:
-        return f"{datetime.strptime(release[:16], '%Y%m%dT%H%M%SZ') - timedelta(days=1):%Y%m%dT%H%M%SZ}"
+        return ids.compact(ids.moment_of(release) - timedelta(days=1))
     except (ValueError, OverflowError):
         return ""
 

@@ -23,18 +23,16 @@ from deploytool.model.history import (
     with_learned,
 )
 from deploytool.model.release import (
-    DEPLOYMENT_PATTERN,
-    RELEASE_PATTERN,
     DeploymentId,
     ReleaseId,
     begun_key,
     deployment_record_key,
-    is_deployment_id,
     manifest_key,
     mark_key,
     migrated_after_key,
 )
 from deploytool.session import Session
+from deploytool.text import ids
 
 #: So many deployments are read at first where there is a question; if they do not answer it, five times as many. Each
 #: costs the build server two requests, and the last few answer nearly always.
@@ -48,14 +46,12 @@ RECENT_DAYS = (7, 30, 365)
 #: it. No environment's name begins with a dot.
 RETENTION_LOCK = ".retention"
 
-_DEPLOYMENT = re.compile(
-    rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(\.json|/begun\.json|/[^/]+\.yml)"
-)
+_DEPLOYMENT = re.compile(rf"environments/[^/]+/deployments/({ids.DEPLOYMENT.pattern})(\.json|/begun\.json|/[^/]+\.yml)")
 #: What tells of a deployment; the first group is its id.
-_RECORD = re.compile(rf"environments/[^/]+/deployments/({DEPLOYMENT_PATTERN.pattern})(?:\.json|/begun\.json)")
-_MARK = re.compile(rf"environments/[^/]+/marks/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json")
+_RECORD = re.compile(rf"environments/[^/]+/deployments/({ids.DEPLOYMENT.pattern})(?:\.json|/begun\.json)")
+_MARK = re.compile(rf"environments/[^/]+/marks/({ids.RELEASE.pattern})/({ids.DEPLOYMENT.pattern})\.json")
 _MIGRATED_AFTER = re.compile(
-    rf"environments/[^/]+/migrated_after/({RELEASE_PATTERN.pattern})/({DEPLOYMENT_PATTERN.pattern})\.json"
+    rf"environments/[^/]+/migrated_after/({ids.RELEASE.pattern})/({ids.DEPLOYMENT.pattern})\.json"
 )
 _SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
@@ -153,14 +149,8 @@ def release_of(session: Session, environment: str, deployment: DeploymentId, rol
     texts = read_texts(session, [begun, record, *([manifest] if manifest else [])])
     found = read_deployment(deployment, texts.get(record), texts.get(begun)).release
     if found is None and manifest and (src := _SRC.search(texts.get(manifest, ""))):
-        found = ReleaseId(src[1]) if RELEASE_PATTERN.fullmatch(src[1]) else None
+        found = ReleaseId(src[1]) if ids.RELEASE.fullmatch(src[1]) else None
     return found
-
-
-def deployment_named(wanted: str | None) -> DeploymentId | None:
-    """The deployment that a value of `wanted` names; None for none, and for what is no deployment's id."""
-    name = (wanted or "").split(" ")[0]
-    return DeploymentId(name) if is_deployment_id(name) else None
 
 
 def write_begun(
@@ -200,7 +190,7 @@ def moment_name(moment: datetime) -> str:
     for _ in range(4):
         left, digit = divmod(left, len(digits))
         text = digits[digit] + text
-    return f"{moment:%Y%m%dT%H%M%SZ}{text}"
+    return ids.compact(moment) + text
 
 
 def random_characters() -> str:

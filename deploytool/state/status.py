@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from deploytool.errors import ConsulError
 from deploytool.model.fleet import read_last_word
-from deploytool.model.release import ReleaseId, is_release_id
+from deploytool.model.release import ReleaseId, deployment_in, is_release_id
 from deploytool.model.status import HostStatus, Status
 from deploytool.session import Session
 from deploytool.state.freeze import ask_frozen
-from deploytool.state.history_store import deployment_named, release_of
+from deploytool.state.history_store import release_of
 from deploytool.state.targets import read_due, selectors
 from deploytool.worker.announcement import is_open
 
@@ -26,7 +26,7 @@ def read_status(session: Session) -> Status:
     unfinished: dict[str, tuple[str, ...]] = {}
 
     def release_in(value: str | None, role: str) -> str | None:
-        name = deployment_named(value)
+        name = deployment_in(value)
         if name is not None and name not in releases:
             releases[name] = release_of(session, settings.environment, name, role)
         return releases[name] if name is not None else None
@@ -37,7 +37,7 @@ def read_status(session: Session) -> Status:
             value = found["exceptions"].get(host, found["wanted"])
             release = release_in(value, role)
             said = found["serving"].get(host)
-            hosts.append(_host(role, host, host in found["up"], said, release, deployment_named(value)))
+            hosts.append(_host(role, host, host in found["up"], said, release, deployment_in(value)))
             if release is not None and release != whole:
                 unfinished[release] = (*unfinished.get(release, ()), f"{host} ({role})")
         under_way |= {name for name, go in found["go"].items() if is_open(go)}

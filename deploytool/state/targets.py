@@ -15,12 +15,13 @@ from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
     ReleaseId,
+    deployment_in,
     event_name,
     is_release_id,
     kept_manifest_key,
 )
 from deploytool.session import Session
-from deploytool.state.history_store import NEWEST, ask_history, deployment_named, read_history, release_of
+from deploytool.state.history_store import NEWEST, ask_history, read_history, release_of
 from deploytool.state.releases import read_release
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
@@ -89,8 +90,8 @@ def read_audience(session: Session, asked: Asked | None = None) -> Expected:
         up={role: tuple(found["up"]) for role, found in answer.items()},
         down=tuple((role, host) for role, found in answer.items() for host in found["down"]),
         wanted=tuple(value.split(" ")[0] for value in values if value is not None),
-        whole={role: name for role, found in answer.items() if (name := deployment_named(found["wanted"])) is not None},
-        single={(role, host): name for role, host, value in by_host if (name := deployment_named(value)) is not None},
+        whole={role: name for role, found in answer.items() if (name := deployment_in(found["wanted"])) is not None},
+        single={(role, host): name for role, host, value in by_host if (name := deployment_in(value)) is not None},
         words={
             (role, host): read_last_word(value)
             for role, found in answer.items()

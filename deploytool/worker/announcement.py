@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from deploytool.text import ids
+
 from . import freezing
 from .bus import Bus, Entry
 from .failure import Failure
@@ -26,9 +28,6 @@ LOOK_SECONDS_PER_REPORT = 0.001
 LOOK_SECONDS_MIN = 0.02
 LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
-
-#: "<deployment> <manifest URL>"; the same pattern as in deploytool.model.release, which the worker does not have
-DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6}Z[a-z0-9]{4}) ")
 
 
 class Announcement:
@@ -177,7 +176,7 @@ class Announcement:
                 self._bus.delete_places(older)
 
     def _is_older(self, name: str) -> bool:
-        return DEPLOYMENT.fullmatch(name + " ") is not None and name < self.deployment
+        return ids.DEPLOYMENT.fullmatch(name) is not None and name < self.deployment
 
     def _say(self, role: str, value: str, expected_index: int) -> bool:
         if not self._bus.put(self._go_key(role), value, expected_index=expected_index):
@@ -353,13 +352,7 @@ def closed(go: str) -> str:
 
 def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
     """The deployment that an entry of `wanted` names; None for none."""
-    return deployment_named(wanted.value) if wanted is not None else None
-
-
-def deployment_named(value: str) -> Optional[str]:
-    """The deployment that a value of `wanted` names; None for what is no id of one, and may be no part of a key."""
-    match = DEPLOYMENT.match(value)
-    return match.group(1) if match else None
+    return ids.deployment_in(wanted.value) if wanted is not None else None
 
 
 def watch_reports(

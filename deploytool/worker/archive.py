@@ -15,6 +15,8 @@ import signal
 import subprocess
 from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
+from deploytool.text.compressions import COMPRESSIONS
+
 from .compressors import Compressor
 from .failure import Failure
 from .processes import Groups
@@ -212,10 +214,10 @@ def unpack(archive: IO[Any], directory: str, compression: str, checksum: str, gr
     subprocess.run(["rm", "-rf", "--", beside, directory], check=True, stdin=subprocess.DEVNULL)
     os.makedirs(beside, mode=0o755)
     digest = hashlib.sha256()
-    decompress = {"gzip": ["--gzip"], "zstd": ["--zstd"], "none": []}[compression]
+    options = ["--directory=" + beside, "--no-same-owner", *COMPRESSIONS[compression].tar_options]
     with os.fdopen(os.memfd_create("deploytool-tar"), "w+b") as errors:
         process = groups.start(
-            ["tar", "--extract", "--file=-", "--directory=" + beside, "--no-same-owner", *decompress],
+            ["tar", "--extract", "--file=-", *options],
             stdin=subprocess.PIPE,
             stdout=errors,
             stderr=errors,

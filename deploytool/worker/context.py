@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from deploytool.text import ids
 from deploytool.text.masking import Masking
 
 from . import compressors, locks, ownership, steps
@@ -19,10 +19,6 @@ from .store import open_store
 
 #: What a request tells before its answer.
 Tell = Callable[[Dict[str, Any]], None]
-
-
-def now_text() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class Context:
@@ -117,7 +113,7 @@ class Context:
             "operator": self.hello["operator"],
             "environment": self.hello["environment"],
             "purpose": self.hello["purpose"],
-            "since": now_text(),
+            "since": ids.recorded(ids.now()),
             "pid": os.getpid(),
             "started": started_at(os.getpid()),
         }
@@ -129,8 +125,6 @@ class Context:
     def current_log(self) -> steps.Log:
         with self._log_guard:
             if self.log is None:
-                name = "{}-{}-{}".format(
-                    time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), self.hello["environment"], os.getpid()
-                )
+                name = "{}-{}-{}".format(ids.compact(ids.now()), self.hello["environment"], os.getpid())
                 self.log = steps.Log(os.path.join(self.root, "logs"), name, self.masking)
             return self.log

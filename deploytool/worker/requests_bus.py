@@ -6,9 +6,11 @@ import threading
 import time
 from typing import Any, Dict, List, Optional
 
+from deploytool.text import ids
+
 from . import freezing, retention
-from .announcement import Announcement, deployment_named, watch_reports
-from .context import Context, Tell, now_text
+from .announcement import Announcement, watch_reports
+from .context import Context, Tell
 from .findings import Findings
 from .probe import probe_hosts
 
@@ -46,7 +48,7 @@ class BusRequests:
             found = self._role(role, selector)
             found["serving"] = self._below("serving/{}/".format(role))
             found["go"] = {}
-            names = {deployment_named(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
+            names = {ids.deployment_in(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
             for name in names - {None}:
                 go = self._here.bus.get("{}/deployments/{}/{}/go".format(self._here.prefix, name, role))
                 if go is not None:
@@ -64,7 +66,7 @@ class BusRequests:
             self._here.prefix,
             why=self._here.masking.text(why),
             operator=self._here.hello["operator"],
-            at=now_text(),
+            at=ids.recorded(ids.now()),
         )
         return {"frozen": told}
 

@@ -6,7 +6,6 @@ whatever was asked for.
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import errno
 import fcntl
@@ -14,8 +13,9 @@ import os
 import re
 import shutil
 import stat
-import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+from deploytool.text import ids
 
 from . import locks
 from .announcement import is_open
@@ -31,7 +31,6 @@ UPLOAD_SECONDS = 86400.0
 #: The worker's file is touched whenever it is started.
 WORKER_FILE_SECONDS = 30 * 86400.0
 
-DEPLOYMENT = re.compile(r"([0-9]{8}T[0-9]{6})Z[a-z0-9]{4}")
 #: the worker's file, the same compiled by some version of Python, and what is left of one that was cut off half-way
 WORKER_FILE = re.compile(r"[0-9a-f]{64}(\.[a-z0-9-]+)?\.pyz(\.\d+)?")
 
@@ -72,7 +71,7 @@ def _wanted(bus: Bus, prefix: str) -> Optional[Set[str]]:
         name = entry.value.split(" ")[0].strip()
         wanted.add(name)
         role = entry.key[len(top) :].split("/")[0]
-        go = bus.get("{}/deployments/{}/{}/go".format(prefix, name, role)) if DEPLOYMENT.fullmatch(name) else None
+        go = bus.get("{}/deployments/{}/{}/go".format(prefix, name, role)) if ids.DEPLOYMENT.fullmatch(name) else None
         if go is not None and (is_open(go.value) or not go.value.startswith(("go ", "only "))):
             return None
     return wanted
@@ -80,11 +79,10 @@ def _wanted(bus: Bus, prefix: str) -> Optional[Set[str]]:
 
 def _age_seconds(deployment: str, now: float) -> Optional[float]:
     """How long ago the deployment began, by its id; None for what is no id."""
-    match = DEPLOYMENT.fullmatch(deployment)
-    if match is None:
+    if ids.DEPLOYMENT.fullmatch(deployment) is None:
         return None
     try:
-        return now - calendar.timegm(time.strptime(match.group(1), "%Y%m%dT%H%M%S"))
+        return now - ids.moment_of(deployment).timestamp()
     except ValueError:
         return None
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Union
 
+from deploytool.text import ids
 from deploytool.text.masking import Masking
 
 from .failure import Failure
@@ -156,7 +157,7 @@ def run_step(
     without a log). Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
     """
     begin = time.monotonic()
-    log.write("==> {} {}".format(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), name))
+    log.write("==> {} {}".format(ids.recorded(ids.now()), name))
     # The script goes in through a file of no name: on a command line every user of the machine could read it.
     source = _above_ten(_nameless_file("deploytool-" + name))
     with os.fdopen(os.dup(source), "wb") as file:

@@ -71,9 +71,15 @@ def test_endpoint_is_fixed_if_somebody_chose_it(shell: str, seen: str, holds: bo
 
 
 def test_endpoint_that_two_releases_had_is_marked(shell: str) -> None:
-    known = {"listening": "tcp A:1\ntcp B:2\ntcp C:3", "heard_before": "1 tcp A:1\n2 tcp B:2"}
-    assert call("heard_with", "12", shell=shell, **known) == (0, "2 tcp A:1\n2 tcp B:2\n1 tcp C:3\n")
-    assert call("heard_with", "2", shell=shell, **known) == (0, "1 tcp A:1\n2 tcp B:2\n1 tcp C:3\n")
+    for numbers, marked in (("12", "2 tcp A:1\n2 tcp B:2\n1 tcp C:3\n"), ("2", "1 tcp A:1\n2 tcp B:2\n1 tcp C:3\n")):
+        found = call(
+            "heard_with",
+            numbers,
+            shell=shell,
+            listening="tcp A:1\ntcp B:2\ntcp C:3",
+            heard_before="1 tcp A:1\n2 tcp B:2",
+        )
+        assert found == (0, marked)
 
 
 @pytest.mark.parametrize(

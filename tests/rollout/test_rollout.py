@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,14 +20,14 @@ from deploytool.model.fleet import HostResult, LastWord, Verdict
 from deploytool.model.history import Deployment, History, RoleHost, read_deployment, standings
 from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
-from deploytool.model.waves import Wave
+from deploytool.model.waves import ALL_AT_ONCE, RolloutPlan, Wave
 from deploytool.rollout.announce import begin_claim
 from deploytool.rollout.attempt import Attempt, new_deployment_id
 from deploytool.rollout.choose_release import Request
 from deploytool.rollout.listening import ReleaseNotKept
 from deploytool.rollout.promote import at_it, unfinished_release
 from deploytool.rollout.rollout import bring, go_on
-from deploytool.rollout.steps import in_steps
+from deploytool.rollout.steps import plan_of
 from deploytool.rollout.undo import undo
 from deploytool.screen.console import conclusion
 from deploytool.screen.summary import Outcome
@@ -122,7 +122,8 @@ def session_of(worker: Store, tmp_path: Path | None = None) -> Any:
 
 def attempt(**changes: Any) -> Attempt:
     expected = Expected({"web": HOSTS}, (), (), {}, {}, {})
-    return Attempt(RELEASE, "deploy", expected, Live(RELEASES[-2], "a" * 40), RELEASES[-2], **changes)
+    plan = RolloutPlan(**{each.name: changes.pop(each.name) for each in fields(RolloutPlan) if each.name in changes})
+    return Attempt(RELEASE, "deploy", expected, Live(RELEASES[-2], "a" * 40), RELEASES[-2], plan=plan, **changes)
 
 
 class World:
@@ -466,8 +467,8 @@ def test_wave_does_not_wait_for_a_silent_host_of_the_one_before(world: World) ->
 def test_all_go_at_once_where_nobody_waits_though_failures_would_go_back() -> None:
     settings: Any = SimpleNamespace(in_waves=False, rollout=SimpleNamespace(on_failure="rollback"))
     expected = Expected({"web": HOSTS}, (), (), {}, {}, {})
-    assert in_steps(settings, Request("main", wait=False), expected) == {}
-    assert in_steps(settings, Request("main", nodes=("one",)), expected) == {}
+    assert plan_of(settings, Request("main", wait=False), expected) == ALL_AT_ONCE
+    assert plan_of(settings, Request("main", nodes=("one",)), expected) == ALL_AT_ONCE
 
 
 PAUSED, WHOLE, OTHER = deployment_id(3), deployment_id(5), deployment_id(2)

@@ -6,8 +6,10 @@ from pathlib import Path
 from deploytool.hosts.scripts import host_part
 
 #: files that only define functions and values, in the order in which phases read them
-PARTS = ("limits", "log", "process", "keys", "consul", "room", "report", "hooks", "guard", "switch", "inside", "shared")
-PARTS += ("virtualenv", "sockets", "verify", "retention")
+PARTS = (
+    *("limits", "log", "process", "keys", "consul", "room", "report", "hooks", "guard", "switch", "inside", "shared"),
+    *("virtualenv", "sockets", "verify", "retention"),
+)
 
 
 def call(

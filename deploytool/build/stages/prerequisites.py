@@ -1,19 +1,19 @@
 """What a build needs of its server, asked without changing anything: programs and the repository. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploytool.build.stages import git, shell, version_managers
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, only_value
 from deploytool.settings.recipes import RECIPES
+from deploytool.text.compressions import COMPRESSIONS
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
 #: what our own scripts and pipes call
 PROGRAMS = ("bash", "git", "tar", "sha256sum", "find", "sed", "cmp", "mktemp")
-COMPRESSORS: Mapping[str, tuple[str, ...]] = {"gzip": ("gzip",), "zstd": ("zstd",), "none": ()}
 
 _LOOK = r"""
 d_missing=()
@@ -53,8 +53,9 @@ d_result references "$(printf '%s' "$d_references" | grep -c . || true)"
 
 def programs(settings: "Settings", place: Place) -> Step:
     """Look for every program that a build calls. Results: found, one line each, with its version if it tells."""
-    env = {**RECIPES[settings.build.recipe].env, **settings.build.env}
-    wanted = (*PROGRAMS, *COMPRESSORS[settings.build.compression], *RECIPES[settings.build.recipe].programs(env))
+    recipe, packing = RECIPES[settings.build.recipe], COMPRESSIONS[settings.build.compression]
+    env = {**recipe.env, **settings.build.env}
+    wanted = (*PROGRAMS, *packing.programs, *recipe.programs(env))
     return Step(
         "programs",
         shell.script(

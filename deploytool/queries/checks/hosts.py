@@ -6,7 +6,7 @@ unpacked or switched.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from deploytool.queries.checks.finding import Check, error_of, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role
+from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
 
 if TYPE_CHECKING:
@@ -80,14 +81,9 @@ def busy_hosts(session: Session, expected: Expected) -> Mapping[RoleHost, Deploy
         word = expected.words.get((role, host))
         if wanted is None or (word is not None and word.deployment == wanted):
             continue
-        if session.now() - _moment(wanted) < patience:
+        if session.now() - ids.moment_of(wanted) < patience:
             found[role, host] = wanted
     return found
-
-
-def _moment(deployment: DeploymentId) -> datetime:
-    """When the deployment began, to the second."""
-    return datetime.strptime(deployment[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list[Check]:
