@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from deploytool.connection.boot import start_worker
+from deploytool.connection.bus import BusClient
 from deploytool.connection.client import Answer, Asked, Worker, WorkerClient
 from deploytool.connection.paths import Place
 from deploytool.connection.ssh import Connecting
 from deploytool.connection.step import Step, explain
+from deploytool.connection.store import StoreClient
 from deploytool.errors import StepError, StoreError
 from deploytool.hooks.local import Moment, run_hooks
 from deploytool.model.operator import Operator
@@ -68,6 +70,14 @@ class Session:
     compressor: "Compressor"
     #: None if nobody is to be told
     notifications: "Notifications | None" = None
+
+    @property
+    def store(self) -> StoreClient:
+        return StoreClient(self.worker)
+
+    @property
+    def bus(self) -> BusClient:
+        return BusClient(self.worker)
 
     def now(self) -> datetime:
         """The build server's time, in UTC: ids are made by one clock."""

@@ -6,6 +6,7 @@ A fabfile is one line: `from deploytool.tasks import namespace`. The environment
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from invoke.collection import Collection
@@ -432,7 +433,7 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
     def body(this: Command) -> Mapping[str, Any]:
         reason = _reason(this, why, "--why")
         with this.session(f"freeze {this.settings.environment}") as session:
-            session.worker.ask("freeze", why=reason)
+            session.bus.freeze(reason).answer()
             holder = session.worker.ask("lock_holder", name=this.settings.environment)["sentence"]
         if not json:
             this.console.print(f"{this.settings.environment} is frozen: {reason}")
@@ -448,14 +449,12 @@ def thaw(context: Context, json: bool = False) -> None:
     """Let deploys to this environment go on again"""
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.state.freeze import frozen_words
-
         with this.session(f"thaw {this.settings.environment}") as session:
-            was = session.worker.ask("thaw")["was"]
+            was = session.bus.thaw().answer().was
         if not json:
-            name = this.settings.environment
-            this.console.print(f"{name} is open again; it was {frozen_words(was)}" if was else f"{name} was not frozen")
-        return {"frozen": False, "was": was}
+            before = f"is open again; it was {printable(was.words)}" if was else "was not frozen"
+            this.console.print(f"{this.settings.environment} {before}")
+        return {"frozen": False, "was": asdict(was) if was is not None else None}
 
     run(context, "thaw", json, body)
 

@@ -16,7 +16,7 @@ from deploytool.build import stages
 from deploytool.build.demands import demands
 from deploytool.build.linked_paths import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.build.stages import Fetched
-from deploytool.connection.client import Asked
+from deploytool.connection.client import Asked, Pending
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.hosts.rehearsal import render_all
 from deploytool.model.release import (
@@ -36,6 +36,7 @@ from deploytool.state.releases import checked_release
 from deploytool.text import ids
 from deploytool.text.untrusted import printable
 from deploytool.trace import log
+from deploytool.worker.wire import Existed, Exists
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -144,17 +145,17 @@ def compressor_of(session: Session) -> str:
 
 def find_built(session: Session, key: str) -> Release | None:
     """The release that was built from these inputs; None if there is none, or its records can't be trusted."""
-    found = session.worker.ask("store_built", key=build_record_key(key))
-    if found["release"] is None or not is_release_id(found["release"]):
+    found = session.store.built(build_record_key(key)).answer()
+    if found.release is None or not is_release_id(found.release):
         log.info("no release in the store matches these inputs: build key %s", key)
         return None
     try:
-        release = checked_release(session, found["release"], found["record"])
+        release = checked_release(session, found.release, found.record)
     except UsageError as error:
-        log.info("%s is not reused: %s", found["release"], error.message)
+        log.info("%s is not reused: %s", found.release, error.message)
         return None
-    if release.build_key != key or release.archive_key not in found["keys"]:
-        log.info("%s is not reused: its record has build key %s, its keys are %s", release.id, key, found["keys"])
+    if release.build_key != key or release.archive_key not in found.keys:
+        log.info("%s is not reused: its record has build key %s, its keys are %s", release.id, key, found.keys)
         return None
     log.info("%s matches these inputs: build key %s", release.id, key)
     return release
@@ -232,25 +233,25 @@ def put_new_records(session: Session, release: Release, *, replace: bool = False
     """Write what tells of a release whose archive is in the store. Raises StoreError if its id is taken."""
     record, for_reuse = record_key(release.id), build_record_key(release.build_key)
     text = release_record(release)
-    first = session.worker.start("store_put", entries=[(record, text)], expect={"existed": []})
+    first = session.store.put_new(record, text)
 
-    def put_others(after: Asked | None) -> Asked:
+    def put_others(after: Asked | None) -> Pending[Existed]:
         if replace:
             # Whoever is killed in between leaves no record for reuse, and the next build makes one.
-            after = session.worker.start("store_delete", keys=[for_reuse], after=after)
+            after = session.store.delete([for_reuse], after=after)
         entries = [*render_all(session.every, release), (for_reuse, json.dumps({"release": release.id}) + "\n")]
-        return session.worker.start("store_put", entries=entries, after=after)
+        return session.store.put(entries, after=after)
 
     others = put_others(first)
-    if first.answer()["existed"]:
+    if first.answer().existed:
         # A write that was repeated because its answer got lost finds what it wrote itself: that is no clash.
-        if session.worker.ask("store_get", key=record)["content"] != text:
+        if session.store.get(record).answer().content != text:
             raise StoreError(
                 f"{session.settings.store.url}/{record} is there already, and nothing in the store is ever overwritten",
                 hint="another build got the same id at the same time; run the same command again",
             )
         others = put_others(None)
-    if for_reuse in others.answer()["existed"] and find_built(session, release.build_key) is None:
+    if for_reuse in others.answer().existed and find_built(session, release.build_key) is None:
         session.console.note(
             f"{session.settings.store.url}/{for_reuse} is damaged, or names a release that is damaged or gone, and "
             "nothing in the store is ever overwritten: delete it, or equal inputs will be built anew each time"
@@ -264,17 +265,17 @@ def begin_new_release_id(session: Session, revision: Revision) -> Callable[[], R
     """
     moment = session.now()
 
-    def ask(later_seconds: int) -> tuple[ReleaseId, Asked]:
+    def ask(later_seconds: int) -> tuple[ReleaseId, Pending[Exists]]:
         candidate = release_id_at(moment + timedelta(seconds=later_seconds), revision)
         key = archive_key(candidate, session.settings.application, session.settings.build.compression)
-        return candidate, session.worker.start("store_exists", key=key)
+        return candidate, session.store.exists(key)
 
     first = ask(0)
 
     def found() -> ReleaseId:
         for later_seconds in range(10):
             candidate, asked = first if later_seconds == 0 else ask(later_seconds)
-            if not asked.answer()["exists"]:
+            if not asked.answer().exists:
                 return candidate
         raise StepError(
             f"the store has releases of {revision[:7]} for every one of the next seconds",

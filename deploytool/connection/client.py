@@ -6,13 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from deploytool.connection.channel import Channel
 from deploytool.connection.protocol import is_answer
 from deploytool.errors import BY_KIND, ConnectionFailed
 from deploytool.text.untrusted import read_json
 from deploytool.trace import log
+from deploytool.worker import wire
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0
@@ -23,6 +24,7 @@ LONGEST_LINE_BYTES = 256 << 20
 
 Answer = dict[str, Any]
 Listener = Callable[[Answer], None]
+A = TypeVar("A")
 
 
 class Worker(Protocol):
@@ -33,10 +35,34 @@ class Worker(Protocol):
     ) -> Answer:
         """Ask, wait, return the answer; see `Asked.answer`. It costs one round trip."""
 
+    @overload
     def start(
         self,
         do: str,
         *,
+        kind: type[A],
+        after: "Asked | None" = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> "Pending[A]": ...
+
+    @overload
+    def start(
+        self,
+        do: str,
+        *,
+        after: "Asked | None" = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> "Asked": ...
+
+    def start(
+        self,
+        do: str,
+        *,
+        kind: Any = None,
         after: "Asked | None" = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
@@ -50,8 +76,8 @@ class Worker(Protocol):
         """
 
 
-class Asked:
-    """A question under way, or in line after another."""
+class Pending(Generic[A]):
+    """A question under way, or in line after another, and the class of its answer."""
 
     def __init__(
         self,
@@ -61,13 +87,16 @@ class Asked:
         told: Listener | None = None,
         *,
         do: str = "",
+        kind: type[A] | None = None,
     ) -> None:
+        """Without a `kind` its answer is the plain JSON."""
         self.number = number
         self.do = do
         self.after = after
         self._messages: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._where = where
         self._told = told
+        self._kind = kind
         self._last: Answer | None = None
         self.sent_at, self.sent_bytes = time.monotonic(), 0
 
@@ -84,7 +113,7 @@ class Asked:
             self._last = message
         return _checked(message)
 
-    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Answer:
+    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> A:
         """Wait for the answer; `told` hears what is told meanwhile. May be called again.
 
         Whatever this comes after is waited for first, so that of several the one that failed tells why. Raises
@@ -102,8 +131,14 @@ class Asked:
                     raise ConnectionFailed(f"the worker on {self._where} did not answer within {limit_seconds:g} s")
             elif "event" in message and told is not None:
                 told(message["event"])
-        answer: Answer = _checked(self._last)["ok"]
-        return answer
+        return self._read(_checked(self._last)["ok"])
+
+    def _read(self, answer: Answer) -> A:
+        return cast(A, answer) if self._kind is None else wire.read(self._kind, answer)
+
+
+#: one whose answer is plain JSON
+Asked = Pending[Any]
 
 
 def _checked(message: Answer) -> Answer:
@@ -146,10 +181,34 @@ class WorkerClient:
         self._reader.start()
         threading.Thread(target=self._beat, daemon=True).start()
 
+    @overload
     def start(
         self,
         do: str,
         *,
+        kind: type[A],
+        after: "Asked | None" = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> "Pending[A]": ...
+
+    @overload
+    def start(
+        self,
+        do: str,
+        *,
+        after: "Asked | None" = None,
+        expect: Mapping[str, object] | None = None,
+        told: Listener | None = None,
+        **parameters: Any,
+    ) -> "Asked": ...
+
+    def start(
+        self,
+        do: str,
+        *,
+        kind: Any = None,
         after: Asked | None = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
@@ -157,7 +216,7 @@ class WorkerClient:
     ) -> Asked:
         with self._guard:
             self._number += 1
-            asked = Asked(self._where, self._number, after, told, do=do)
+            asked: Asked = Pending(self._where, self._number, after, told, do=do, kind=kind)
             self._asked[asked.number] = asked
             if self._cut is not None:
                 asked.deliver(self._cut)
@@ -172,7 +231,8 @@ class WorkerClient:
     def ask(
         self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
     ) -> Answer:
-        return self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
+        answer: Answer = self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
+        return answer
 
     def close(self) -> None:
         """End the line; the worker ends what still runs, takes back what was not let go, and frees its locks."""

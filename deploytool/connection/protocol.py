@@ -4,10 +4,12 @@ The line comes from another machine. What has its shape is taken as it is; what 
 and ends the line (`client.py`), so that nothing above has to look twice.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from deploytool.errors import BY_KIND
+from deploytool.worker import wire
 
 #: A type; a tuple: any of these; a frozenset: one of these texts; a list with one shape: a list of such; a dict: an
 #: object that has these at least, or, with `...` for its key, one of any names with such values.
@@ -18,17 +20,24 @@ _TEXTS = [str]
 _BY_HOST = {...: str}
 ERROR: Shape = {"kind": frozenset(BY_KIND), "message": str, "tail": _TEXTS, "hint": _MAYBE_TEXT}
 _FINDINGS = {"findings": [({"name": str, "found": str}, {"name": str, "failure": ERROR})]}
-_ROLE = {
-    "up": _TEXTS,
-    "down": _TEXTS,
-    "wanted": _MAYBE_TEXT,
-    "exceptions": _BY_HOST,
-    "serving": _BY_HOST,
-    "go": _BY_HOST,
-}
 _HIDDEN = {"made": int, "made_names": _TEXTS, "ours": int, "ours_names": _TEXTS}
 _COMPRESSOR = {"name": str, "ready": bool, "warning": _MAYBE_TEXT}
-_FROZEN = {"why": str, "operator": str, "at": str}
+
+
+def shape_of(kind: Any) -> Shape:
+    """The shape of a class of `wire`, and of the types of its fields."""
+    if dataclasses.is_dataclass(kind):
+        return {name: shape_of(each) for name, each in get_type_hints(kind).items()}
+    match get_origin(kind), get_args(kind):
+        case origin, (each,) if origin is list:
+            return [shape_of(each)]
+        case origin, (_, each) if origin is dict:
+            return {...: shape_of(each)}
+        case origin, choices if origin is Union:
+            return tuple(None if each is type(None) else shape_of(each) for each in choices)
+        case _:
+            return kind
+
 
 #: request → its answer
 ANSWERS: Mapping[str, Shape] = {
@@ -49,32 +58,11 @@ ANSWERS: Mapping[str, Shape] = {
     "publish_archive": {"checksum": str, "size_bytes": int, "unpacked_bytes": int, "links": {...: _HIDDEN}},
     "unpack_release": {"directory": str},
     "remove_unpacked": {},
-    "store_get": {"content": _MAYBE_TEXT},
-    "store_read": {"contents": {...: _MAYBE_TEXT}},
-    "store_exists": {"exists": bool},
-    "store_put": {"existed": _TEXTS},
-    "store_list": {"keys": _TEXTS},
-    "store_directories": {"names": _TEXTS},
-    "store_newest": {"keys": _TEXTS, "whole": bool, "contents": {...: _MAYBE_TEXT}},
-    "store_built": {"release": _MAYBE_TEXT, "record": _MAYBE_TEXT, "keys": _TEXTS},
-    "store_delete": {"deleted": int},
-    "prune_uploads": {"removed": _TEXTS, "trouble": _MAYBE_TEXT},
+    **{do: shape_of(kind) for do, kind in wire.ANSWERS.items()},
     "check_store": _FINDINGS,
     "check_consul": _FINDINGS,
     "probe_hosts": {"answers": {...: _BY_HOST}, "failures": {...: ERROR}},
-    "status": {"roles": {...: _ROLE}},
-    "frozen": {"frozen": (_FROZEN, None)},
-    "freeze": {"frozen": _FROZEN},
-    "thaw": {"was": (_FROZEN, None)},
-    "prune_keys": {"removed": _TEXTS},
     "prune_build_server": {"removed": _TEXTS, "freed_bytes": int},
-    "announce": {"frozen": (_FROZEN, None)},
-    "watch": {},
-    "end_watch": {},
-    "go": {},
-    "halt": {},
-    "settle": {},
-    "abort": {"let_go": (bool, None)},
 }
 
 #: request → what is told meanwhile

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
 
 from deploytool.model.history import Due
+from deploytool.worker.wire import Freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Status:
     #: who holds the environment's lock, in words; None if it is free
     lock: str | None
     #: why, by whom and since when it is frozen; None if it is not
-    frozen: Mapping[str, Any] | None = None
+    frozen: Freeze | None = None
     #: release → hosts that are wanted to run it, and their roles as a whole not: a rollout that has not come to its end
     unfinished: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: the drops and renames that have not run yet; None if there are none, or that was not asked for
@@ -72,5 +72,5 @@ class Status:
             "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
             "migrate_after_due": asdict(self.migrate_after_due) if self.migrate_after_due is not None else None,
             "lock": self.lock,
-            "frozen": self.frozen,
+            "frozen": asdict(self.frozen) if self.frozen is not None else None,
         }

@@ -8,7 +8,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from deploytool.build import stages
 from deploytool.build.build import build_inputs, find_built, release_id_at
@@ -36,6 +36,7 @@ from deploytool.state.targets import Live, check_event_sizes, here_by, read_audi
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
+from deploytool.worker.wire import Freeze
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -102,7 +103,7 @@ class Plan:
     #: who holds the lock of the environment, and that of the workspace, in words; None if it is free
     lock: str | None
     workspace_lock: str | None
-    frozen: Mapping[str, Any] | None
+    frozen: Freeze | None
     #: what a deploy would end with, in the order in which it would meet them
     problems: tuple[DeployError, ...]
     #: in which steps the hosts would go
@@ -162,7 +163,7 @@ class Plan:
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
-            "frozen": self.frozen,
+            "frozen": asdict(self.frozen) if self.frozen is not None else None,
             "problems": [{**error.as_dict(), "exit_code": error.exit_code} for error in self.problems],
             "exit_code": self.exit_code,
         }
@@ -245,7 +246,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         under_way=status.under_way,
         lock=status.lock,
         workspace_lock=session.worker.ask("lock_holder", name="workspace")["sentence"],
-        frozen=session.worker.ask("frozen")["frozen"],
+        frozen=session.bus.frozen().answer().frozen,
         problems=tuple(problems),
         waves=plan_waves(settings, audience.up),
         pause_after=settings.rollout.pause_after,

@@ -136,7 +136,7 @@ def columns(table: Sequence[Sequence[str]]) -> list[str]:
 def list_releases(session: Session) -> Releases:
     """Every release of the store. Raises StoreError."""
     here = session.settings.environment
-    keys = session.worker.ask("store_list", prefix="releases/")["keys"]
+    keys = session.store.list("releases/").answer().keys
     names = sorted({ReleaseId(name) for key in keys if ids.RELEASE.fullmatch(name := key.split("/")[1])})
     texts = read_texts(session, [record_key(name) for name in names])
     histories = {name: read_history(session, name) for name in environments_in_store(session)}

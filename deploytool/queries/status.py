@@ -7,9 +7,9 @@ from deploytool.model.fleet import named
 from deploytool.model.history import Due
 from deploytool.model.status import HostStatus, Status
 from deploytool.session import Session
-from deploytool.state.freeze import frozen_words
 from deploytool.state.status import read_whole_status
 from deploytool.text import ids
+from deploytool.text.untrusted import printable
 
 
 def due_words(due: Due, environment: str) -> str:
@@ -77,7 +77,7 @@ def lines(status: Status, environment: str) -> list[str]:
     if status.lock is not None:
         text.append(f"{environment} is locked by {status.lock}")
     if status.frozen is not None:
-        text.append(f"{environment} is {frozen_words(status.frozen)}")
+        text.append(f"{environment} is {printable(status.frozen.words)}")
     # Of the others, `promote` takes care.
     behind = [host for host in status.hosts if host.up and host.behind and host.wanted_release not in status.unfinished]
     if behind:

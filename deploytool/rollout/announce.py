@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploytool.connection.client import Asked
+from deploytool.connection.client import Asked, Pending
 from deploytool.errors import StoreError
 from deploytool.hosts.manifest import manifest_url, render_manifest
 from deploytool.hosts.rehearsal import TEMPLATES
@@ -19,6 +19,7 @@ from deploytool.model.release import (
 from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, write_begun
+from deploytool.worker.wire import Exists, Frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,12 @@ class Claim:
     session: Session
     release: Release
     #: whether the store has each of what the release needs
-    present: tuple[Asked, ...]
+    present: tuple[Pending[Exists], ...]
     done: Asked
 
     def settle(self) -> None:
         """Wait for it. Raises StoreError if retention was quicker."""
-        if all(each.answer()["exists"] for each in self.present):
+        if all(each.answer().exists for each in self.present):
             self.done.answer()
             return
         # Retention takes it at the end of a failed deployment, too.
@@ -46,13 +47,11 @@ class Claim:
 
 def begin_claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
     """Write down that this deployment needs the release. From then on retention leaves it alone."""
-    last = session.take(RETENTION_LOCK, wait=True)
-    present = []
-    for key in (release.archive_key, record_key(release.id)):
-        last = session.worker.start("store_exists", key=key, after=last, expect={"exists": True})
-        present.append(last)
-    last = write_begun(session, deployment, story, after=last)
-    return Claim(session, release, tuple(present), session.let_go(RETENTION_LOCK, after=last))
+    held = session.take(RETENTION_LOCK, wait=True)
+    archive = session.store.exists(release.archive_key, after=held)
+    record = session.store.exists(record_key(release.id), after=archive)
+    written = write_begun(session, deployment, story, after=record)
+    return Claim(session, release, (archive, record), session.let_go(RETENTION_LOCK, after=written))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def manifests(
 class Announced:
     """An announcement under way, and what tells the hosts' reports from then on; None if nobody waits for them."""
 
-    asked: Asked
+    asked: Pending[Frozen]
     reports: Asked | None
 
 
@@ -123,15 +122,14 @@ def begin_announcement(
         }
         for role, url in urls.items()
     ]
-    asked = session.worker.start(
-        "announce",
-        deployment=deployment,
-        roles=roles,
+    asked = session.bus.announce(
+        deployment,
+        roles,
         only_hosts=bool(attempt.nodes),
         in_waves=bool(attempt.plan.waves),
         wait=attempt.wait,
         goes_back=attempt.kind == "rollback",
         after=after,
     )
-    reports = session.worker.start("watch", deployment=deployment, after=asked) if attempt.wait else None
+    reports = session.bus.watch(deployment, after=asked) if attempt.wait else None
     return Announced(asked, reports)

@@ -142,7 +142,7 @@ def refuse_unproven(session: Session, release: ReleaseId, force: str | None, her
 
 def environments_in_store(session: Session) -> Iterable[str]:
     """The environments that have a history in the store, and those of this project."""
-    return sorted({*session.every, *session.worker.ask("store_directories", prefix="environments/")["names"]})
+    return sorted({*session.every, *session.store.directories("environments/").answer().names})
 
 
 @dataclass(frozen=True, slots=True)

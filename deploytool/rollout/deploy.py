@@ -16,7 +16,7 @@ from deploytool.rollout.steps import go_back_if_halted, plan_of
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
-from deploytool.state.freeze import ask_frozen, refuse_if_frozen
+from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.targets import begin_stand, check_event_sizes, stand, tell_lost
 
 
@@ -34,7 +34,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
     check_event_sizes(session)
     outcome.branch = request.reference if request.of_reference else None
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
-        thawed = ask_frozen(session, after=held)
+        thawed = session.bus.frozen(after=held)
         standing = begin_stand(session, request.nodes, after=held)
         fetching = begin_fetch(session, request.reference, after=thawed) if request.of_reference else None
         refuse_if_frozen(session, thawed)

@@ -15,7 +15,7 @@ from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
-from deploytool.state.freeze import ask_frozen, refuse_if_frozen
+from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.releases import read_release
 from deploytool.state.targets import Here, begin_stand, check_event_sizes, release_wanted, tell_lost
 
@@ -29,7 +29,7 @@ def promote(session: Session, outcome: Outcome) -> None:
     settings = session.settings
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
-        thawed = ask_frozen(session, after=held)
+        thawed = session.bus.frozen(after=held)
         standing = begin_stand(session, after=held)
         refuse_if_frozen(session, thawed)
         session.begins("promote", outcome)

@@ -93,7 +93,7 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
 def _still_there(session: Session, history: History, choice: Choice) -> Choice:
     """The choice among what the store has still: a mark may have moved it to one that retention had given up."""
     while choice.target is not None:
-        if session.worker.ask("store_exists", key=record_key(choice.target))["exists"]:
+        if session.store.exists(record_key(choice.target)).answer().exists:
             break
         choice = rollback_choice(history, choice.current, choice.gone | {choice.target})
     return choice

@@ -84,7 +84,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     with outcome.phase("manifests"):
         # Each of these is in line behind the one before: what fails leaves undone what comes after it.
         claim = begin_claim(session, release, deployment, outcome.story)
-        published = session.worker.start("store_put", entries=entries, after=claim.done)
+        published = session.store.put(entries, after=claim.done)
         announced = begin_announcement(session, attempt, deployment, urls, after=published) if attempt.wait else None
         claim.settle()
     fleet = Fleet(attempt.expected.up)
@@ -138,10 +138,9 @@ def hook(session: Session, attempt: Attempt, moment: Moment, outcome: Outcome) -
 
 def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fleet, outcome: Outcome) -> None:
     """Wait until every host holds the archive, migrate, let them go in waves, wait for every host's proof."""
-    worker = session.worker
     try:
         with outcome.phase("announce"), session.console.step("announce"):
-            note_freeze(session, announced.asked.answer())
+            note_freeze(session, announced.asked.answer().frozen)
     except KeyboardInterrupt:
         take_back(session, cancel=True)
         raise
@@ -181,7 +180,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         with session.console.fleet(fleet, "abort"):
             listening.for_seconds(LAST_WORDS_SECONDS)
         raise
-    worker.start("end_watch")
+    session.bus.end_watch()
 
 
 def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) -> None:
@@ -189,10 +188,10 @@ def let_go(session: Session, attempt: Attempt, number: int, outcome: Outcome) ->
     before = outcome.gone
     if number >= len(attempt.plan.waves) - 1:
         outcome.gone = attempt.expected.hosts
-        asked = session.worker.start("go")
+        asked = session.bus.go()
     else:
         outcome.gone = before | attempt.plan.waves[number].hosts
-        asked = session.worker.start("go", hosts=by_role(outcome.gone))
+        asked = session.bus.go_only(by_role(outcome.gone))
     try:
         # Ctrl-C may come between the word and its answer: then it came after the word.
         asked.answer()
@@ -226,7 +225,7 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
             stop(session, listening, outcome.gone)
             return
     if attempt.plan.waves:
-        session.worker.ask("settle")
+        session.bus.settle().answer()
         outcome.settled = True
     outcome.advance(Event.FAIL if outcome.exit_code else Event.VERIFY)
 
@@ -245,7 +244,7 @@ def objection_to_wave(session: Session, attempt: Attempt, fleet: Fleet, outcome:
 def settle_in_the_end(session: Session, outcome: Outcome) -> None:
     """The operator interrupted once all had gone. Trouble is noted: the worker tries again as the session ends."""
     try:
-        session.worker.ask("settle", limit_seconds=FAREWELL_SECONDS)
+        session.bus.settle().answer(limit_seconds=FAREWELL_SECONDS)
         outcome.settled = True
     except DeployError as trouble:
         session.console.note(str(trouble))
@@ -261,7 +260,7 @@ def stop(session: Session, listening: "Listening", gone: frozenset[RoleHost]) ->
         for result in listening.fleet.results()
         if result.verdict in (Verdict.VERIFIED, Verdict.SILENT)
     }
-    session.worker.ask("halt", stay=by_role(gone & switched))
+    session.bus.halt(by_role(gone & switched)).answer()
     with session.console.fleet(listening.fleet, "abort"):
         listening.for_seconds(LAST_WORDS_SECONDS, frozenset(listening.fleet.expected) - gone)
 
@@ -287,11 +286,11 @@ def take_back(session: Session, *, cancel: bool) -> Event:
     try:
         if cancel:
             session.worker.ask("cancel", limit_seconds=FAREWELL_SECONDS)
-        let_go = session.worker.ask("abort", limit_seconds=FAREWELL_SECONDS)["let_go"]
+        let_go = session.bus.abort().answer(limit_seconds=FAREWELL_SECONDS).let_go
     except DeployError as trouble:
         session.console.note(str(trouble))
         return Event.LOSE
-    return {True: Event.GO, False: Event.ABORT}.get(let_go, Event.LOSE)
+    return Event.LOSE if let_go is None else Event.GO if let_go else Event.ABORT
 
 
 def prepare_hosts(session: Session, attempt: Attempt, listening: "Listening", outcome: Outcome) -> None:
@@ -324,6 +323,6 @@ def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell
     key = deployment_record_key(session.settings.environment, deployment)
     try:
         entries = [(key, json.dumps(content, indent=2) + "\n")]
-        session.worker.ask("store_put", entries=entries, limit_seconds=RECORD_SECONDS)
+        session.store.put(entries).answer(limit_seconds=RECORD_SECONDS)
     except DeployError as error:
         session.console.note(f"the deployment's record could not be written: {error.message}")

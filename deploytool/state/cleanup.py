@@ -123,17 +123,17 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
         with session.lock_ahead(RETENTION_LOCK, wait=True) as held:
             swept = _sweep(session, frozenset(live), held)
         # Consul comes last: it is the likeliest to be out of reach, and no disk fills up for want of it.
-        sweeping = session.worker.start("prune_uploads")
+        sweeping = session.store.prune_uploads()
         pruning = session.worker.start("prune_build_server", keep=list(swept.staying), logs=LOGS, after=sweeping)
-        keys = session.worker.start("prune_keys", keep=list(swept.newest), after=pruning).answer()
+        keys = session.bus.prune_keys(swept.newest, after=pruning).answer()
         pruned, uploads = pruning.answer(), sweeping.answer()
-    if uploads["trouble"] is not None:
-        session.console.note(f"unfinished uploads stay in the store: {uploads['trouble']}")
+    if uploads.trouble is not None:
+        session.console.note(f"unfinished uploads stay in the store: {uploads.trouble}")
     return Cleaned(
         releases=swept.releases,
         leftovers=swept.leftovers,
-        deployments=tuple(keys["removed"]),
-        uploads=tuple(uploads["removed"]),
+        deployments=tuple(keys.removed),
+        uploads=tuple(uploads.removed),
         files=tuple(pruned["removed"]),
         freed_bytes=pruned["freed_bytes"],
         unreadable=swept.unreadable,
@@ -198,26 +198,25 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
     keep = max(
         each.store.keep_releases for each in (settings, *session.every.values()) if each.store.url == settings.store.url
     )
-    releases = session.worker.start("store_list", prefix="releases/", after=held)
-    deployments = session.worker.start(
-        "store_newest",
-        prefix=f"environments/{settings.environment}/",
-        patterns=[[_deployment_of(settings.environment), DEPLOYMENTS]],
-        since=recent(session, settings.environment),
+    releases = session.store.list("releases/", after=held)
+    deployments = session.store.newest(
+        f"environments/{settings.environment}/",
+        [(_deployment_of(settings.environment), DEPLOYMENTS)],
+        recent(session, settings.environment),
         read=False,
         after=held,
     )
-    named = session.worker.start("store_directories", prefix="environments/", after=held)
-    listed = _by_release(releases.answer()["keys"])
+    named = session.store.directories("environments/", after=held)
+    listed = _by_release(releases.answer().keys)
     stored = [release for release, keys in listed.items() if record_key(release) in keys]
     orphans = [
         release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
     ]
-    newest = _newest(deployments.answer()["keys"], settings.environment)
+    newest = _newest(deployments.answer().keys, settings.environment)
     # What was built within the last day stays anyway, however many there are.
     if not orphans and (len(stored) <= keep or all(is_recent(release, now) for release in stored)):
         return _Swept(tuple(listed), newest)
-    deployed = _since(session, named.answer()["names"], min(listed))
+    deployed = _since(session, named.answer().names, min(listed))
     environments = {name: Known(deployed.history(session, name, keep, stored)) for name in deployed.environments}
     mine_known = environments.get(settings.environment, Known(History()))
     environments[settings.environment] = replace(mine_known, live=live)
@@ -248,7 +247,7 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
             *listed[release],
         ]
         present = {*reuse[release], *manifests.get(release, ()), *listed[release]}
-        session.worker.ask("store_delete", keys=[key for key in dict.fromkeys(order) if key in present])
+        session.store.delete([key for key in dict.fromkeys(order) if key in present]).answer()
     return _Swept(
         staying=tuple(release for release in listed if release not in set(ours)),
         newest=newest,
@@ -306,7 +305,7 @@ def _build_records(
     keys = [build_record_key(key) for key in told]
     if None in records.values():
         # A release whose record is gone or damaged can't tell its key.
-        keys = session.worker.ask("store_list", prefix="builds/")["keys"]
+        keys = session.store.list("builds/").answer().keys
     found: dict[ReleaseId, list[str]] = {release: [] for release in records}
     for key, text in _read(session, keys).items():
         release = _named(text)
@@ -337,10 +336,10 @@ def _since(session: Session, environments: Sequence[str], oldest: ReleaseId) -> 
     """
     begin = _a_day_before(oldest)
     asked = [
-        session.worker.start("store_list", prefix=below, beyond=below + begin)
+        session.store.list(below, below + begin)
         for below in (f"environments/{name}/deployments/" for name in environments)
     ]
-    return _Deployed(tuple(environments), [key for each in asked for key in each.answer()["keys"]])
+    return _Deployed(tuple(environments), [key for each in asked for key in each.answer().keys])
 
 
 @dataclass(frozen=True, slots=True)

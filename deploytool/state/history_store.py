@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from deploytool.connection.client import Asked
+from deploytool.connection.client import Asked, Pending
 from deploytool.model.history import (
     Deployment,
     History,
@@ -33,6 +33,7 @@ from deploytool.model.release import (
 )
 from deploytool.session import Session
 from deploytool.text import ids
+from deploytool.worker.wire import Newest
 
 #: So many deployments are read at first where there is a question; if they do not answer it, five times as many. Each
 #: costs the build server two requests, and the last few answer nearly always.
@@ -56,13 +57,14 @@ _MIGRATED_AFTER = re.compile(
 _SRC = re.compile(r"^src:.*/releases/([^/\"]+)/", re.MULTILINE)
 
 
-def ask_history(session: Session, environment: str, *, newest: int = AT_FIRST, after: Asked | None = None) -> Asked:
+def ask_history(
+    session: Session, environment: str, *, newest: int = AT_FIRST, after: Asked | None = None
+) -> Pending[Newest]:
     """Ask for what `read_history` needs in most cases: the `newest` deployments, and all marks."""
-    return session.worker.start(
-        "store_newest",
-        prefix=f"environments/{environment}/",
-        patterns=[[_RECORD.pattern, newest], [_MARK.pattern, None]],
-        since=recent(session, environment),
+    return session.store.newest(
+        f"environments/{environment}/",
+        [(_RECORD.pattern, newest), (_MARK.pattern, None)],
+        recent(session, environment),
         after=after,
     )
 
@@ -81,7 +83,7 @@ def read_history(
     environment: str,
     enough: Callable[[History], bool] | None = None,
     *,
-    asked: Asked | None = None,
+    asked: Pending[Newest] | None = None,
 ) -> History:
     """The newest deployments of the environment, and all its marks: as many as it takes until that is `enough`.
 
@@ -90,7 +92,7 @@ def read_history(
     """
     newest = NEWEST if enough is None else AT_FIRST
     answer = (asked or ask_history(session, environment, newest=newest)).answer()
-    keys, whole, texts = answer["keys"], answer["whole"], _present(answer["contents"])
+    keys, whole, texts = answer.keys, answer.whole, _present(answer.contents)
     names = _deployments(keys)
     marked = [found for key in keys if (found := _MARK.fullmatch(key))]
     marks = [read_mark(found[2], ReleaseId(found[1]), texts.get(found[0])) for found in marked]
@@ -118,7 +120,7 @@ def read_history(
         if newest >= len(names):
             if whole:
                 return history
-            keys, whole = session.worker.ask("store_list", prefix=f"environments/{environment}/")["keys"], True
+            keys, whole = session.store.list(f"environments/{environment}/").answer().keys, True
             present, names = set(keys), _deployments(keys)
         newest *= 5
 
@@ -132,7 +134,7 @@ def read_texts(session: Session, keys: Sequence[str]) -> Mapping[str, str]:
     """The objects of these keys that the store has."""
     if not keys:
         return {}
-    return _present(session.worker.ask("store_read", keys=list(keys))["contents"])
+    return _present(session.store.read(keys).answer().contents)
 
 
 def _present(contents: Mapping[str, str | None]) -> dict[str, str]:
@@ -180,7 +182,7 @@ def write_migrated_after(session: Session, release: ReleaseId) -> None:
 
 
 def put(session: Session, key: str, content: Mapping[str, Any], *, after: Asked | None = None) -> Asked:
-    return session.worker.start("store_put", entries=[(key, json.dumps(content, indent=2) + "\n")], after=after)
+    return session.store.put([(key, json.dumps(content, indent=2) + "\n")], after=after)
 
 
 def moment_name(moment: datetime) -> str:

@@ -10,7 +10,7 @@ from deploytool.state.history_store import moment_name, read_history, write_mark
 def mark(session: Session, release_id: str, *, good: bool, why: str) -> None:
     """Call a release good or bad here. Raises UsageError if neither the store nor the history knows it."""
     release, environment = ReleaseId(release_id), session.settings.environment
-    known = session.worker.ask("store_exists", key=record_key(release))["exists"]
+    known = session.store.exists(record_key(release)).answer().exists
     standing = standings(read_history(session, environment, lambda found: release in standings(found))).get(release)
     if not known and standing is None:
         raise UsageError(

@@ -18,7 +18,7 @@ def read_release(session: Session, release_id: str) -> Release:
             f"{release_id!r} is no release id",
             hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
         )
-    content = session.worker.ask("store_get", key=record_key(ReleaseId(release_id)))["content"]
+    content = session.store.get(record_key(ReleaseId(release_id))).answer().content
     return checked_release(session, release_id, content)
 
 

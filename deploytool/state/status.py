@@ -7,7 +7,6 @@ from deploytool.model.fleet import read_last_word
 from deploytool.model.release import ReleaseId, deployment_in, is_release_id
 from deploytool.model.status import HostStatus, Status
 from deploytool.session import Session
-from deploytool.state.freeze import ask_frozen
 from deploytool.state.history_store import release_of
 from deploytool.state.targets import read_due, selectors
 from deploytool.worker.announcement import is_open
@@ -16,10 +15,10 @@ from deploytool.worker.announcement import is_open
 def read_status(session: Session) -> Status:
     """Ask Consul, the store and the build server. Raises ConsulError if Consul knows no host of any role."""
     settings = session.settings
-    asked = session.worker.start("status", roles=selectors(session))
+    asked = session.bus.status(selectors(session))
     holder = session.worker.start("lock_holder", name=settings.environment)
-    freezing = ask_frozen(session)
-    roles = asked.answer()["roles"]
+    freezing = session.bus.frozen()
+    roles = asked.answer().roles
     releases: dict[str, str | None] = {}
     hosts: list[HostStatus] = []
     under_way: set[str] = set()
@@ -32,20 +31,20 @@ def read_status(session: Session) -> Status:
         return releases[name] if name is not None else None
 
     for role, found in roles.items():
-        whole = release_in(found["wanted"], role)
-        for host in sorted({*found["up"], *found["down"]}):
-            value = found["exceptions"].get(host, found["wanted"])
+        whole = release_in(found.wanted, role)
+        for host in sorted({*found.up, *found.down}):
+            value = found.exceptions.get(host, found.wanted)
             release = release_in(value, role)
-            said = found["serving"].get(host)
-            hosts.append(_host(role, host, host in found["up"], said, release, deployment_in(value)))
+            said = found.serving.get(host)
+            hosts.append(_host(role, host, host in found.up, said, release, deployment_in(value)))
             if release is not None and release != whole:
                 unfinished[release] = (*unfinished.get(release, ()), f"{host} ({role})")
-        under_way |= {name for name, go in found["go"].items() if is_open(go)}
+        under_way |= {name for name, go in found.go.items() if is_open(go)}
     if not hosts:
         raise ConsulError(
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
-    lock, frozen = holder.answer()["sentence"], freezing.answer()["frozen"]
+    lock, frozen = holder.answer()["sentence"], freezing.answer().frozen
     return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished, asked_at=session.now())
 
 

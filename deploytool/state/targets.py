@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deploytool.connection.client import Asked
+from deploytool.connection.client import Asked, Pending
 from deploytool.errors import ConsulError, UsageError
 from deploytool.hosts.manifest import manifest_url
 from deploytool.model.fleet import LastWord, read_last_word
@@ -23,6 +23,7 @@ from deploytool.model.release import (
 from deploytool.session import Session
 from deploytool.state.history_store import NEWEST, ask_history, read_history, release_of
 from deploytool.state.releases import read_release
+from deploytool.worker.wire import Roles
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that
@@ -73,34 +74,34 @@ def event_room(session: Session, role: str) -> str:
     return f"the manifest's URL has {size_bytes} bytes, the event {name} holds {room}"
 
 
-def ask_audience(session: Session, *, after: Asked | None = None) -> Asked:
+def ask_audience(session: Session, *, after: Asked | None = None) -> Pending[Roles]:
     """Ask Consul for what `read_audience` tells."""
-    return session.worker.start("status", roles=selectors(session), after=after)
+    return session.bus.status(selectors(session), after=after)
 
 
-def read_audience(session: Session, asked: Asked | None = None) -> Expected:
+def read_audience(session: Session, asked: Pending[Roles] | None = None) -> Expected:
     """Which hosts would hear, and what is wanted of them. `asked` is the question, if it was put already.
 
     Raises ConsulError if Consul can't be asked.
     """
-    answer = (asked or ask_audience(session)).answer()["roles"]
-    by_host = [(role, host, value) for role, found in answer.items() for host, value in found["exceptions"].items()]
-    values = [*(found["wanted"] for found in answer.values()), *(value for _, _, value in by_host)]
+    answer = (asked or ask_audience(session)).answer().roles
+    by_host = [(role, host, value) for role, found in answer.items() for host, value in found.exceptions.items()]
+    values = [*(found.wanted for found in answer.values()), *(value for _, _, value in by_host)]
     return Expected(
-        up={role: tuple(found["up"]) for role, found in answer.items()},
-        down=tuple((role, host) for role, found in answer.items() for host in found["down"]),
+        up={role: tuple(found.up) for role, found in answer.items()},
+        down=tuple((role, host) for role, found in answer.items() for host in found.down),
         wanted=tuple(value.split(" ")[0] for value in values if value is not None),
-        whole={role: name for role, found in answer.items() if (name := deployment_in(found["wanted"])) is not None},
+        whole={role: name for role, found in answer.items() if (name := deployment_in(found.wanted)) is not None},
         single={(role, host): name for role, host, value in by_host if (name := deployment_in(value)) is not None},
         words={
             (role, host): read_last_word(value)
             for role, found in answer.items()
-            for host, value in found["serving"].items()
+            for host, value in found.serving.items()
         },
     )
 
 
-def expected_hosts(session: Session, nodes: Sequence[str], asked: Asked | None = None) -> Expected:
+def expected_hosts(session: Session, nodes: Sequence[str], asked: Pending[Roles] | None = None) -> Expected:
     """Which hosts will hear; see `read_audience`. Raises ConsulError if a role has none, UsageError for an unknown
     name."""
     found = read_audience(session, asked)

@@ -17,6 +17,7 @@ from deploytool.text import ids
 from . import freezing
 from .bus import Bus, Entry
 from .failure import Failure
+from .wire import Freeze
 
 #: The barrier's counter grows this often, as long as the operator is heard: hosts leave when it stands still for 60 s.
 TICK_SECONDS = 15.0
@@ -85,7 +86,7 @@ class Announcement:
         whole = self._whole_key(role["role"])
         return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._by_host else [whole]
 
-    def announce(self, *, wait: bool, goes_back: bool = False) -> Optional[Dict[str, str]]:
+    def announce(self, *, wait: bool, goes_back: bool = False) -> Optional[Freeze]:
         """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back.
 
         If the environment is frozen, or a newer deployment was announced, nothing is written. A freeze does not stop

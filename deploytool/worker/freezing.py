@@ -6,13 +6,15 @@ stands there freezes as well: somebody meant it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Any, Dict, Mapping, Optional
+from typing import Optional
 
 from deploytool.text.untrusted import read_json
 
 from .bus import Bus
 from .failure import Failure
+from .wire import Freeze
 
 #: How often it is tried again when the key changes between our look and our write.
 TRIES = 10
@@ -22,7 +24,7 @@ def _key(prefix: str) -> str:
     return "{}/frozen".format(prefix)
 
 
-def _told(value: str) -> Dict[str, str]:
+def _told(value: str) -> Freeze:
     """What the key says, with words for what it doesn't."""
     try:
         content = read_json(value)
@@ -30,36 +32,31 @@ def _told(value: str) -> Dict[str, str]:
         content = None
     if not isinstance(content, dict):
         content = {"why": value.strip()}
-    return {
-        "why": str(content.get("why") or "no reason was given"),
-        "operator": str(content.get("operator") or "somebody"),
-        "at": str(content.get("at") or "an unknown time"),
-    }
+    return Freeze(
+        why=str(content.get("why") or "no reason was given"),
+        operator=str(content.get("operator") or "somebody"),
+        at=str(content.get("at") or "an unknown time"),
+    )
 
 
-def read(bus: Bus, prefix: str) -> Optional[Dict[str, str]]:
+def read(bus: Bus, prefix: str) -> Optional[Freeze]:
     """Who froze the environment, when and why; None if it is not frozen."""
     entry = bus.get(_key(prefix))
     return _told(entry.value) if entry is not None else None
 
 
-def words(told: Mapping[str, Any]) -> str:
-    """Who froze it, since when and why, as the rest of a sentence. The operator's side says it so, too."""
-    return "frozen by {operator} since {at}: {why}".format(**told)
-
-
-def refusal(prefix: str, told: Dict[str, str]) -> Failure:
+def refusal(prefix: str, told: Freeze) -> Failure:
     return Failure(
         "locked",
-        "{} is {}".format(prefix.rpartition("/")[2], words(told)),
+        "{} is {}".format(prefix.rpartition("/")[2], told.words),
         hint="wait until it is lifted; `fab ENV thaw` lifts it",
     )
 
 
-def freeze(bus: Bus, prefix: str, *, why: str, operator: str, at: str) -> Dict[str, str]:
+def freeze(bus: Bus, prefix: str, *, why: str, operator: str, at: str) -> Freeze:
     """Freeze the environment. One that is frozen already is a Failure that says by whom: of two at once one wins."""
-    told = {"why": why, "operator": operator, "at": at}
-    value = json.dumps(told, ensure_ascii=False, sort_keys=True)
+    told = Freeze(why, operator, at)
+    value = json.dumps(dataclasses.asdict(told), ensure_ascii=False, sort_keys=True)
     for _ in range(TRIES):
         if bus.put(_key(prefix), value, expected_index=0):
             return told
@@ -74,7 +71,7 @@ def freeze(bus: Bus, prefix: str, *, why: str, operator: str, at: str) -> Dict[s
     raise _restless(prefix)
 
 
-def thaw(bus: Bus, prefix: str) -> Optional[Dict[str, str]]:
+def thaw(bus: Bus, prefix: str) -> Optional[Freeze]:
     """Lift it; returns what it was, None if the environment was not frozen."""
     for _ in range(TRIES):
         current = bus.get(_key(prefix))

@@ -10,6 +10,7 @@ once, and they are done one after the other, up to the first that does not go we
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import json
 import os
@@ -24,7 +25,7 @@ from typing import Any, Callable, Dict, Optional, Set
 
 from deploytool.text.masking import secrets_in
 
-from . import compressors
+from . import compressors, wire
 from .context import Context, Tell
 from .failure import Failure
 from .requests_build import BuildRequests
@@ -131,7 +132,8 @@ class Worker:
                     "a worker that writes nothing was asked for `{}`, and refused".format(do),
                     hint="this is a bug in deploytool; please report it with the command that you gave",
                 )
-            result = action(lambda event: self.send({"id": number, "event": event}), **message) or {}
+            answer = action(lambda event: self.send({"id": number, "event": event}), **message)
+            result = dataclasses.asdict(answer) if isinstance(answer, wire.Answer) else answer or {}
             went_well = all(result.get(name) == value for name, value in expect.items())
             self.send({"id": number, "ok": result})
         except Failure as failure:
@@ -218,8 +220,8 @@ class Worker:
 
             keep_compiled(self._to_compile)
 
-    def _actions(self) -> Dict[str, Callable[..., Optional[Dict[str, Any]]]]:
-        actions: Dict[str, Callable[..., Optional[Dict[str, Any]]]] = {"hello": self.hello}
+    def _actions(self) -> Dict[str, Callable[..., Any]]:
+        actions: Dict[str, Callable[..., Any]] = {"hello": self.hello}
         for requests in (self._build, self._store, self._bus):
             for name, method in vars(type(requests)).items():
                 if callable(method) and not name.startswith("_"):

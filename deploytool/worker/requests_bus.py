@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 
 from deploytool.text import ids
 
-from . import freezing, retention
+from . import freezing, retention, wire
 from .announcement import Announcement, watch_reports
 from .context import Context, Tell
 from .findings import Findings
@@ -23,15 +23,22 @@ class BusRequests:
         self.announcement: Optional[Announcement] = None
         self.watch_ended = threading.Event()
 
-    def _role(self, role: str, selector: Dict[str, Any]) -> Dict[str, Any]:
+    def _role(self, role: str, selector: Dict[str, Any]) -> wire.Role:
         up, down = self._here.bus.hosts(selector)
-        wanted = self._here.bus.get("{}/wanted/{}".format(self._here.prefix, role))
-        return {
-            "up": up,
-            "down": down,
-            "wanted": wanted.value if wanted else None,
-            "exceptions": self._below("wanted/{}/".format(role)),
-        }
+        entry = self._here.bus.get("{}/wanted/{}".format(self._here.prefix, role))
+        wanted = entry.value if entry else None
+        exceptions = self._below("wanted/{}/".format(role))
+        names = {ids.deployment_in(value) for value in (wanted, *exceptions.values())}
+        places = {name: "{}/deployments/{}/{}/go".format(self._here.prefix, name, role) for name in names if name}
+        go = {name: self._here.bus.get(place) for name, place in places.items()}
+        return wire.Role(
+            up=up,
+            down=down,
+            wanted=wanted,
+            exceptions=exceptions,
+            serving=self._below("serving/{}/".format(role)),
+            go={name: entry.value for name, entry in go.items() if entry is not None},
+        )
 
     def _below(self, place: str) -> Dict[str, str]:
         """host → value of the keys there; a key further below is no host's"""
@@ -39,28 +46,13 @@ class BusRequests:
         found = {entry.key[len(top) :]: entry.value for entry in self._here.bus.list(top)[0]}
         return {host: value for host, value in found.items() if "/" not in host}
 
-    def status(self, tell: Tell, roles: Dict[str, Any]) -> Dict[str, Any]:
-        """For each role: its hosts, those that are down, what is wanted of all and of single hosts (`exceptions`), each
-        host's last word (`serving`), and the barriers of the deployments that are wanted (`go`).
-        """
-        answer = {}
-        for role, selector in roles.items():
-            found = self._role(role, selector)
-            found["serving"] = self._below("serving/{}/".format(role))
-            found["go"] = {}
-            names = {ids.deployment_in(value) for value in (found["wanted"] or "", *found["exceptions"].values())}
-            for name in names - {None}:
-                go = self._here.bus.get("{}/deployments/{}/{}/go".format(self._here.prefix, name, role))
-                if go is not None:
-                    found["go"][name] = go.value
-            answer[role] = found
-        return {"roles": answer}
+    def status(self, tell: Tell, roles: Dict[str, Any]) -> wire.Roles:
+        return wire.Roles({role: self._role(role, selector) for role, selector in roles.items()})
 
-    def frozen(self, tell: Tell) -> Dict[str, Any]:
-        """Who froze the environment, when and why; null if it is not frozen."""
-        return {"frozen": freezing.read(self._here.bus, self._here.prefix)}
+    def frozen(self, tell: Tell) -> wire.Frozen:
+        return wire.Frozen(freezing.read(self._here.bus, self._here.prefix))
 
-    def freeze(self, tell: Tell, why: str) -> Dict[str, Any]:
+    def freeze(self, tell: Tell, why: str) -> wire.Frozen:
         told = freezing.freeze(
             self._here.bus,
             self._here.prefix,
@@ -68,22 +60,21 @@ class BusRequests:
             operator=self._here.hello["operator"],
             at=ids.recorded(ids.now()),
         )
-        return {"frozen": told}
+        return wire.Frozen(told)
 
-    def thaw(self, tell: Tell) -> Dict[str, Any]:
-        return {"was": freezing.thaw(self._here.bus, self._here.prefix)}
+    def thaw(self, tell: Tell) -> wire.Thawed:
+        return wire.Thawed(freezing.thaw(self._here.bus, self._here.prefix))
 
-    def prune_keys(self, tell: Tell, keep: List[str]) -> Dict[str, Any]:
+    def prune_keys(self, tell: Tell, keep: List[str]) -> wire.Removed:
         """Remove the keys of deployments that nobody needs any more; see `retention.prune_deployments`."""
-        return {
-            "removed": retention.prune_deployments(
-                self._here.bus,
-                self._here.prefix,
-                keep,
-                now=time.time(),
-                go_on=lambda: self._here.groups.refuse_if_cancelled("removing keys of old deployments"),
-            )
-        }
+        removed = retention.prune_deployments(
+            self._here.bus,
+            self._here.prefix,
+            keep,
+            now=time.time(),
+            go_on=lambda: self._here.groups.refuse_if_cancelled("removing keys of old deployments"),
+        )
+        return wire.Removed(removed)
 
     def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> Dict[str, Any]:
         """Try every right in Consul, with keys of `probe`, an id that no deployment has."""
@@ -116,10 +107,10 @@ class BusRequests:
         wait: bool,
         in_waves: bool = False,
         goes_back: bool = False,
-    ) -> Dict[str, Any]:
+    ) -> wire.Frozen:
         self._here.groups.refuse_if_cancelled("announcing the deployment")
         self.announcement = Announcement(self._here.bus, self._here.prefix, deployment, roles, only_hosts, in_waves)
-        return {"frozen": self.announcement.announce(wait=wait, goes_back=goes_back)}
+        return wire.Frozen(self.announcement.announce(wait=wait, goes_back=goes_back))
 
     def watch(self, tell: Tell, deployment: str) -> None:
         """Tell the hosts' reports until `end_watch`."""
@@ -145,6 +136,5 @@ class BusRequests:
         assert self.announcement is not None
         self.announcement.settle()
 
-    def abort(self, tell: Tell) -> Dict[str, Any]:
-        """Take the deployment back, unless its hosts have been let go: `let_go` says so."""
-        return {"let_go": self.announcement.abort() if self.announcement is not None else False}
+    def abort(self, tell: Tell) -> wire.LetGo:
+        return wire.LetGo(self.announcement.abort() if self.announcement is not None else False)

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from deploytool.text.untrusted import read_json
 
-from . import retention
+from . import retention, wire
 from .context import Context, Tell
 from .failure import Failure
 from .findings import Findings
@@ -60,8 +60,8 @@ class StoreRequests:
         #: prefix → a key before those that were newest when they were last asked for
         self._late: Dict[str, str] = {}
 
-    def store_get(self, tell: Tell, key: str) -> Dict[str, Any]:
-        return {"content": self._text(key)}
+    def store_get(self, tell: Tell, key: str) -> wire.Content:
+        return wire.Content(self._text(key))
 
     def _text(self, key: str) -> Optional[str]:
         """None if there is none. What is written once is asked for once, as a deploy looks back more than once."""
@@ -75,11 +75,11 @@ class StoreRequests:
             self._remembered[key] = text
         return text
 
-    def store_read(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
+    def store_read(self, tell: Tell, keys: List[str]) -> wire.Contents:
         """The text of each key, None where there is none."""
         contents: Dict[str, Optional[str]] = {}
         if not keys:
-            return {"contents": contents}
+            return wire.Contents(contents)
         with ThreadPoolExecutor(READERS) as readers:
             asked = {key: readers.submit(self._text, key) for key in dict.fromkeys(keys)}
             try:
@@ -91,11 +91,11 @@ class StoreRequests:
                 for answer in asked.values():
                     answer.cancel()
                 raise
-        return {"contents": contents}
+        return wire.Contents(contents)
 
     def store_newest(
         self, tell: Tell, prefix: str, patterns: List[List[Any]], since: Sequence[str] = (), read: bool = True
-    ) -> Dict[str, Any]:
+    ) -> wire.Newest:
         """The keys below a prefix, and with them the texts of the `newest`; `whole`: whether these are all its keys.
 
         Where there are very many keys, those after the first of `since` will do that have as many as the patterns ask
@@ -106,7 +106,7 @@ class StoreRequests:
         chosen = newest(keys, patterns)
         if not whole and chosen and (before := keys[: keys.index(min(chosen))]):
             self._late[prefix] = before[-1]
-        return {"keys": keys, "whole": whole, **self.store_read(tell, chosen if read else [])}
+        return wire.Newest(keys, whole, self.store_read(tell, chosen if read else []).contents)
 
     def _recent(self, prefix: str, patterns: Sequence[Sequence[Any]], since: Sequence[str]) -> Tuple[List[str], bool]:
         """Keys below the prefix among which are the newest of the patterns, and whether these are all."""
@@ -124,34 +124,34 @@ class StoreRequests:
                 return keys, False
         return first + store.list(prefix, first[-1]), True
 
-    def store_built(self, tell: Tell, key: str) -> Dict[str, Any]:
+    def store_built(self, tell: Tell, key: str) -> wire.BuiltRecord:
         """The release that a record for reuse names, the text of that one's own record, and its keys.
 
         All is empty if it names none.
         """
         name = named_release(self._text(key))
         if name is None:
-            return {"release": None, "record": None, "keys": []}
+            return wire.BuiltRecord(None, None, [])
         below = "releases/{}/".format(name)
-        return {"release": name, "record": self._text(below + "release.json"), "keys": self._here.store.list(below)}
+        return wire.BuiltRecord(name, self._text(below + "release.json"), self._here.store.list(below))
 
-    def store_exists(self, tell: Tell, key: str) -> Dict[str, Any]:
-        return {"exists": self._here.store.exists(key)}
+    def store_exists(self, tell: Tell, key: str) -> wire.Exists:
+        return wire.Exists(self._here.store.exists(key))
 
-    def store_put(self, tell: Tell, entries: List[List[str]]) -> Dict[str, Any]:
+    def store_put(self, tell: Tell, entries: List[List[str]]) -> wire.Existed:
         """Write each [key, content] in this order; names that exist already are given back, untouched."""
         store = self._here.own_store
-        return {"existed": [key for key, content in entries if not store.put_new(key, content.encode())]}
+        return wire.Existed([key for key, content in entries if not store.put_new(key, content.encode())])
 
-    def store_list(self, tell: Tell, prefix: str, beyond: str = "") -> Dict[str, Any]:
+    def store_list(self, tell: Tell, prefix: str, beyond: str = "") -> wire.Keys:
         """The keys below a prefix; with `beyond`, those only that come after it."""
-        return {"keys": self._here.store.list(prefix, beyond)}
+        return wire.Keys(self._here.store.list(prefix, beyond))
 
-    def store_directories(self, tell: Tell, prefix: str) -> Dict[str, Any]:
+    def store_directories(self, tell: Tell, prefix: str) -> wire.Names:
         """The names right below a prefix that have keys below them."""
-        return {"names": self._here.store.directories(prefix)}
+        return wire.Names(self._here.store.directories(prefix))
 
-    def store_delete(self, tell: Tell, keys: List[str]) -> Dict[str, Any]:
+    def store_delete(self, tell: Tell, keys: List[str]) -> wire.Deleted:
         """Delete each key, strictly in this order and one after the other: whatever points to another goes first.
 
         One that is gone already is no error.
@@ -167,18 +167,18 @@ class StoreRequests:
         for key in keys:
             self._here.groups.refuse_if_cancelled("deleting {} from the store".format(key))
             store.delete(key)
-        return {"deleted": len(keys)}
+        return wire.Deleted(len(keys))
 
-    def prune_uploads(self, tell: Tell) -> Dict[str, Any]:
+    def prune_uploads(self, tell: Tell) -> wire.RemovedUploads:
         """Remove uploads of archives that began more than a day ago and never ended, whoever began them.
 
         A right that is missing for it is told: it must not make anything fail.
         """
         try:
             before = time.time() - retention.UPLOAD_SECONDS
-            return {"removed": self._here.own_store.remove_unfinished("releases/", before), "trouble": None}
+            return wire.RemovedUploads(self._here.own_store.remove_unfinished("releases/", before), None)
         except Failure as failure:
-            return {"removed": [], "trouble": self._here.masking.value(failure.as_json())["message"]}
+            return wire.RemovedUploads([], self._here.masking.value(failure.as_json())["message"])
 
     def check_store(self, tell: Tell) -> Dict[str, Any]:
         """Try every right on the store; `findings` as `Findings` has them."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.connection.store import StoreClient
 from deploytool.model.fleet import LastWord
 from deploytool.model.history import (
     Deployment,
@@ -459,6 +460,7 @@ class Store(Answering):
     def __init__(self, texts: Mapping[str, str], recent: int | None = None) -> None:
         self.texts, self.worker, self.read, self.recent = texts, self, list[str](), recent
         self.asked: list[str] = []
+        self.store = StoreClient(self)
 
     def now(self) -> datetime:
         return datetime(2026, 3, 31, tzinfo=UTC)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.build.build import find_built, put_new_records
+from deploytool.connection.store import StoreClient
 from deploytool.errors import StoreError, UsageError
 from deploytool.model.release import (
     NO_DEPLOYMENT,
@@ -183,10 +184,12 @@ WHOLE = {
 
 def session_with(changes: dict[str, str], notes: list[str] | None = None) -> Any:
     settings = SimpleNamespace(application="shop", store=SimpleNamespace(url="s3://acme/shop"))
+    worker = StoreOnly({key: text for key, text in {**WHOLE, **changes}.items() if text})
     return SimpleNamespace(
         settings=settings,
         every={},
-        worker=StoreOnly({key: text for key, text in {**WHOLE, **changes}.items() if text}),
+        worker=worker,
+        store=StoreClient(worker),
         console=SimpleNamespace(note=(notes if notes is not None else []).append),
     )
 

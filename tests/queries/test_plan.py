@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from deploytool.build.stages import Commit, Comparison, Fetched
+from deploytool.connection.store import StoreClient
 from deploytool.errors import ConsulError, LockedError
 from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.manifest_check import check_manifest
@@ -26,6 +27,7 @@ from deploytool.queries.plan import (
 )
 from deploytool.session import Compressor
 from deploytool.state.targets import Live
+from deploytool.worker.wire import Freeze
 from tests.support.answering import Answering
 from tests.support.manifests import RELEASE, given_settings
 
@@ -200,7 +202,7 @@ def test_a_lock_is_told_and_is_no_problem() -> None:
 
 
 def test_exit_code_is_that_of_the_first_problem_and_all_are_told() -> None:
-    frozen = {"why": "audit", "operator": "jo", "at": "today"}
+    frozen = Freeze("audit", "jo", "today")
     given = plan(frozen=frozen, problems=(LockedError("it is frozen"), ConsulError("no host", hint="start one")))
     assert given.exit_code == 3
     assert "PROBLEM: a deploy would end with exit code 3: it is frozen" in lines(given)
@@ -238,6 +240,7 @@ class ReadingSession(Answering):
 
     def __init__(self, settings: Any, texts: dict[str, str]) -> None:
         self.settings, self._texts, self.worker = settings, texts, self
+        self.store = StoreClient(self)
 
     def ask(self, do: str, **parameters: Any) -> dict[str, Any]:
         assert do == "store_read", f"unscripted: {do}"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from deploytool.connection.bus import BusClient
+from deploytool.connection.store import StoreClient
 from deploytool.errors import ConsulError
 from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, ReleaseId, manifest_key
@@ -56,7 +58,10 @@ def session(roles: dict[str, Any], lock: str | None = None) -> Any:
         for role in roles
     }
     settings = SimpleNamespace(environment="production", roles={role: SimpleNamespace(hosts=Hosts()) for role in roles})
-    return SimpleNamespace(settings=settings, worker=ScriptedWorker(roles, manifests, lock), now=lambda: NOW)
+    worker = ScriptedWorker(roles, manifests, lock)
+    return SimpleNamespace(
+        settings=settings, worker=worker, store=StoreClient(worker), bus=BusClient(worker), now=lambda: NOW
+    )
 
 
 def role(**changes: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Watched(Asked):
         self._waited()
         return self.inner.next(timeout_seconds)
 
-    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Answer:
+    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Any:
         self._waited()
         return self.inner.answer(told=told, limit_seconds=limit_seconds)
 
@@ -68,7 +68,7 @@ class Trips:
         before = after.inner if isinstance(after, Watched) else after
         return Watched(self._worker.start(do, after=before, **parameters), self._has_waited)
 
-    def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Answer:
+    def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Any:
         return self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
 
     def _has_waited(self) -> None:

@@ -117,7 +117,7 @@ def test_nothing_older_than_the_oldest_release_is_listed() -> None:
     below = "environments/production/deployments/"
     day_before = f"{datetime.strptime(min(RELEASES)[:16], '%Y%m%dT%H%M%SZ') - timedelta(days=1):%Y%m%dT%H%M%SZ}"
     assert [asked for do, asked in worker.asked if do == "store_list"] == [
-        {"prefix": "releases/"},
+        {"prefix": "releases/", "beyond": ""},
         {"prefix": below, "beyond": below + day_before},
     ]
 

@@ -10,8 +10,10 @@ from deploytool.errors import DeployError
 class Answered(Asked):
     """A question that was answered when it was asked; its error waits until somebody wants the answer."""
 
-    def __init__(self, act: Callable[[], Any], after: "Asked | None", expect: Mapping[str, object]) -> None:
-        super().__init__("here", after=after)
+    def __init__(
+        self, act: Callable[[], Any], after: "Asked | None", expect: Mapping[str, object], kind: Any = None
+    ) -> None:
+        super().__init__("here", after=after, kind=kind)
         self._answer: Answer = {}
         self._error: BaseException | None = None
         self.went_well = False
@@ -24,12 +26,12 @@ class Answered(Asked):
         except (Exception, KeyboardInterrupt) as error:
             self._error = error
 
-    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Answer:
+    def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Any:
         if self.after is not None:
             self.after.answer()
         if self._error is not None:
             raise self._error
-        return self._answer
+        return self._read(self._answer)
 
 
 class Answering:
@@ -42,9 +44,10 @@ class Answering:
         self,
         do: str,
         *,
+        kind: Any = None,
         after: Asked | None = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
         **parameters: Any,
     ) -> Asked:
-        return Answered(lambda: self.ask(do, **parameters), after, expect or {})
+        return Answered(lambda: self.ask(do, **parameters), after, expect or {}, kind)

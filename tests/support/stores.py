@@ -160,6 +160,8 @@ class Session:
     def now(self) -> datetime:
         return NOW
 
+    store, bus = RealSession.store, RealSession.bus
+
     def hook(self, moment: str, outcome: Outcome) -> None:
         self.hooked.append((moment, tuple(do for do, _ in getattr(self.worker, "asked", ()))))
         if moment == self.objects_to:

@@ -30,6 +30,7 @@ from deploytool.screen.console import Console
 from deploytool.screen.github_actions import Annotation, GitHubActions, annotations, summary
 from deploytool.screen.summary import Outcome
 from deploytool.text.untrusted import DEEPEST, one_line, printable, read_json
+from deploytool.worker.wire import Freeze
 from tests.support.github_commands import commands
 from tests.support.hostile import JSON, NASTY, TEXTS, is_sound
 
@@ -151,7 +152,7 @@ def test_end_of_a_deployment_forges_nothing(host: str, reason: str, log: str, in
 def test_status_has_a_line_for_each_host(host: str, release: str, frozen: str) -> None:
     console, out, _ = consoles()
     said = HostStatus("web", host, True, release, None, release, False, "R2", "D2")
-    told = Status((said, said), ("D1",), frozen, {"why": frozen, "operator": frozen, "at": frozen}, {"R2": (host,)})
+    told = Status((said, said), ("D1",), frozen, Freeze(frozen, frozen, frozen), {"R2": (host,)})
     for line in status_lines(told, "staging"):
         console.print(line)
     assert is_sound(out.getvalue())

@@ -875,7 +875,7 @@ def test_bug_in_a_compiled_worker_shows_its_lines(start: Start) -> None:
     start().close()
     with pytest.raises(DeployError, match="the worker failed in `run`") as caught:
         start().ask("run", step="try", script=None, timeout_seconds=1)
-    assert any("result = action(" in line for line in caught.value.tail)
+    assert any("answer = action(" in line for line in caught.value.tail)
 
 
 def test_worker_archive_is_the_same_every_time() -> None:
