@@ -7,10 +7,10 @@ Secrets are masked here, whatever a line is made of.
 import logging
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from deploytool.text.masking import Masking, secrets_in
-from deploytool.text.untrusted import one_line
+if TYPE_CHECKING:
+    from deploytool.text.masking import Masking
 
 #: A payload may be a manifest of each role; the rest of it says nothing more to a person.
 LONGEST_LINE = 4000
@@ -20,11 +20,13 @@ log = logging.getLogger("deploytool")
 log.propagate = False
 log.setLevel(logging.CRITICAL)
 
-_masking = Masking()
-
 
 class _Lines(logging.StreamHandler[TextIO]):
     """Writes to what is stderr by now: while a table is shown, that is another one."""
+
+    def __init__(self, masking: "Masking") -> None:
+        super().__init__()
+        self.masking = masking
 
     @property
     def stream(self) -> TextIO:
@@ -35,7 +37,9 @@ class _Lines(logging.StreamHandler[TextIO]):
         pass
 
     def format(self, record: logging.LogRecord) -> str:
-        text = one_line(_masking.text(record.getMessage()))
+        from deploytool.text.untrusted import one_line
+
+        text = one_line(self.masking.text(record.getMessage()))
         more = f" … and {len(text) - LONGEST_LINE} more characters" if len(text) > LONGEST_LINE else ""
         # GitHub's runner obeys lines of stderr, too.
         return f"[trace {record.relativeCreated / 1000:.3f}] {text[:LONGEST_LINE]}{more}".replace("##[", "# #[")
@@ -49,11 +53,14 @@ def begin(verbose: int, environ: Mapping[str, str]) -> None:
         log.removeHandler(handler)
     log.setLevel({0: logging.CRITICAL, 1: logging.INFO}.get(verbose, logging.DEBUG))
     if verbose:
-        learn(secrets_in(environ))
-        log.addHandler(_Lines())
+        # Not before: every command begins by importing this module.
+        from deploytool.text.masking import Masking, secrets_in
+
+        log.addHandler(_Lines(Masking(secrets_in(environ))))
 
 
 def learn(secrets: Iterable[str]) -> None:
     """More secrets to mask."""
-    if log.handlers:
-        _masking.learn(secrets)
+    for handler in log.handlers:
+        if isinstance(handler, _Lines):
+            handler.masking.learn(secrets)

@@ -18,7 +18,6 @@ from deploytool.errors import DeployError, FleetError, HookError, Interrupted, L
 from deploytool.model.lifecycle import Status
 from deploytool.settings import environments
 from deploytool.settings.files import file_of
-from deploytool.text.masking import secrets_in
 from deploytool.trace import learn, log
 
 if TYPE_CHECKING:
@@ -125,6 +124,7 @@ def run(
     from deploytool.screen.github_actions import github_actions
     from deploytool.screen.summary import Outcome
     from deploytool.settings import load_every_environment
+    from deploytool.text.masking import secrets_in
 
     console = Console(as_json=as_json, actions=github_actions(os.environ))
     outcome = Outcome()

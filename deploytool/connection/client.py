@@ -181,29 +181,6 @@ class WorkerClient:
         self._reader.start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    @overload
-    def start(
-        self,
-        do: str,
-        *,
-        kind: type[A],
-        after: "Asked | None" = None,
-        expect: Mapping[str, object] | None = None,
-        told: Listener | None = None,
-        **parameters: Any,
-    ) -> "Pending[A]": ...
-
-    @overload
-    def start(
-        self,
-        do: str,
-        *,
-        after: "Asked | None" = None,
-        expect: Mapping[str, object] | None = None,
-        told: Listener | None = None,
-        **parameters: Any,
-    ) -> "Asked": ...
-
     def start(
         self,
         do: str,
@@ -223,7 +200,7 @@ class WorkerClient:
                 return asked
         order = {} if after is None else {"after": after.number}
         condition = {} if expect is None else {"expect": dict(expect)}
-        asked.sent_bytes = self._send({"id": asked.number, "do": do, **order, **condition, **parameters})
+        self._send({"id": asked.number, "do": do, **order, **condition, **parameters}, asked)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s sends %s", do, json.dumps(parameters))
         return asked
@@ -240,15 +217,16 @@ class WorkerClient:
         self._channel.end()
         self._reader.join(2)
 
-    def _send(self, message: Mapping[str, Any]) -> int:
-        """Returns how many bytes that are."""
+    def _send(self, message: Mapping[str, Any], asked: Asked | None = None) -> None:
         data = (json.dumps(message) + "\n").encode()
+        if asked is not None:
+            # Before its answer may come.
+            asked.sent_bytes = len(data)
         try:
             with self._guard:
                 self._channel.write(data)
         except OSError as error:
             self._cut_off(str(error))
-        return len(data)
 
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
