@@ -23,11 +23,14 @@ from typing import Any
 import psutil
 
 from deploytool.connection.boot import start_worker
+from deploytool.connection.build_server import BuildServer
+from deploytool.connection.bus import BusClient
 from deploytool.connection.client import WorkerClient
 from deploytool.model.fleet import Fleet
 from deploytool.playground import configs, parts, processes
 from deploytool.rollout.listening import Listening
 from deploytool.screen.console import Console
+from deploytool.worker import wire
 
 SECONDS = 10.0
 WRITERS = 16
@@ -125,21 +128,23 @@ def measure(port: int, count: int, directory: Path) -> Measured:
     build: Any = SimpleNamespace(is_local=True, root=str(directory / "root"), server="local")
     channel, read = start_worker(build)
     worker = WorkerClient(channel, read, "local")
-    pid = worker.ask(
-        "hello",
+    greeting = wire.Greeting(
         root=str(directory / "root"),
         application="bench",
         environment="bench",
-        store={"url": f"file://{directory}/store"},
-        consul={"address": f"http://127.0.0.1:{proxy.port}"},
+        store=wire.StoreSettings(f"file://{directory}/store", None, None, None),
+        consul=wire.ConsulSettings(f"http://127.0.0.1:{proxy.port}", None, []),
         secrets=[],
         operator="bench",
         purpose="bench",
-    )["pid"]
+        read_only=False,
+        compression="none",
+    )
+    pid = BuildServer(worker).greet(greeting).answer().pid
     fleet = Fleet({"web": hosts})
     with open("/dev/null", "w") as nowhere:
         session: Any = SimpleNamespace(console=Console(as_json=True, progress=nowhere))
-        listening = Listening(session, fleet, worker.start("watch", deployment=DEPLOYMENT))
+        listening = Listening(session, fleet, BusClient(worker).watch(DEPLOYMENT))
         peaks = {"worker": 0, "operator": 0}
         processes_seen = {"worker": psutil.Process(pid), "operator": psutil.Process()}
         cpu = {name: sum(process.cpu_times()[:2]) for name, process in processes_seen.items()}

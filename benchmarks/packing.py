@@ -11,8 +11,11 @@ from benchmarks.apps import App
 from benchmarks.measurements import Measurements
 from benchmarks.sides import Bucket, Say
 from deploytool.connection.boot import start_worker
+from deploytool.connection.build_server import BuildServer
 from deploytool.connection.client import WorkerClient
+from deploytool.connection.store import StoreClient
 from deploytool.playground.playground import Playground
+from deploytool.worker import wire
 
 SUFFIXES = {"gzip": "tar.gz", "zstd": "tar.zst"}
 EPOCH = 1_700_000_000
@@ -49,13 +52,9 @@ def measure(app: App, playground: Playground, directory: Path, found: Measuremen
 
 
 def _packing(worker: WorkerClient, tree: Path, key: str) -> floors.Act:
-    return lambda: worker.ask(
-        "publish_archive",
-        directory=str(tree),
-        exclude=[],
-        epoch=EPOCH,
-        key=key,
-    )
+    return lambda: worker.start(
+        "publish_archive", wire.Packed, directory=str(tree), exclude=[], epoch=EPOCH, key=key
+    ).answer()
 
 
 @contextmanager
@@ -66,25 +65,27 @@ def _worker(playground: Playground, directory: Path, compression: str, found: Me
     worker = WorkerClient(*start_worker(build), "local")
     keys = playground.deploy_keys
     try:
-        worker.ask(
-            "hello",
+        greeting = wire.Greeting(
             root=str(root),
             application="packing",
             environment="bench",
-            compression=compression,
-            store={
-                "url": f"s3://{playground.bucket}/packing",
-                "endpoint_url": playground.endpoint_url,
-                "region": playground.region,
-                "credentials": {"access_key": keys.access_key, "secret_key": keys.secret_key, "token": None},
-            },
-            consul={"address": playground.consul_address(), "token_file": None},
+            store=wire.StoreSettings(
+                f"s3://{playground.bucket}/packing",
+                playground.endpoint_url,
+                playground.region,
+                wire.Credentials(keys.access_key, keys.secret_key, None),
+            ),
+            consul=wire.ConsulSettings(playground.consul_address(), None, []),
             secrets=[],
             operator="bench",
             purpose="bench",
+            read_only=False,
+            compression=compression,
         )
-        found.compressors[f"fab {compression}"] = worker.ask("install_compressor", again=True)["compressor"]["name"]
-        worker.ask("store_exists", key="nothing")
+        build_server = BuildServer(worker)
+        build_server.greet(greeting).answer()
+        found.compressors[f"fab {compression}"] = build_server.install_compressor(again=True).answer().name
+        StoreClient(worker).exists("nothing").answer()
         yield worker
     finally:
         worker.close()

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploytool.connection.boot import start_worker
+from deploytool.connection.build_server import BuildServer
 from deploytool.connection.bus import BusClient
-from deploytool.connection.client import Answer, Asked, Worker, WorkerClient
+from deploytool.connection.client import Asked, Pending, Worker, WorkerClient
 from deploytool.connection.paths import Place
 from deploytool.connection.ssh import Connecting
 from deploytool.connection.step import Step, explain
@@ -26,6 +27,7 @@ from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.text.untrusted import printable
 from deploytool.trace import learn, log
+from deploytool.worker import wire
 
 if TYPE_CHECKING:
     from deploytool.hooks.notify import Notifications
@@ -37,18 +39,6 @@ MOST_OFFSET_SECONDS = 366 * 86400.0
 
 #: How the built-in receiver of pretend hosts is started: by this very Python, as only local build servers have them.
 RECEIVER = (sys.executable, "-m", "deploytool.playground.receiver")
-
-
-@dataclass(frozen=True, slots=True)
-class Compressor:
-    """What compresses archives on the build server. Its name decides their bytes, and is an input of every build."""
-
-    #: with its version, as in "python-isal 1.7.2"
-    name: str
-    #: False: the worker installs it before the first build
-    ready: bool
-    #: if it stands in for the worker's own: why, what follows from that, and what to do
-    warning: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +57,13 @@ class Session:
     #: the Python that runs the worker: its version and its path
     python: str
     #: what would compress an archive there
-    compressor: "Compressor"
+    compressor: wire.Compressor
     #: None if nobody is to be told
     notifications: "Notifications | None" = None
+
+    @property
+    def build_server(self) -> BuildServer:
+        return BuildServer(self.worker)
 
     @property
     def store(self) -> StoreClient:
@@ -83,26 +77,10 @@ class Session:
         """The build server's time, in UTC: ids are made by one clock."""
         return datetime.now(UTC) + timedelta(seconds=self.clock_offset_seconds)
 
-    def run(self, step: Step, *, quiet: bool = False) -> tuple[str, ...]:
-        """Run the step on the build server and return its result lines. Raises StepError with the end of its output."""
-        return self.begin(step, quiet=quiet).results()
-
-    def begin(self, step: Step, *, after: Asked | None = None, quiet: bool = False) -> "Begun":
+    def run(self, step: Step, *, after: Asked | None = None, quiet: bool = False) -> "Begun":
         """Have the step run on the build server, without waiting for it; see `Worker.start`."""
-        asked = self.worker.start(
-            "run",
-            after=after,
-            expect={"exit_code": 0},
-            step=step.name,
-            script=step.script,
-            timeout_seconds=step.timeout_seconds,
-        )
+        asked = self.build_server.run(step.name, step.script, step.timeout_seconds, after=after)
         return Begun(self.console, step, asked, quiet)
-
-    def install_compressor(self, *, again: bool = False) -> Compressor:
-        """The compressor of a build, installed first if it has to be. With `again`, also if that failed just now."""
-        answer = self.worker.ask("install_compressor", again=again)
-        return Compressor(**answer["compressor"])
 
     def hook(self, moment: Moment, outcome: Outcome) -> None:
         """Run the operator's own commands for this moment, if there are any. Raises HookError."""
@@ -130,14 +108,14 @@ class Session:
     def take(self, name: str, *, wait: bool, after: Asked | None = None) -> Asked:
         """Ask for a lock; see `lock_ahead`."""
 
-        def told(event: Answer) -> None:
-            self.console.note(f"waiting for the {name} lock, held by {event['waiting']}")
+        def told(event: wire.Waiting) -> None:
+            self.console.note(f"waiting for the {name} lock, held by {event.waiting}")
 
-        return self.worker.start("lock", name=name, wait=wait, after=after, told=told)
+        return self.build_server.lock(name, wait=wait, after=after, told=told)
 
     def let_go(self, name: str, *, after: Asked | None = None) -> Asked:
         """Have a lock freed, without waiting for that."""
-        return self.worker.start("release_lock", name=name, after=after)
+        return self.build_server.release_lock(name, after=after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +124,7 @@ class Begun:
 
     console: Console
     step: Step
-    asked: Asked
+    asked: Pending[wire.StepEnd]
     quiet: bool
 
     def results(self) -> tuple[str, ...]:
@@ -155,18 +133,11 @@ class Begun:
             # The time that it waited for its turn is not its own.
             self.asked.after.answer()
         with self.console.step(self.step.name, quiet=self.quiet) as progress:
-            answer = self.asked.answer(told=lambda event: progress(event["line"]))
-            log.info("step %s ended with exit code %d; its log: %s", self.step.name, answer["exit_code"], answer["log"])
-            if answer["exit_code"] != 0:
-                raise explain(
-                    self.step,
-                    answer["exit_code"],
-                    answer["results"],
-                    tail=answer["tail"],
-                    log=answer["log"],
-                    timed_out=answer["timed_out"],
-                )
-        return tuple(answer["results"])
+            end = self.asked.answer(told=lambda event: progress(event.line))
+            log.info("step %s ended with exit code %d; its log: %s", self.step.name, end.exit_code, end.log)
+            if end.exit_code != 0:
+                raise explain(self.step, end)
+        return tuple(end.results)
 
 
 #: Where the CI systems put the address of the job that runs: GitLab, Jenkins, Buildkite, CircleCI.
@@ -188,7 +159,7 @@ def operator_of(environ: Mapping[str, str]) -> Operator:
     return Operator(who, printable(job) or None)
 
 
-def store_request(settings: "Settings") -> Mapping[str, Any]:
+def store_settings(settings: "Settings") -> wire.StoreSettings:
     """The store as the worker needs it, with the operator's credentials where the settings say so."""
     store = settings.store
     credentials = None
@@ -204,13 +175,8 @@ def store_request(settings: "Settings") -> Mapping[str, Any]:
                 hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use `store.credentials: build_server`",
             )
         frozen = found.get_frozen_credentials()
-        credentials = {"access_key": frozen.access_key, "secret_key": frozen.secret_key, "token": frozen.token}
-    return {
-        "url": store.url,
-        "endpoint_url": store.endpoint_url,
-        "region": store.region,
-        "credentials": credentials,
-    }
+        credentials = wire.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+    return wire.StoreSettings(store.url, store.endpoint_url, store.region, credentials)
 
 
 @contextmanager
@@ -228,39 +194,40 @@ def open_session(
 
     With `read_only` the worker writes nothing anywhere, and refuses whatever would.
     """
-    store = store_request(settings)
+    store = store_settings(settings)
     secrets = list(settings.secrets)
-    if store["credentials"]:
-        secrets += [store["credentials"]["secret_key"], store["credentials"]["token"] or ""]
+    if store.credentials is not None:
+        secrets += [store.credentials.secret_key, store.credentials.token or ""]
     learn(secrets)
     operator = operator_of(os.environ)
     with console.step("connect", quiet=True):
         channel, read = start_worker(settings.build, connecting, read_only=read_only)
         client = WorkerClient(channel, read, settings.build.server)
     try:
-        hello = client.ask(
-            "hello",
+        greeting = wire.Greeting(
             root=settings.build.root,
             application=settings.application,
             environment=settings.environment,
             store=store,
-            consul={
-                "address": settings.consul.address,
-                "token_file": settings.consul.token_file,
-                "receiver": RECEIVER,
-            },
+            consul=wire.ConsulSettings(settings.consul.address, settings.consul.token_file, list(RECEIVER)),
             secrets=secrets,
             operator=str(operator),
             purpose=purpose,
             read_only=read_only,
             compression=settings.build.compression,
         )
-        offset_seconds = hello["time"] - time.time()
+        hello = BuildServer(client).greet(greeting).answer()
+        offset_seconds = hello.time - time.time()
         log.info(
             "worker %d of %s@%s in %s: Python %s (%s), its clock %+.1f s from ours, compresses by %s",
-            *(hello[name] for name in ("pid", "user", "host", "root", "python", "executable")),
+            hello.pid,
+            hello.user,
+            hello.host,
+            hello.root,
+            hello.python,
+            hello.executable,
             offset_seconds,
-            hello["compressor"]["name"],
+            hello.compressor.name,
         )
         if abs(offset_seconds) > MOST_OFFSET_SECONDS:
             raise StepError(
@@ -272,11 +239,11 @@ def open_session(
             every=every,
             worker=client,
             console=console,
-            place=Place(hello["root"], settings.application, settings.environment, settings.subdirectory),
+            place=Place(hello.root, settings.application, settings.environment, settings.subdirectory),
             operator=operator,
             clock_offset_seconds=offset_seconds,
-            python=f"{hello['python']} ({hello['executable']})",
-            compressor=Compressor(**hello["compressor"]),
+            python=f"{hello.python} ({hello.executable})",
+            compressor=hello.compressor,
             notifications=notifications,
         )
     finally:

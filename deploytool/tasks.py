@@ -6,7 +6,6 @@ A fabfile is one line: `from deploytool.tasks import namespace`. The environment
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from invoke.collection import Collection
@@ -162,14 +161,14 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.build.build import begin_fetch, obtain_release
+        from deploytool.build.build import fetch, obtain_release
         from deploytool.hosts.rehearsal import rehearse_manifests
 
         reference = _reference(this, branch)
         rehearse_manifests(this.every)
         with this.session(f"build {reference}") as session:
             with this.outcome.phase("build"):
-                built = obtain_release(session, begin_fetch(session, reference), rebuild=rebuild)
+                built = obtain_release(session, fetch(session, reference), rebuild=rebuild)
             release = built.release
             this.outcome.release, this.outcome.revision, this.outcome.reused = (
                 release.id,
@@ -434,7 +433,7 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
         reason = _reason(this, why, "--why")
         with this.session(f"freeze {this.settings.environment}") as session:
             session.bus.freeze(reason).answer()
-            holder = session.worker.ask("lock_holder", name=this.settings.environment)["sentence"]
+            holder = session.build_server.lock_holder(this.settings.environment).answer().sentence
         if not json:
             this.console.print(f"{this.settings.environment} is frozen: {reason}")
             if holder is not None:
@@ -454,7 +453,7 @@ def thaw(context: Context, json: bool = False) -> None:
         if not json:
             before = f"is open again; it was {printable(was.words)}" if was else "was not frozen"
             this.console.print(f"{this.settings.environment} {before}")
-        return {"frozen": False, "was": asdict(was) if was is not None else None}
+        return {"frozen": False, "was": was._asdict() if was is not None else None}
 
     run(context, "thaw", json, body)
 
@@ -571,7 +570,7 @@ def unlock(context: Context, json: bool = False) -> None:
         from deploytool.connection.unlock import free_locks
 
         with this.session(f"unlock {this.settings.environment}") as session:
-            unlocking = free_locks(session.worker, this.settings.environment, this.console.note)
+            unlocking = free_locks(session.build_server, this.settings.environment, this.console.note)
         if not json:
             this.console.print(unlocking.sentence)
         return {"ended": unlocking.ended, "left": unlocking.left}

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from deploytool import tasks
 from deploytool.cli import parser, runner
-from deploytool.connection.client import Worker
+from deploytool.connection.build_server import BuildServer
 from deploytool.connection.unlock import Unlocking, free_locks
 from deploytool.model.fleet import HostResult, State, Verdict
 from deploytool.model.lifecycle import Status
@@ -16,6 +16,7 @@ from deploytool.queries import check
 from deploytool.queries.checks.finding import Check
 from deploytool.screen.summary import Outcome
 from deploytool.settings.files import RESERVED
+from tests.support.answering import Answering
 
 COMMANDS = tasks.make_namespace(())
 
@@ -119,14 +120,15 @@ def test_interruption_before_all_hosts_are_verified_names_the_others() -> None:
 # --- unlock
 
 
-class Holders:
+class Holders(Answering):
     """A worker whose locks are held as a test says."""
 
     def __init__(self, holders: Mapping[str, Mapping[str, Any]]) -> None:
         self.holders = dict(holders)
         self.broken: list[str] = []
 
-    def ask(self, do: str, *, name: str) -> Mapping[str, Any]:
+    def ask(self, do: str, **parameters: Any) -> Mapping[str, Any]:
+        name = parameters["name"]
         if do == "break_lock":
             self.broken.append(name)
             return {"ended": "somebody"}
@@ -137,7 +139,7 @@ class Holders:
 
 def unlock(holders: Mapping[str, Mapping[str, Any]]) -> tuple[Unlocking, Holders]:
     worker = Holders(holders)
-    return free_locks(cast(Worker, worker), "staging", lambda line: None), worker
+    return free_locks(BuildServer(worker), "staging", lambda line: None), worker
 
 
 def test_unlock_ends_the_holders_of_both_locks() -> None:

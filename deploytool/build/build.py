@@ -6,7 +6,7 @@ before what it points to.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from deploytool.build import stages
 from deploytool.build.demands import demands
 from deploytool.build.linked_paths import links_of, links_recorded, notes, refuse_covered, unchecked
 from deploytool.build.stages import Fetched
-from deploytool.connection.client import Asked, Pending
+from deploytool.connection.client import Asked, Later, Pending
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.hosts.rehearsal import render_all
 from deploytool.model.release import (
@@ -90,10 +90,10 @@ class Fetching:
     step: Begun
 
 
-def begin_fetch(session: Session, reference: str, *, after: Asked | None = None) -> Fetching:
+def fetch(session: Session, reference: str, *, after: Asked | None = None) -> Fetching:
     """Take the workspace's lock and fetch, without waiting for either."""
     held = session.take(WORKSPACE_LOCK, wait=True, after=after)
-    return Fetching(reference, session.begin(stages.fetch(session.settings, session.place, reference), after=held))
+    return Fetching(reference, session.run(stages.fetch(session.settings, session.place, reference), after=held))
 
 
 def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = False) -> Built:
@@ -107,7 +107,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     for sentence in stages.unfit(fetched.unmanaged, fetched.tools):
         session.console.note(sentence)
     key = build_key(build_inputs(session.settings, fetched, compressor_of(session)))
-    new_id = begin_new_release_id(session, fetched.revision)
+    new_id = new_release_id(session, fetched.revision)
     found = find_built(session, key)
     unknown = unchecked(session.settings, found) if found is not None else ()
     if found is not None and unknown and not rebuild:
@@ -121,7 +121,9 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
         session.let_go(WORKSPACE_LOCK)
         return Built(found, reused=True)
     session.hook("before_build", Outcome(revision=fetched.revision, branch=fetching.reference))
-    release = build_release(session, new_id(), fetching.reference, fetched, key, replace=rebuild or bool(unknown))
+    release = build_release(
+        session, new_id.answer(), fetching.reference, fetched, key, replace=rebuild or bool(unknown)
+    )
     session.let_go(WORKSPACE_LOCK)
     session.hook(
         "after_publish", Outcome(release.id, fetched.revision, branch=fetching.reference, reused=False, began="build")
@@ -137,7 +139,7 @@ def compressor_of(session: Session) -> str:
     found = session.compressor
     if not found.ready:
         with session.console.step(f"install {found.name}"):
-            found = session.install_compressor()
+            found = session.build_server.install_compressor(again=False).answer()
     if found.warning:
         session.console.note(found.warning)
     return found.name
@@ -169,8 +171,8 @@ def build_release(
     With `replace`, whatever equal inputs gave before, from now on they give this one.
     """
     settings, place = session.settings, session.place
-    named = session.worker.start("name_log", name=release_id)
-    checkout = session.begin(stages.checkout(settings, place, fetched, reuse=not replace), after=named)
+    named = session.build_server.name_log(release_id)
+    checkout = session.run(stages.checkout(settings, place, fetched, reuse=not replace), after=named)
     found = stages.checked_out(checkout.results())
     # The rest is in line at once, each behind the one before.
     last, begun = checkout.asked, []
@@ -181,17 +183,16 @@ def build_release(
         if name in found.kept:
             session.console.note(f"{name}: not run again, all that decides them is unchanged")
             continue
-        begun.append(session.begin(step, after=last))
+        begun.append(session.run(step, after=last))
         last = begun[-1].asked
-    publishing = session.worker.start(
-        "publish_archive",
+    publishing = session.build_server.publish_archive(
+        place.work_tree,
+        archive_key(release_id, settings.application, settings.build.compression),
         after=last,
-        directory=place.work_tree,
         exclude=[*settings.build.exclude, *(literal_pattern(path) for path in settings.build.linked_files)],
         epoch=fetched.committed_at,
-        key=archive_key(release_id, settings.application, settings.build.compression),
         workspace=place.workspace,
-        allow=list(settings.build.allow_paths),
+        allow=settings.build.allow_paths,
         links=links_of(session.every),
         demands=demands(settings.build),
     )
@@ -214,14 +215,14 @@ def build_release(
             built_by=str(session.operator),
             build_key=key,
             compression=settings.build.compression,
-            checksum=packed["checksum"],
-            size_bytes=packed["size_bytes"],
-            unpacked_bytes=packed["unpacked_bytes"],
+            checksum=packed.checksum,
+            size_bytes=packed.size_bytes,
+            unpacked_bytes=packed.unpacked_bytes,
             subject=printable(fetched.subject),
-            **links_recorded(session.every, packed["links"]),
+            **links_recorded(session.every, packed.links),
         )
         put_new_records(session, release, replace=replace)
-    for sentence in notes(session.every, settings.environment, packed["links"]):
+    for sentence in notes(session.every, settings.environment, packed.links):
         session.console.note(sentence)
     session.console.note(
         f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
@@ -258,8 +259,8 @@ def put_new_records(session: Session, release: Release, *, replace: bool = False
         )
 
 
-def begin_new_release_id(session: Session, revision: Revision) -> Callable[[], ReleaseId]:
-    """Look for an id that the store does not have yet; what is returned waits for it.
+def new_release_id(session: Session, revision: Revision) -> Later[ReleaseId]:
+    """An id that the store does not have yet.
 
     It is the time by the build server's clock, and the short revision.
     """
@@ -282,7 +283,7 @@ def begin_new_release_id(session: Session, revision: Revision) -> Callable[[], R
             hint="is the build server's clock right?",
         )
 
-    return found
+    return Later(found)
 
 
 def release_id_at(moment: datetime, revision: Revision) -> ReleaseId:

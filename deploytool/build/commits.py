@@ -3,11 +3,12 @@
 It is told for people and kept in records. A mirror that does not know a revision can't tell, and stops nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytool.build import stages
 from deploytool.build.stages import Commit, Comparison
+from deploytool.connection.client import Later
 from deploytool.errors import StepError
 from deploytool.screen.console import counted
 from deploytool.session import Session
@@ -19,16 +20,11 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-def compare(session: Session, old: str | None, new: str) -> Comparison | None:
+def compare(session: Session, old: str | None, new: str) -> Later[Comparison | None]:
     """The commits between two revisions; None if nothing runs yet, or nobody can tell."""
-    return begin_compare(session, old, new)()
-
-
-def begin_compare(session: Session, old: str | None, new: str) -> Callable[[], Comparison | None]:
-    """Ask for the commits between two revisions; what is returned waits for the answer, as `compare` does."""
     if old is None:
-        return lambda: None
-    begun = session.begin(stages.compare(session.settings, session.place, old, new), quiet=True)
+        return Later(lambda: None)
+    begun = session.run(stages.compare(session.settings, session.place, old, new), quiet=True)
 
     def found() -> Comparison | None:
         try:
@@ -38,7 +34,7 @@ def begin_compare(session: Session, old: str | None, new: str) -> Callable[[], C
             return None
         return comparison if comparison.known else None
 
-    return found
+    return Later(found)
 
 
 def tell_changes(session: Session, here: "Here", changes: Comparison | None) -> None:

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from deploytool.settings.recipes import RECIPES
+from deploytool.worker.wire import Demand
 
 if TYPE_CHECKING:
     from deploytool.settings.model import Build
@@ -16,20 +17,20 @@ _NODE_INSTALLS = re.compile(
 _REMOVES_MODULES = re.compile(r"\brm\b.*node_modules(?!/)|rimraf.*node_modules(?!/)")
 
 
-def demands(build: "Build") -> list[dict[str, object]]:
-    """What the commands of a build are sure to put into the release: `directory`, and the lock files that ask for it.
+def demands(build: "Build") -> list[Demand]:
+    """What the commands of a build are sure to put into the release, with the lock files that ask for it.
 
     One of `unless` in the application's directory says that it is done in another way. Nothing is asked where commands
     are not known: a static site may have a package.json for its developers alone.
     """
     installing, all_commands = "\n".join(build.dependencies), "\n".join((*build.dependencies, *build.assets))
-    found: list[dict[str, object]] = []
+    found: list[Demand] = []
     gems = build.env.get("BUNDLE_PATH", "")
     if gems and not gems.startswith(("/", "~", "$", "..")) and _BUNDLES.search(installing):
-        found.append({"directory": gems, "locks": ["Gemfile.lock"], "unless": []})
+        found.append(Demand(gems, locks=["Gemfile.lock"], unless=[]))
     if build.recipe == "node" and _NODE_INSTALLS.search(installing) and not _REMOVES_MODULES.search(all_commands):
         locks = ["package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "bun.lock", "bun.lockb"]
-        found.append({"directory": "node_modules", "locks": locks, "unless": [".pnp.cjs", ".pnp.js"]})
+        found.append(Demand("node_modules", locks=locks, unless=[".pnp.cjs", ".pnp.js"]))
     if build.recipe == "django" and RECIPES["django"].dependencies[0] in build.dependencies:
-        found.append({"directory": "venv", "locks": ["requirements.txt"], "unless": []})
+        found.append(Demand("venv", locks=["requirements.txt"], unless=[]))
     return found

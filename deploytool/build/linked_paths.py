@@ -7,12 +7,13 @@ while a release is used again.
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploytool.build.stages import linked_paths
 from deploytool.errors import StepError
 from deploytool.model.build_outputs import made_by_the_build
 from deploytool.model.fleet import named
+from deploytool.worker.wire import Hidden
 
 if TYPE_CHECKING:
     from deploytool.model.release import Release
@@ -25,21 +26,21 @@ def links_of(every: "Mapping[str, Settings]") -> dict[str, list[str]]:
     return {name: list(linked_paths(settings)) for name, settings in every.items()}
 
 
-def links_recorded(every: "Mapping[str, Settings]", found: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def links_recorded(every: "Mapping[str, Settings]", found: Mapping[str, Hidden]) -> dict[str, tuple[str, ...]]:
     """Fields of a release's record, from what the worker found while it packed."""
     looked_at = sorted({path for linked in links_of(every).values() for path in linked})
-    covering = tuple(path for path in looked_at if found.get(path, {"made": 0})["made"])
+    covering = tuple(path for path in looked_at if path in found and found[path].made)
     return {"links_checked": tuple(looked_at), "links_covering": covering}
 
 
-def notes(every: "Mapping[str, Settings]", own: str, found: Mapping[str, Any]) -> list[str]:
+def notes(every: "Mapping[str, Settings]", own: str, found: Mapping[str, Hidden]) -> list[str]:
     """Sentences on what linked paths hide that does not stop this environment's build."""
     said = []
     for path, hidden in sorted(found.items()):
-        if hidden["ours"] and path in linked_paths(every[own]):
-            said.append(hides(path, hidden["ours_names"], hidden["ours"]))
+        if hidden.ours and path in linked_paths(every[own]):
+            said.append(hides(path, hidden.ours_names, hidden.ours))
         others = [name for name, settings in every.items() if name != own and path in linked_paths(settings)]
-        if hidden["made"] and others:
+        if hidden.made and others:
             said.append(
                 f"{named(others)} links {path} over what this build made there: a deploy of this release there would "
                 "be refused"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deploytool.connection.client import Asked, Pending, Worker
 from deploytool.worker import wire
@@ -14,27 +13,27 @@ class BusClient:
 
     _worker: Worker
 
-    def status(self, roles: Mapping[str, Any], *, after: Asked | None = None) -> Pending[wire.Roles]:
+    def status(self, roles: Mapping[str, wire.Selector], *, after: Asked | None = None) -> Pending[wire.Roles]:
         """What Consul says of the hosts of these roles, by the settings that choose them."""
-        return self._worker.start("status", roles=dict(roles), after=after, kind=wire.Roles)
+        return self._worker.start("status", wire.Roles, roles=roles, after=after)
 
     def frozen(self, *, after: Asked | None = None) -> Pending[wire.Frozen]:
         """What comes after this is done only if the environment is not frozen."""
-        return self._worker.start("frozen", after=after, expect={"frozen": None}, kind=wire.Frozen)
+        return self._worker.start("frozen", wire.Frozen, after=after, expect={"frozen": None})
 
     def freeze(self, why: str) -> Pending[wire.Frozen]:
-        return self._worker.start("freeze", why=why, kind=wire.Frozen)
+        return self._worker.start("freeze", wire.Frozen, why=why)
 
     def thaw(self) -> Pending[wire.Thawed]:
-        return self._worker.start("thaw", kind=wire.Thawed)
+        return self._worker.start("thaw", wire.Thawed)
 
     def prune_keys(self, keep: Sequence[str], *, after: Asked | None = None) -> Pending[wire.Removed]:
-        return self._worker.start("prune_keys", keep=list(keep), after=after, kind=wire.Removed)
+        return self._worker.start("prune_keys", wire.Removed, keep=keep, after=after)
 
     def announce(
         self,
         deployment: str,
-        roles: Sequence[Mapping[str, object]],
+        roles: Sequence[wire.Target],
         *,
         only_hosts: bool,
         wait: bool,
@@ -45,39 +44,47 @@ class BusClient:
         """Answers with the freeze that it passed, as it goes back."""
         return self._worker.start(
             "announce",
+            wire.Frozen,
             deployment=deployment,
-            roles=list(roles),
+            roles=roles,
             only_hosts=only_hosts,
             wait=wait,
             in_waves=in_waves,
             goes_back=goes_back,
             after=after,
-            kind=wire.Frozen,
         )
 
-    def watch(self, deployment: str, *, after: Asked | None = None) -> Asked:
-        """Hear the hosts' reports, as events, until `end_watch`."""
-        return self._worker.start("watch", deployment=deployment, after=after)
+    def watch(self, deployment: str, *, after: Asked | None = None) -> Pending[wire.Done]:
+        """Hear the hosts' `Reports`, as events, until `end_watch`."""
+        return self._worker.start("watch", wire.Done, deployment=deployment, after=after)
+
+    def check(self, probe: str, events: Sequence[str], services: Sequence[str]) -> Pending[wire.Findings]:
+        """Try every right, with keys of `probe`, an id that no deployment has."""
+        return self._worker.start("check_consul", wire.Findings, probe=probe, events=events, services=services)
+
+    def probe(self, probe: str, place: str, roles: Sequence[wire.Question], seconds: float) -> Pending[wire.Answers]:
+        """Have every host of the roles answer over the way that a deployment takes."""
+        return self._worker.start("probe_hosts", wire.Answers, probe=probe, place=place, roles=roles, seconds=seconds)
 
     def end_watch(self) -> Pending[wire.Done]:
-        return self._worker.start("end_watch", kind=wire.Done)
+        return self._worker.start("end_watch", wire.Done)
 
     def go(self) -> Pending[wire.Done]:
         """Let all hosts go."""
-        return self._worker.start("go", kind=wire.Done)
+        return self._worker.start("go", wire.Done)
 
     def go_only(self, hosts: Mapping[str, Sequence[str]]) -> Pending[wire.Done]:
         """Let these go, by role; the others wait on."""
-        return self._worker.start("go", hosts=dict(hosts), kind=wire.Done)
+        return self._worker.start("go", wire.Done, hosts=hosts)
 
     def halt(self, stay: Mapping[str, Sequence[str]]) -> Pending[wire.Done]:
         """No more hosts are let go, and what is expected of all but these, by role, is what it was."""
-        return self._worker.start("halt", stay=dict(stay), kind=wire.Done)
+        return self._worker.start("halt", wire.Done, stay=stay)
 
     def settle(self) -> Pending[wire.Done]:
         """All have gone: it is expected of the roles as a whole."""
-        return self._worker.start("settle", kind=wire.Done)
+        return self._worker.start("settle", wire.Done)
 
     def abort(self) -> Pending[wire.LetGo]:
         """Take the deployment back, unless its hosts have been let go."""
-        return self._worker.start("abort", kind=wire.LetGo)
+        return self._worker.start("abort", wire.LetGo)

@@ -6,14 +6,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar
 
 from deploytool.connection.channel import Channel
 from deploytool.connection.protocol import is_answer
-from deploytool.errors import BY_KIND, ConnectionFailed
+from deploytool.errors import BY_KIND, ConnectionFailed, DeployError
 from deploytool.text.untrusted import read_json
 from deploytool.trace import log
 from deploytool.worker import wire
+from deploytool.worker.shapes import plain, read
 
 #: The worker holds the operator for dead after 90 s without one.
 BEAT_SECONDS = 5.0
@@ -22,57 +23,32 @@ SILENT_SECONDS = 60.0
 #: No answer comes near it: the manifests of a thousand deployments have a tenth of that.
 LONGEST_LINE_BYTES = 256 << 20
 
-Answer = dict[str, Any]
-Listener = Callable[[Answer], None]
+Message = dict[str, Any]
+#: hears what is told, of the class that `wire.EVENTS` has for the request
+Listener = Callable[[Any], None]
 A = TypeVar("A")
 
 
 class Worker(Protocol):
     """What the story of a deployment needs of a worker."""
 
-    def ask(
-        self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
-    ) -> Answer:
-        """Ask, wait, return the answer; see `Asked.answer`. It costs one round trip."""
-
-    @overload
     def start(
         self,
         do: str,
-        *,
         kind: type[A],
-        after: "Asked | None" = None,
-        expect: Mapping[str, object] | None = None,
-        told: Listener | None = None,
-        **parameters: Any,
-    ) -> "Pending[A]": ...
-
-    @overload
-    def start(
-        self,
-        do: str,
+        /,
         *,
         after: "Asked | None" = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
-        **parameters: Any,
-    ) -> "Asked": ...
-
-    def start(
-        self,
-        do: str,
-        *,
-        kind: Any = None,
-        after: "Asked | None" = None,
-        expect: Mapping[str, object] | None = None,
-        told: Listener | None = None,
-        **parameters: Any,
-    ) -> "Asked":
+        **parameters: object,
+    ) -> "Pending[A]":
         """Ask without waiting: what is asked in a row costs one round trip together.
 
         The worker does it beside whatever else it was asked. With `after` it begins once that has gone well, and never
         if that failed, or if all is cancelled before its turn. An answer that has not the values of `expect` is an
-        answer like any other, and has not gone well.
+        answer like any other, and has not gone well. `kind` is the class of the answer; `told` hears what is told
+        meanwhile.
         """
 
 
@@ -82,36 +58,37 @@ class Pending(Generic[A]):
     def __init__(
         self,
         where: str,
+        do: str,
+        kind: type[A],
+        *,
         number: int = 0,
         after: "Asked | None" = None,
         told: Listener | None = None,
-        *,
-        do: str = "",
-        kind: type[A] | None = None,
     ) -> None:
-        """Without a `kind` its answer is the plain JSON."""
         self.number = number
         self.do = do
         self.after = after
-        self._messages: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._where = where
         self._told = told
-        self._kind = kind
-        self._last: Answer | None = None
+        self.kind = kind
+        self._last: Message | None = None
         self.sent_at, self.sent_bytes = time.monotonic(), 0
 
-    def deliver(self, message: Answer) -> None:
+    def deliver(self, message: Message) -> None:
         self._messages.put(message)
 
-    def next(self, timeout_seconds: float) -> Answer | None:
-        """The next message: `{"event": …}` or `{"ok": …}`; None if none comes in time. Raises its error."""
+    def hear(self, timeout_seconds: float) -> Any:
+        """The next that is told, of the class in `wire.EVENTS`; None if it is not told in time. Raises DeployError."""
         try:
             message = self._messages.get(timeout=timeout_seconds)
         except queue.Empty:
             return None
-        if "event" not in message:
-            self._last = message
-        return _checked(message)
+        if "event" in message:
+            return read(wire.EVENTS[self.do], message["event"])
+        self._last = message
+        _checked(message)
+        return None
 
     def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> A:
         """Wait for the answer; `told` hears what is told meanwhile. May be called again.
@@ -125,31 +102,38 @@ class Pending(Generic[A]):
         told = told or self._told
         while self._last is None:
             # A time-out, so that Ctrl-C gets through on every platform.
-            message = self.next(0.5)
-            if message is None:
-                if limit_seconds is not None and time.monotonic() - begin > limit_seconds:
-                    raise ConnectionFailed(f"the worker on {self._where} did not answer within {limit_seconds:g} s")
-            elif "event" in message and told is not None:
-                told(message["event"])
-        return self._read(_checked(self._last)["ok"])
-
-    def _read(self, answer: Answer) -> A:
-        return cast(A, answer) if self._kind is None else wire.read(self._kind, answer)
+            event = self.hear(0.5)
+            if event is not None:
+                if told is not None:
+                    told(event)
+            elif self._last is None and limit_seconds is not None and time.monotonic() - begin > limit_seconds:
+                raise ConnectionFailed(f"the worker on {self._where} did not answer within {limit_seconds:g} s")
+        return read(self.kind, _checked(self._last)["ok"])
 
 
-#: one whose answer is plain JSON
+#: whatever it is answered
 Asked = Pending[Any]
 
 
-def _checked(message: Answer) -> Answer:
+class Later(Generic[A]):
+    """What is known once several have answered; asked without waiting, as they were."""
+
+    def __init__(self, answer: Callable[[], A]) -> None:
+        self.answer = answer
+
+
+def error_of(trouble: wire.Trouble) -> DeployError:
+    return BY_KIND[trouble.kind](trouble.message, tail=trouble.tail, hint=trouble.hint)
+
+
+def _checked(message: Message) -> Message:
     """The message; an error is raised."""
-    error = message.get("error")
-    if error is None:
-        return message
-    raise BY_KIND[error["kind"]](error["message"], tail=error["tail"], hint=error["hint"])
+    if "error" in message:
+        raise error_of(read(wire.Trouble, message["error"]))
+    return message
 
 
-def _trace(asked: Asked, message: Answer, received_bytes: int) -> None:
+def _trace(asked: Asked, message: Message, received_bytes: int) -> None:
     if "event" not in message:
         failed = f", failed: {message['error']['message']}" if "error" in message else ""
         milliseconds = (time.monotonic() - asked.sent_at) * 1000
@@ -158,6 +142,11 @@ def _trace(asked: Asked, message: Answer, received_bytes: int) -> None:
         )
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s receives %s", asked.do, json.dumps(message.get("ok", message)))
+
+
+def _line(message: Mapping[str, object]) -> str:
+    """What is sent, as a line of JSON; in it are values of `wire`."""
+    return json.dumps(plain(message))
 
 
 class _Nonsense(Exception):
@@ -174,7 +163,7 @@ class WorkerClient:
         self._asked: dict[int, Asked] = {}
         self._number = 0
         self._guard = threading.Lock()
-        self._cut: Answer | None = None
+        self._cut: Message | None = None
         self._heard = time.monotonic()
         self._closing = threading.Event()
         self._reader = threading.Thread(target=self._listen, daemon=True)
@@ -184,16 +173,17 @@ class WorkerClient:
     def start(
         self,
         do: str,
+        kind: type[A],
+        /,
         *,
-        kind: Any = None,
         after: Asked | None = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
-        **parameters: Any,
-    ) -> Asked:
+        **parameters: object,
+    ) -> Pending[A]:
         with self._guard:
             self._number += 1
-            asked: Asked = Pending(self._where, self._number, after, told, do=do, kind=kind)
+            asked = Pending(self._where, do, kind, number=self._number, after=after, told=told)
             self._asked[asked.number] = asked
             if self._cut is not None:
                 asked.deliver(self._cut)
@@ -202,14 +192,8 @@ class WorkerClient:
         condition = {} if expect is None else {"expect": dict(expect)}
         self._send({"id": asked.number, "do": do, **order, **condition, **parameters}, asked)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s sends %s", do, json.dumps(parameters))
+            log.debug("%s sends %s", do, _line(parameters))
         return asked
-
-    def ask(
-        self, do: str, *, told: Listener | None = None, limit_seconds: float | None = None, **parameters: Any
-    ) -> Answer:
-        answer: Answer = self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
-        return answer
 
     def close(self) -> None:
         """End the line; the worker ends what still runs, takes back what was not let go, and frees its locks."""
@@ -218,7 +202,7 @@ class WorkerClient:
         self._reader.join(2)
 
     def _send(self, message: Mapping[str, Any], asked: Asked | None = None) -> None:
-        data = (json.dumps(message) + "\n").encode()
+        data = (_line(message) + "\n").encode()
         if asked is not None:
             # Before its answer may come.
             asked.sent_bytes = len(data)
@@ -281,7 +265,7 @@ class WorkerClient:
         asked.deliver(message)
 
     def _cut_off(self, why: str) -> None:
-        message: Answer = {
+        message: Message = {
             "error": {
                 "kind": ConnectionFailed.kind,
                 "message": f"the connection to the build server {self._where} broke: {why}",

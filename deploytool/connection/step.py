@@ -1,11 +1,12 @@
 """A step: one script for the build server, and what its exit code means. Pure."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from deploytool.errors import StepError
+from deploytool.worker.wire import StepEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,123 +76,120 @@ def only_value(results: Sequence[str], key: str, pattern: str, step: str) -> str
     return found[0]
 
 
-def explain(
-    step: Step,
-    exit_code: int,
-    results: Sequence[str],
-    *,
-    tail: Sequence[str] = (),
-    log: str | None = None,
-    timed_out: bool = False,
-) -> StepError:
-    """The sentence and the hint for a step that ended with an exit code other than 0.
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What a code of ours says. In its texts stand `{subject}`, the last problem that the script told, and `{listed}`,
+    the first of all."""
 
-    `tail` is the end of the step's output and `log` the path of its log on the build server.
-    """
-    problems = values(results, "problem")
-    subject = problems[-1] if problems else "?"
-    where = f"the whole output is in {log} on the build server" if log else None
-    if timed_out:
-        return StepError(
+    message: str
+    hint: str | None = None
+    #: whether the output tells more
+    output: bool = False
+
+
+_SENTENCES: Mapping[int, Sentence] = {
+    Code.UNKNOWN_REVISION: Sentence(
+        "{subject} is no branch, tag or commit of the repository",
+        "push it, or name one that exists: --branch takes a branch, a tag or a commit's SHA",
+    ),
+    Code.AMBIGUOUS_REVISION: Sentence(
+        "{subject} is the beginning of several commits' SHAs", "give more digits of the one you mean"
+    ),
+    Code.LINKED_FILE_MISSING: Sentence(
+        "missing on the build server, and build.linked_files asks for it: {listed}",
+        "put it there, readable by the user that builds; or, if the app has none, take it out of build.linked_files "
+        "(`fab ENV settings` shows what the recipe asks for)",
+    ),
+    Code.REPOSITORY_UNREACHABLE: Sentence(
+        "the build server could not fetch from the repository {subject}",
+        "try `git ls-remote` on the build server, as the user that builds",
+        output=True,
+    ),
+    Code.TOOL_MISSING: Sentence(
+        "{listed} can't be run on the build server, and the build needs it",
+        "install it there, or name the directory that holds it in build.path",
+        output=True,
+    ),
+    Code.SUBDIRECTORY_MISSING: Sentence(
+        "the revision has no directory {subject}", "correct `subdirectory`, or deploy another revision"
+    ),
+    Code.SUBMODULE_FAILED: Sentence(
+        "the submodule {subject} could not be checked out on the build server",
+        "its URL must be reachable from there, and its commit pushed",
+        output=True,
+    ),
+    Code.WORK_TREE_NOT_CLEAN: Sentence(
+        "the work tree on the build server could not be brought to the revision: {listed}",
+        "something there can't be replaced or removed (lsattr, findmnt, ls -l); free it",
+        output=True,
+    ),
+    Code.MIRROR_UNUSABLE: Sentence(
+        "the repository answers, but its mirror {subject} could not be brought up to date",
+        "is there room on the disk, and may this user write there?",
+        output=True,
+    ),
+    Code.DIRECTORY_MISSING: Sentence(
+        "the directory {subject} is missing on the build server", "unpack the release again"
+    ),
+    Code.FILTER_FAILED: Sentence(
+        "git's filters ({listed}) could not make all files of the revision on the build server",
+        "try `git clone` of the repository there, as the user that builds",
+        output=True,
+    ),
+}
+
+
+def explain(step: Step, end: StepEnd) -> StepError:
+    """The sentence and the hint for a step that ended with an exit code other than 0."""
+    problems = values(end.results, "problem")
+    if end.timed_out:
+        said = Sentence(
             f"the step {step.name} took longer than {step.timeout_seconds:g} seconds on the build server and was ended",
-            tail=tail,
-            hint=_joined("raise build.timeout_seconds, if it only needs longer", where),
+            "raise build.timeout_seconds, if it only needs longer",
+            output=True,
         )
-    match exit_code:
-        case Code.UNKNOWN_REVISION:
-            return StepError(
-                f"{subject} is no branch, tag or commit of the repository",
-                hint="push it, or name one that exists: --branch takes a branch, a tag or a commit's SHA",
-            )
-        case Code.AMBIGUOUS_REVISION:
-            return StepError(
-                f"{subject} is the beginning of several commits' SHAs", hint="give more digits of the one you mean"
-            )
-        case Code.LINKED_FILE_MISSING:
-            return StepError(
-                f"missing on the build server, and build.linked_files asks for it: {_listed(problems)}",
-                hint="put it there, readable by the user that builds; or, if the app has none, take it out of "
-                "build.linked_files (`fab ENV settings` shows what the recipe asks for)",
-            )
-        case Code.REPOSITORY_UNREACHABLE:
-            return StepError(
-                f"the build server could not fetch from the repository {subject}",
-                tail=tail,
-                hint=_joined("try `git ls-remote` on the build server, as the user that builds", where),
-            )
-        case Code.TOOL_MISSING:
-            return StepError(
-                f"{_listed(problems)} can't be run on the build server, and the build needs it",
-                tail=tail,
-                hint="install it there, or name the directory that holds it in build.path",
-            )
-        case Code.COMMAND_FAILED:
-            number, _, code = subject.partition("\t")
-            return StepError(
-                f"{step.name}: command {number} failed on the build server with exit code {code}", tail=tail, hint=where
-            )
-        case Code.SUBDIRECTORY_MISSING:
-            return StepError(
-                f"the revision has no directory {subject}", hint="correct `subdirectory`, or deploy another revision"
-            )
-        case Code.SUBMODULE_FAILED:
-            return StepError(
-                f"the submodule {subject} could not be checked out on the build server",
-                tail=tail,
-                hint=_joined("its URL must be reachable from there, and its commit pushed", where),
-            )
-        case Code.WORK_TREE_NOT_CLEAN:
-            names = f": {_listed(problems)}" if problems else ""
-            return StepError(
-                f"the work tree on the build server could not be brought to the revision{names}",
-                tail=tail,
-                hint=_joined("something there can't be replaced or removed (lsattr, findmnt, ls -l); free it", where),
-            )
-        case Code.MIRROR_UNUSABLE:
-            return StepError(
-                f"the repository answers, but its mirror {subject} could not be brought up to date",
-                tail=tail,
-                hint=_joined("is there room on the disk, and may this user write there?", where),
-            )
-        case Code.DIRECTORY_MISSING:
-            return StepError(f"the directory {subject} is missing on the build server", hint="unpack the release again")
-        case Code.VERSION_MISSING:
-            asked = [(*problem.split("\t", 2), "?", "?")[:3] for problem in problems or (subject,)]
-            return StepError(
-                "; ".join(
-                    f"{file} asks for {wanted}, which {manager} on the build server has not installed"
-                    for file, manager, wanted in asked
-                ),
-                hint="there, as the user that builds: "
-                + "; ".join(f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked),
-            )
-        case Code.FILTER_MISSING:
-            return _filters_missing(problems)
-        case Code.FILTER_FAILED:
-            return StepError(
-                f"git's filters ({_listed(problems)}) could not make all files of the revision on the build server",
-                tail=tail,
-                hint=_joined("try `git clone` of the repository there, as the user that builds", where),
-            )
-        case Code.PATH_LEADS_OUT:
-            link, target, place = (*subject.split("\t", 2), "?", "")[:3]
-            reached = f"which is {place}" if place else "and nothing is there"
-            return StepError(
-                f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({reached})",
-                hint=f"nothing was removed or replaced there: make {link} a directory, or a link to something inside, "
-                "or correct the path in the settings (`build.linked_files`, `linked_dirs`, `linked_files`, "
-                "`subdirectory`)",
-            )
-        case _:
-            return StepError(
-                f"the step {step.name} failed on the build server with exit code {exit_code}", tail=tail, hint=where
-            )
+    elif end.exit_code in _SENTENCES:
+        said = _SENTENCES[end.exit_code]
+        about = {"subject": problems[-1] if problems else "?", "listed": _listed(problems)}
+        said = replace(said, message=said.message.format(**about))
+    elif end.exit_code in _TOLD_BY:
+        said = _TOLD_BY[end.exit_code](step, problems or ("?",))
+    else:
+        said = Sentence(f"the step {step.name} failed on the build server with exit code {end.exit_code}", output=True)
+    where = f"the whole output is in {end.log} on the build server" if said.output and end.log else None
+    hint = "; ".join(each for each in (said.hint, where) if each)
+    return StepError(said.message, tail=end.tail if said.output else (), hint=hint or None)
 
 
-def _filters_missing(problems: Sequence[str]) -> StepError:
+def _command_failed(step: Step, problems: Sequence[str]) -> Sentence:
+    number, _, code = problems[-1].partition("\t")
+    return Sentence(f"{step.name}: command {number} failed on the build server with exit code {code}", output=True)
+
+
+def _version_missing(step: Step, problems: Sequence[str]) -> Sentence:
+    asked = [(*problem.split("\t", 2), "?", "?")[:3] for problem in problems]
+    lacking = (
+        f"{file} asks for {wanted}, which {manager} on the build server has not installed"
+        for file, manager, wanted in asked
+    )
+    installs = (f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked)
+    return Sentence("; ".join(lacking), "there, as the user that builds: " + "; ".join(installs))
+
+
+def _path_leads_out(step: Step, problems: Sequence[str]) -> Sentence:
+    link, target, place = (*problems[-1].split("\t", 2), "?", "")[:3]
+    reached = f"which is {place}" if place else "and nothing is there"
+    return Sentence(
+        f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({reached})",
+        f"nothing was removed or replaced there: make {link} a directory, or a link to something inside, or correct "
+        "the path in the settings (`build.linked_files`, `linked_dirs`, `linked_files`, `subdirectory`)",
+    )
+
+
+def _filters_missing(step: Step, problems: Sequence[str]) -> Sentence:
     """The sentence for filters that are asked for and not set up: `problems` holds name, program and file of each."""
     files: dict[tuple[str, str], list[str]] = {}
-    for problem in problems or ("?",):
+    for problem in problems:
         name, program, path = (*problem.split("\t", 2), "?", "?")[:3]
         files.setdefault((name, program), []).append(path)
     said, hints = [], list[str]()
@@ -207,16 +205,20 @@ def _filters_missing(problems: Sequence[str]) -> StepError:
             else f"set `filter.{name}.smudge` there with `git config --global`, as the user that builds (`cat` takes "
             "the files as they are)"
         )
-    return StepError(
-        "; ".join(said),
-        hint="; ".join(dict.fromkeys(hints)) + "; or take the attribute `filter` out of .gitattributes",
+    return Sentence(
+        "; ".join(said), "; ".join(dict.fromkeys(hints)) + "; or take the attribute `filter` out of .gitattributes"
     )
+
+
+#: those that tell more than one subject
+_TOLD_BY: Mapping[int, Callable[[Step, Sequence[str]], Sentence]] = {
+    Code.COMMAND_FAILED: _command_failed,
+    Code.VERSION_MISSING: _version_missing,
+    Code.FILTER_MISSING: _filters_missing,
+    Code.PATH_LEADS_OUT: _path_leads_out,
+}
 
 
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5]) or "?"
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
-
-
-def _joined(*hints: str | None) -> str:
-    return "; ".join(hint for hint in hints if hint)

@@ -14,30 +14,30 @@ class StoreClient:
     _worker: Worker
 
     def get(self, key: str) -> Pending[wire.Content]:
-        return self._worker.start("store_get", key=key, kind=wire.Content)
+        return self._worker.start("store_get", wire.Content, key=key)
 
     def read(self, keys: Sequence[str]) -> Pending[wire.Contents]:
-        return self._worker.start("store_read", keys=list(keys), kind=wire.Contents)
+        return self._worker.start("store_read", wire.Contents, keys=keys)
 
     def exists(self, key: str, *, after: Asked | None = None) -> Pending[wire.Exists]:
         """What comes after this is done only if it exists."""
-        return self._worker.start("store_exists", key=key, after=after, expect={"exists": True}, kind=wire.Exists)
+        return self._worker.start("store_exists", wire.Exists, key=key, after=after, expect={"exists": True})
 
     def put(self, entries: Sequence[tuple[str, str]], *, after: Asked | None = None) -> Pending[wire.Existed]:
         """Write each key with its text, in this order; what exists already stays as it is."""
-        return self._worker.start("store_put", entries=list(entries), after=after, kind=wire.Existed)
+        return self._worker.start("store_put", wire.Existed, entries=entries, after=after)
 
     def put_new(self, key: str, text: str) -> Pending[wire.Existed]:
         """The same for one key. What comes after this is done only if it is new."""
-        return self._worker.start("store_put", entries=[(key, text)], expect={"existed": []}, kind=wire.Existed)
+        return self._worker.start("store_put", wire.Existed, entries=[(key, text)], expect={"existed": []})
 
     def list(self, prefix: str, beyond: str = "", *, after: Asked | None = None) -> Pending[wire.Keys]:
         """The keys below a prefix; with `beyond`, those only that come after it."""
-        return self._worker.start("store_list", prefix=prefix, beyond=beyond, after=after, kind=wire.Keys)
+        return self._worker.start("store_list", wire.Keys, prefix=prefix, beyond=beyond, after=after)
 
     def directories(self, prefix: str, *, after: Asked | None = None) -> Pending[wire.Names]:
         """The names right below a prefix that have keys below them."""
-        return self._worker.start("store_directories", prefix=prefix, after=after, kind=wire.Names)
+        return self._worker.start("store_directories", wire.Names, prefix=prefix, after=after)
 
     def newest(
         self,
@@ -51,20 +51,24 @@ class StoreClient:
         """See `StoreRequests.store_newest`."""
         return self._worker.start(
             "store_newest",
+            wire.Newest,
             prefix=prefix,
-            patterns=[list(each) for each in patterns],
-            since=list(since),
+            patterns=patterns,
+            since=since,
             read=read,
             after=after,
-            kind=wire.Newest,
         )
 
     def built(self, key: str) -> Pending[wire.BuiltRecord]:
-        return self._worker.start("store_built", key=key, kind=wire.BuiltRecord)
+        return self._worker.start("store_built", wire.BuiltRecord, key=key)
 
     def delete(self, keys: Sequence[str], *, after: Asked | None = None) -> Pending[wire.Deleted]:
         """Delete each key, in this order and one after the other. One that is gone already is no error."""
-        return self._worker.start("store_delete", keys=list(keys), after=after, kind=wire.Deleted)
+        return self._worker.start("store_delete", wire.Deleted, keys=keys, after=after)
+
+    def check(self) -> Pending[wire.Findings]:
+        """Try every right."""
+        return self._worker.start("check_store", wire.Findings)
 
     def prune_uploads(self) -> Pending[wire.RemovedUploads]:
-        return self._worker.start("prune_uploads", kind=wire.RemovedUploads)
+        return self._worker.start("prune_uploads", wire.RemovedUploads)

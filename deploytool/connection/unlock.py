@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deploytool.connection.client import Worker
+from deploytool.connection.build_server import BuildServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,28 +17,28 @@ class Unlocking:
     sentence: str
 
 
-def free_locks(worker: Worker, environment: str, tell: Callable[[str], None]) -> Unlocking:
+def free_locks(build_server: BuildServer, environment: str, tell: Callable[[str], None]) -> Unlocking:
     """End the holder of the environment's lock, and that of the workspace's if it is of this environment."""
     ended: list[Mapping[str, Any]] = []
     left: list[Mapping[str, Any]] = []
     sentences: list[str] = []
     for name in (environment, "workspace"):
-        answer = worker.ask("lock_holder", name=name)
-        if answer["sentence"] is None:
+        found = build_server.lock_holder(name).answer()
+        if found.sentence is None:
             tell(f"the {name} lock is free")
             continue
-        found = {"lock": name, "holder": answer["holder"]}
-        its_own = (answer["holder"] or {}).get("environment")
+        shown = {"lock": name, "holder": found.holder}
+        its_own = (found.holder or {}).get("environment")
         if name == "workspace" and its_own != environment:
-            left.append(found)
+            left.append(shown)
             sentences.append(
-                f"; the workspace is in use by {answer['sentence']} and was left alone"
+                f"; the workspace is in use by {found.sentence} and was left alone"
                 + (f": `fab {its_own} unlock` would end that" if its_own else "")
             )
             continue
-        tell(f"the {name} lock is held by {answer['sentence']}; ending it")
-        worker.ask("break_lock", name=name)
-        ended.append(found)
+        tell(f"the {name} lock is held by {found.sentence}; ending it")
+        build_server.break_lock(name).answer()
+        ended.append(shown)
     free = "the locks are free" if not left else f"the lock of {environment} is free"
     sentences.insert(0, f"ended {len(ended)} holder{'s' if len(ended) != 1 else ''}; {free}")
     return Unlocking(ended, left, "".join(sentences))

@@ -72,5 +72,5 @@ class Status:
             "unfinished": {release: list(hosts) for release, hosts in self.unfinished.items()},
             "migrate_after_due": asdict(self.migrate_after_due) if self.migrate_after_due is not None else None,
             "lock": self.lock,
-            "frozen": asdict(self.frozen) if self.frozen is not None else None,
+            "frozen": self.frozen._asdict() if self.frozen is not None else None,
         }

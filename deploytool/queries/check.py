@@ -5,9 +5,10 @@ It goes on after a failure as far as it can, and leaves nothing behind.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploytool.build.linked_paths import doubtful
+from deploytool.connection.client import Pending
 from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
@@ -25,6 +26,7 @@ from deploytool.queries.checks.finding import ORDER, Check, failed, told, tried
 from deploytool.queries.checks.hosts import check_event_sizes, check_hosts
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
+from deploytool.worker.wire import Findings
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -72,14 +74,14 @@ def check_services_and_hosts(session: Session) -> list[Check]:
     """Store, Consul and hosts. Hosts are asked only where the way to them is good."""
     settings = session.settings
     probe = DeploymentId(moment_name(session.now()))
-    store = asked(session, "store", "check_store")
+    store = asked("store", session.store.check())
     consul = asked(
-        session,
         "Consul",
-        "check_consul",
-        probe=probe,
-        events=[event_name(settings.application, role, settings.environment) for role in settings.roles],
-        services=sorted({role.hosts.service for role in settings.roles.values() if role.hosts.service}),
+        session.bus.check(
+            probe,
+            [event_name(settings.application, role, settings.environment) for role in settings.roles],
+            sorted({role.hosts.service for role in settings.roles.values() if role.hosts.service}),
+        ),
     )
     checks = [*store, *consul, *check_event_sizes(session)]
     if consul[0].ok is False:
@@ -93,10 +95,10 @@ def check_services_and_hosts(session: Session) -> list[Check]:
 _WAY = ("store", "store: put", "store: list", "Consul: write keys", "Consul: read keys")
 
 
-def asked(session: Session, name: str, do: str, **parameters: Any) -> list[Check]:
+def asked(name: str, finding: Pending[Findings]) -> list[Check]:
     """What the worker finds; one line with that name if it can't even try."""
     try:
-        return told(session.worker.ask(do, **parameters)["findings"])
+        return told(finding.answer().findings)
     except DeployError as error:
         return [failed(name, error)]
 

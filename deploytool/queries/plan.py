@@ -28,7 +28,7 @@ from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_cana
 from deploytool.queries.status import due_words
 from deploytool.screen.console import counted
 from deploytool.screen.summary import role_hosts
-from deploytool.session import Compressor, Session
+from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.status import read_status
@@ -36,7 +36,7 @@ from deploytool.state.targets import Live, check_event_sizes, here_by, read_audi
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
-from deploytool.worker.wire import Freeze
+from deploytool.worker.wire import Compressor, Freeze
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -141,7 +141,7 @@ class Plan:
             "build": None if found is None else self.reused is None,
             "release": self.reused.id if self.reused else None,
             "made_up_release": self.made_up_release,
-            "compressor": asdict(self.compressor),
+            "compressor": self.compressor._asdict(),
             **changes_record(self.changes),
             "hidden": {path: list(names) for path, names in self.hidden.items()},
             "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
@@ -163,7 +163,7 @@ class Plan:
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
-            "frozen": asdict(self.frozen) if self.frozen is not None else None,
+            "frozen": self.frozen._asdict() if self.frozen is not None else None,
             "problems": [{**error.as_dict(), "exit_code": error.exit_code} for error in self.problems],
             "exit_code": self.exit_code,
         }
@@ -221,7 +221,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         status = read_status(session)
     except ConsulError:
         # It knows no host at all, which is among the problems.
-        status = Status((), (), session.worker.ask("lock_holder", name=settings.environment)["sentence"])
+        status = Status((), (), session.build_server.lock_holder(settings.environment).answer().sentence)
     masking = Masking(settings.secrets)
     return Plan(
         environment=settings.environment,
@@ -245,7 +245,7 @@ def make_plan(session: Session, reference: str) -> Plan:
         hosts=status.hosts,
         under_way=status.under_way,
         lock=status.lock,
-        workspace_lock=session.worker.ask("lock_holder", name="workspace")["sentence"],
+        workspace_lock=session.build_server.lock_holder("workspace").answer().sentence,
         frozen=session.bus.frozen().answer().frozen,
         problems=tuple(problems),
         waves=plan_waves(settings, audience.up),
@@ -270,7 +270,7 @@ def preview_build(
     """What a build would begin with, what lies between it and the live revision, and the revision's files that the
     hosts' links would hide. Raises StepError.
     """
-    results = session.run(stages.preview(session.settings, session.place, reference, live.revision))
+    results = session.run(stages.preview(session.settings, session.place, reference, live.revision)).results()
     changes = stages.compared(results) if live.revision else None
     hidden = stages.hidden(session.settings, results)
     return stages.fetched(results), changes if changes is not None and changes.known else None, hidden

@@ -19,7 +19,7 @@ from deploytool.model.release import (
 from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, write_begun
-from deploytool.worker.wire import Exists, Frozen
+from deploytool.worker.wire import Exists, Frozen, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Claim:
         )
 
 
-def begin_claim(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
+def claim_release(session: Session, release: Release, deployment: DeploymentId, story: Mapping[str, Any]) -> Claim:
     """Write down that this deployment needs the release. From then on retention leaves it alone."""
     held = session.take(RETENTION_LOCK, wait=True)
     archive = session.store.exists(release.archive_key, after=held)
@@ -102,7 +102,7 @@ class Announced:
     reports: Asked | None
 
 
-def begin_announcement(
+def announce(
     session: Session,
     attempt: Attempt,
     deployment: DeploymentId,
@@ -112,14 +112,14 @@ def begin_announcement(
 ) -> Announced:
     """Have the barrier, `wanted` and the events written, without waiting for that."""
     roles = [
-        {
-            "role": role,
-            "event": event_name(session.settings.application, role, session.settings.environment),
-            "url": url.wanted,
-            "payload": url.event,
-            "hosts": [*attempt.expected.up[role], *attempt.unheard.get(role, ())],
-            "spared": [*attempt.spared.get(role, ())],
-        }
+        Target(
+            role=role,
+            event=event_name(session.settings.application, role, session.settings.environment),
+            url=url.wanted,
+            payload=url.event,
+            hosts=[*attempt.expected.up[role], *attempt.unheard.get(role, ())],
+            spared=[*attempt.spared.get(role, ())],
+        )
         for role, url in urls.items()
     ]
     asked = session.bus.announce(

@@ -5,8 +5,8 @@
 A release is finished before a rollout begins.
 """
 
-from deploytool.build.build import begin_fetch
-from deploytool.build.commits import begin_compare, compare, tell_changes
+from deploytool.build.build import fetch
+from deploytool.build.commits import compare, tell_changes
 from deploytool.errors import UsageError
 from deploytool.rollout.attempt import attempt_at
 from deploytool.rollout.choose_release import Request, choose_release
@@ -17,7 +17,7 @@ from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
 from deploytool.state.freeze import refuse_if_frozen
-from deploytool.state.targets import begin_stand, check_event_sizes, stand, tell_lost
+from deploytool.state.targets import check_event_sizes, stand, tell_lost
 
 
 def deploy(session: Session, request: Request, outcome: Outcome) -> None:
@@ -35,12 +35,12 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
     outcome.branch = request.reference if request.of_reference else None
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
         thawed = session.bus.frozen(after=held)
-        standing = begin_stand(session, request.nodes, after=held)
-        fetching = begin_fetch(session, request.reference, after=thawed) if request.of_reference else None
+        standing = stand(session, request.nodes, after=held)
+        fetching = fetch(session, request.reference, after=thawed) if request.of_reference else None
         refuse_if_frozen(session, thawed)
         session.begins(f"deploy {request.what}", outcome)
         with outcome.phase("hosts"):
-            here = standing()
+            here = standing.answer()
             tell_lost(session, here.expected)
             # Also later on, if a build comes between; but no build is worth while without it.
             plan_of(settings, request, here.expected)
@@ -49,12 +49,14 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
         release, outcome.reused = chosen.release, chosen.reused
         outcome.release, outcome.revision = release.id, release.revision
         with outcome.phase("hosts"):
-            comparing, since = begin_compare(session, here.served.revision, release.revision), here.served
+            comparing, since = compare(session, here.served.revision, release.revision), here.served
             if not chosen.reused:
                 # A build takes its time, and hosts come and go.
-                here = stand(session, request.nodes)
+                here = stand(session, request.nodes).answer()
             outcome.down = here.expected.down
-            changes = comparing() if here.served == since else compare(session, here.served.revision, release.revision)
+            if here.served != since:
+                comparing = compare(session, here.served.revision, release.revision)
+            changes = comparing.answer()
             tell_changes(session, here, changes)
         if not request.migrate:
             leave_out(session, release, outcome, sure=request.sure)

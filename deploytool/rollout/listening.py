@@ -7,6 +7,7 @@ from deploytool.errors import FleetError
 from deploytool.model.fleet import Fleet, read_report
 from deploytool.model.history import RoleHost
 from deploytool.session import Session
+from deploytool.worker.wire import Reports
 
 
 class ReleaseNotKept(FleetError):
@@ -27,17 +28,15 @@ class Listening:
         self._troubled = ""
 
     def _hear(self, timeout_seconds: float) -> bool:
-        message = self._reports.next(timeout_seconds)
+        heard: Reports | None = self._reports.hear(timeout_seconds)
         self.fleet.listened_seconds = round(time.monotonic() - self._begin, 1)
-        if message is None or "event" not in message:
+        if heard is None:
             return False
-        for news in message["event"]["reports"]:
-            if "trouble" in news:
-                if news["trouble"] != self._troubled:
-                    self._troubled = news["trouble"]
-                    self._session.console.note(f"no reports for the moment: {self._troubled}")
-                continue
-            report = read_report(news["role"], news["host"], news["state"], news["value"])
+        if heard.trouble is not None and heard.trouble != self._troubled:
+            self._troubled = heard.trouble
+            self._session.console.note(f"no reports for the moment: {self._troubled}")
+        for news in heard.reports:
+            report = read_report(news.role, news.host, news.state, news.value)
             if report is not None:
                 seconds = self.fleet.listened_seconds
                 expected = self.fleet.hear(report, seconds)

@@ -129,7 +129,7 @@ def migrate_by_hand(session: Session, release_id: str | None, outcome: Outcome) 
     """Run the migrations of a release, by default of the one that the environment runs."""
     with session.lock(session.settings.environment, wait=False):
         refuse_if_frozen(session)
-        release = chosen(session, release_id or stand(session).live.release, outcome)
+        release = chosen(session, release_id or stand(session).answer().live.release, outcome)
         if not session.settings.build.migrate:
             session.console.note("build.migrate is empty: there is nothing to run")
             return
@@ -143,7 +143,7 @@ def migrate_after_by_hand(session: Session, release_id: str | None, outcome: Out
     """
     with session.lock(session.settings.environment, wait=False):
         refuse_if_frozen(session)
-        here = stand(session)
+        here = stand(session).answer()
         release = chosen(session, release_id or here.live.release, outcome)
         if not session.settings.build.migrate_after:
             session.console.note("build.migrate_after is empty: there is nothing to run")
@@ -185,24 +185,21 @@ def chosen(session: Session, release_id: str | None, outcome: Outcome) -> Releas
 def unpacked(session: Session, release: Release) -> Iterator[str]:
     """The release, unpacked on the build server for its migrations."""
     with session.console.step("unpack"):
-        directory: str = session.worker.ask(
-            "unpack_release",
-            key=release.archive_key,
-            compression=release.compression,
-            checksum=release.checksum,
-            name=release.id,
-        )["directory"]
+        unpacking = session.build_server.unpack_release(
+            release.archive_key, compression=release.compression, checksum=release.checksum, name=release.id
+        )
+        directory = unpacking.answer().directory
     yield directory
     # After a failure it stays, until the next one is unpacked: a migration may still be running in it. And it must not
     # make a deployment fail that it can't be removed now.
     with contextlib.suppress(ConnectionFailed):
-        session.worker.ask("remove_unpacked", limit_seconds=REMOVAL_SECONDS)
+        session.build_server.remove_unpacked().answer(limit_seconds=REMOVAL_SECONDS)
 
 
 def run(session: Session, stage: "Callable[[Settings, Place, str], Step | None]", directory: str) -> tuple[str, ...]:
     """Run a stage in the directory where a release lies unpacked; returns its result lines. Raises StepError."""
     step = stage(session.settings, session.place, directory)
-    return session.run(step) if step is not None else ()
+    return session.run(step).results() if step is not None else ()
 
 
 # --- on the way back

@@ -17,7 +17,7 @@ from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.releases import read_release
-from deploytool.state.targets import Here, begin_stand, check_event_sizes, release_wanted, tell_lost
+from deploytool.state.targets import Here, check_event_sizes, release_wanted, stand, tell_lost
 
 
 def promote(session: Session, outcome: Outcome) -> None:
@@ -30,11 +30,11 @@ def promote(session: Session, outcome: Outcome) -> None:
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
         thawed = session.bus.frozen(after=held)
-        standing = begin_stand(session, after=held)
+        standing = stand(session, after=held)
         refuse_if_frozen(session, thawed)
         session.begins("promote", outcome)
         with outcome.phase("hosts"):
-            here = standing()
+            here = standing.answer()
             tell_lost(session, here.expected)
             outcome.down = here.expected.down
             release = read_release(session, unfinished_release(session, here))
@@ -43,7 +43,7 @@ def promote(session: Session, outcome: Outcome) -> None:
         # Also a role that has none left is to be wanted to run it as a whole.
         left = replace(here.expected, up=dict.fromkeys(here.expected.up, ()) | by_role(here.expected.hosts - done))
         with outcome.phase("choice"):
-            changes = compare(session, here.served.revision, release.revision)
+            changes = compare(session, here.served.revision, release.revision).answer()
         session.console.note(f"{release.id} runs on {counted(len(done), 'host')}; {len(left.hosts)} to go")
         kept = kept_roles(release, left)
         waves = tuple(

@@ -7,7 +7,7 @@ A freeze does not stop it: who freezes an environment wants it to stay good, and
 
 from dataclasses import replace
 
-from deploytool.build.commits import begin_compare, tell_changes
+from deploytool.build.commits import compare, tell_changes
 from deploytool.errors import UsageError
 from deploytool.model.history import Choice, History, is_proven, rollback_choice, standings
 from deploytool.model.release import ReleaseId, record_key
@@ -19,7 +19,7 @@ from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
 from deploytool.state.history_store import read_history
 from deploytool.state.releases import read_release
-from deploytool.state.targets import Here, begin_stand, check_event_sizes, strays, tell_lost
+from deploytool.state.targets import Here, check_event_sizes, stand, strays, tell_lost
 
 #: So many releases of the choice are shown.
 SHOWN = 10
@@ -30,22 +30,22 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
     settings = session.settings
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
-        standing = begin_stand(session, after=held)
+        standing = stand(session, after=held)
         session.begins(f"rollback to {release_id}" if release_id else "rollback", outcome)
         with outcome.phase("hosts"):
-            here = standing()
+            here = standing.answer()
             tell_lost(session, here.expected)
             outcome.down = here.expected.down
         with outcome.phase("choice"):
             release = read_release(session, choose_target(session, here, release_id))
             outcome.release, outcome.revision, outcome.reused = release.id, release.revision, True
-            comparing = begin_compare(session, here.served.revision, release.revision)
+            comparing = compare(session, here.served.revision, release.revision)
             # What was wanted last has migrated, even if its hosts went back.
             same = here.served == here.live
-            wanting = None if same else begin_compare(session, here.live.revision, release.revision)
-            changes = comparing()
+            wanting = None if same else compare(session, here.live.revision, release.revision)
+            changes = comparing.answer()
             tell_changes(session, here, changes)
-            wanted = changes if wanting is None else wanting()
+            wanted = changes if wanting is None else wanting.answer()
             warn_of_migrations(session, here.history, release, wanted)
             kept = kept_roles(release, here.expected)
             kept -= bound_to_an_archive(session, release, kept)

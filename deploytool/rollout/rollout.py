@@ -21,7 +21,7 @@ from deploytool.model.release import (
     deployment_record_key,
 )
 from deploytool.model.waves import Wave, pauses
-from deploytool.rollout.announce import Announced, begin_announcement, begin_claim, manifests
+from deploytool.rollout.announce import Announced, announce, claim_release, manifests
 from deploytool.rollout.attempt import Attempt, by_role, new_deployment_id, pairs
 from deploytool.rollout.listening import Listening, ReleaseNotKept
 from deploytool.rollout.migrations import migrate, migrate_after
@@ -83,9 +83,9 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     entries, urls = manifests(session, attempt, deployment)
     with outcome.phase("manifests"):
         # Each of these is in line behind the one before: what fails leaves undone what comes after it.
-        claim = begin_claim(session, release, deployment, outcome.story)
+        claim = claim_release(session, release, deployment, outcome.story)
         published = session.store.put(entries, after=claim.done)
-        announced = begin_announcement(session, attempt, deployment, urls, after=published) if attempt.wait else None
+        announced = announce(session, attempt, deployment, urls, after=published) if attempt.wait else None
         claim.settle()
     fleet = Fleet(attempt.expected.up)
     fell_back = False
@@ -100,7 +100,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
             hook(session, attempt, "before_go", outcome)
             # They go without being waited for: from here on it is unknown whether a host was switched.
             outcome.advance(Event.LOSE)
-            announced = begin_announcement(session, attempt, deployment, urls)
+            announced = announce(session, attempt, deployment, urls)
         rollout(session, attempt, announced, fleet, outcome)
         if outcome.migrate_after == "due" and attempt.is_for_all and outcome.status is Status.VERIFIED:
             migrate_after(session, release, outcome)
@@ -285,7 +285,7 @@ def take_back(session: Session, *, cancel: bool) -> Event:
     """
     try:
         if cancel:
-            session.worker.ask("cancel", limit_seconds=FAREWELL_SECONDS)
+            session.build_server.cancel().answer(limit_seconds=FAREWELL_SECONDS)
         let_go = session.bus.abort().answer(limit_seconds=FAREWELL_SECONDS).let_go
     except DeployError as trouble:
         session.console.note(str(trouble))

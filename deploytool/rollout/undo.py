@@ -70,7 +70,7 @@ def _bring_back_to(
     undone.revision, undone.reused = release.revision, True
     undoes = DeploymentId(halted.deployment or "")
     with_halted = here.history.then(Deployment(undoes, record={"migrated": halted.migrated}))
-    warn_of_migrations(session, with_halted, release, compare(session, halted.revision, release.revision))
+    warn_of_migrations(session, with_halted, release, compare(session, halted.revision, release.revision).answer())
     nodes = tuple(dict.fromkeys(host for told in (heard, unheard) for hosts in told.values() for host in hosts))
     session.console.note(f"going back to {release.id} on {counted(len(nodes), 'host')}")
     expected = replace(here.expected, up=dict.fromkeys(unheard, ()) | dict(heard), down=())

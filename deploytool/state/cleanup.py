@@ -124,7 +124,7 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
             swept = _sweep(session, frozenset(live), held)
         # Consul comes last: it is the likeliest to be out of reach, and no disk fills up for want of it.
         sweeping = session.store.prune_uploads()
-        pruning = session.worker.start("prune_build_server", keep=list(swept.staying), logs=LOGS, after=sweeping)
+        pruning = session.build_server.prune(list(swept.staying), LOGS, after=sweeping)
         keys = session.bus.prune_keys(swept.newest, after=pruning).answer()
         pruned, uploads = pruning.answer(), sweeping.answer()
     if uploads.trouble is not None:
@@ -134,8 +134,8 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
         leftovers=swept.leftovers,
         deployments=tuple(keys.removed),
         uploads=tuple(uploads.removed),
-        files=tuple(pruned["removed"]),
-        freed_bytes=pruned["freed_bytes"],
+        files=tuple(pruned.removed),
+        freed_bytes=pruned.freed_bytes,
         unreadable=swept.unreadable,
     )
 
@@ -169,7 +169,7 @@ def _clean_up_quietly(session: Session) -> None:
         session.console.note(f"old releases could not be cleaned up, the next deployment tries again: {trouble}")
         # What failed has ended, and nothing else runs under this lock; if it was never taken, this does nothing.
         with contextlib.suppress(DeployError):
-            session.worker.ask("release_lock", name=RETENTION_LOCK, limit_seconds=FAREWELL_SECONDS)
+            session.let_go(RETENTION_LOCK).answer(limit_seconds=FAREWELL_SECONDS)
     except KeyboardInterrupt:
         # The deployment is over, and its result stands.
         session.console.note("interrupted while cleaning up; the next deployment goes on with that")

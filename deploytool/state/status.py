@@ -16,7 +16,7 @@ def read_status(session: Session) -> Status:
     """Ask Consul, the store and the build server. Raises ConsulError if Consul knows no host of any role."""
     settings = session.settings
     asked = session.bus.status(selectors(session))
-    holder = session.worker.start("lock_holder", name=settings.environment)
+    holder = session.build_server.lock_holder(settings.environment)
     freezing = session.bus.frozen()
     roles = asked.answer().roles
     releases: dict[str, str | None] = {}
@@ -44,7 +44,7 @@ def read_status(session: Session) -> Status:
         raise ConsulError(
             f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
         )
-    lock, frozen = holder.answer()["sentence"], freezing.answer().frozen
+    lock, frozen = holder.answer().sentence, freezing.answer().frozen
     return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished, asked_at=session.now())
 
 

@@ -2,11 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from deploytool.connection.client import Asked, Pending
+from deploytool.connection.client import Asked, Later, Pending
 from deploytool.errors import ConsulError, UsageError
 from deploytool.hosts.manifest import manifest_url
 from deploytool.model.fleet import LastWord, read_last_word
@@ -23,7 +22,7 @@ from deploytool.model.release import (
 from deploytool.session import Session
 from deploytool.state.history_store import NEWEST, ask_history, read_history, release_of
 from deploytool.state.releases import read_release
-from deploytool.worker.wire import Roles
+from deploytool.worker.wire import Roles, Selector
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
 #: is for the payload. By the length of the name it is 96 to 99, and up to 4 more by the cluster's clock of events: that
@@ -149,13 +148,13 @@ def only_nodes(found: Expected, nodes: Sequence[str]) -> Expected:
     return replace(found, up={role: hosts for role, hosts in chosen.items() if hosts}, down=())
 
 
-def selectors(session: Session) -> Mapping[str, Mapping[str, Any]]:
-    """For each role, how its hosts are chosen, as the worker takes it."""
-    return {name: role.hosts.model_dump(mode="json") for name, role in session.settings.roles.items()}
+def selectors(session: Session) -> Mapping[str, Selector]:
+    """For each role, how its hosts are chosen."""
+    return {name: Selector(**role.hosts.model_dump(mode="json")) for name, role in session.settings.roles.items()}
 
 
-def described(selector: Mapping[str, Any]) -> str:
-    return json.dumps({key: value for key, value in selector.items() if value}, ensure_ascii=False)
+def described(selector: Selector) -> str:
+    return json.dumps({key: value for key, value in selector._asdict().items() if value}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +179,9 @@ class Here:
     learned: tuple[Learned, ...]
 
 
-def stand(session: Session, nodes: Sequence[str] = ()) -> Here:
-    """Where the environment stands, by Consul and the store. Raises ConsulError, StoreError or UsageError."""
-    return begin_stand(session, nodes)()
-
-
-def begin_stand(session: Session, nodes: Sequence[str] = (), *, after: Asked | None = None) -> Callable[[], Here]:
-    """Ask where the environment stands; what is returned waits for the answers, as `stand` does."""
+def stand(session: Session, nodes: Sequence[str] = (), *, after: Asked | None = None) -> Later[Here]:
+    """Where the environment stands, by Consul and the store. Its answer raises ConsulError, StoreError or
+    UsageError."""
     environment = session.settings.environment
     audience = ask_audience(session, after=after)
     history = ask_history(session, environment, after=after)
@@ -195,7 +190,7 @@ def begin_stand(session: Session, nodes: Sequence[str] = (), *, after: Asked | N
         expected = expected_hosts(session, nodes, audience)
         return here_by(session, expected, read_history(session, environment, reaches_target, asked=history))
 
-    return found
+    return Later(found)
 
 
 def here_by(session: Session, expected: Expected, history: History) -> Here:

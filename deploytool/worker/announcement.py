@@ -10,14 +10,14 @@ import contextlib
 import re
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from deploytool.text import ids
 
 from . import freezing
 from .bus import Bus, Entry
 from .failure import Failure
-from .wire import Freeze
+from .wire import Freeze, Report, Reports, Target
 
 #: The barrier's counter grows this often, as long as the operator is heard: hosts leave when it stands still for 60 s.
 TICK_SECONDS = 15.0
@@ -32,11 +32,8 @@ ABORT_TRIES = 5
 
 
 class Announcement:
-    """An announced deployment. `roles` holds for each role its event's name, the manifest's URL and its hosts.
+    """An announced deployment.
 
-    A role's `payload` is the URL that the event carries, where that is another one than stands in `wanted`. `spared`
-    are hosts that run the release by a deployment of their own, which stays wanted of them. A role without hosts has no
-    event.
     It is open from `announce` until all hosts were let go, or `abort`; only an open one is taken back.
 
     `in_waves`: hosts are let go in several steps. Until the last of them nothing is wanted of the role as a whole, only
@@ -49,7 +46,7 @@ class Announcement:
         bus: Bus,
         prefix: str,
         deployment: str,
-        roles: List[Dict[str, Any]],
+        roles: List[Target],
         only_hosts: bool,
         in_waves: bool = False,
     ) -> None:
@@ -82,9 +79,9 @@ class Announcement:
     def _whole_key(self, role: str) -> str:
         return "{}/wanted/{}".format(self._prefix, role)
 
-    def _wanted_keys(self, role: Dict[str, Any]) -> List[str]:
-        whole = self._whole_key(role["role"])
-        return ["{}/{}".format(whole, host) for host in role["hosts"]] if self._by_host else [whole]
+    def _wanted_keys(self, role: Target) -> List[str]:
+        whole = self._whole_key(role.role)
+        return ["{}/{}".format(whole, host) for host in role.hosts] if self._by_host else [whole]
 
     def announce(self, *, wait: bool, goes_back: bool = False) -> Optional[Freeze]:
         """Abort what is open, write `go` and `wanted`, fire the events. A failure on the way takes everything back.
@@ -99,17 +96,17 @@ class Announcement:
                     raise freezing.refusal(self._prefix, frozen)
                 self._refuse_older()
                 for role in self._roles:
-                    self._abort_open(role["role"])
+                    self._abort_open(role.role)
                 self._forget_reports()
                 for role in self._roles:
-                    self._say(role["role"], "wait 0" if wait else "go all", 0)
+                    self._say(role.role, "wait 0" if wait else "go all", 0)
                 for role in self._roles:
                     for key in self._wanted_keys(role):
-                        self._want(key, "{} {}".format(self.deployment, role["url"]))
+                        self._want(key, "{} {}".format(self.deployment, role.url))
                     if not self._by_host:
-                        self._end_exceptions(role["role"])
-                for role in (role for role in self._roles if role["hosts"]):
-                    self._bus.fire(role["event"], role.get("payload") or role["url"], role["hosts"])
+                        self._end_exceptions(role.role)
+                for role in (role for role in self._roles if role.hosts):
+                    self._bus.fire(role.event, role.payload, role.hosts)
                     # Hosts that are not waited for go as soon as they hear: nothing is taken back from here on.
                     self._open = self._open and wait
             except BaseException:
@@ -119,7 +116,7 @@ class Announcement:
 
     def _refuse_older(self) -> None:
         for role in self._roles:
-            whole = self._whole_key(role["role"])
+            whole = self._whole_key(role.role)
             for key in dict.fromkeys([whole, *self._wanted_keys(role)]):
                 self._refuse_if_newer(self._bus.get(key))
 
@@ -265,8 +262,8 @@ class Announcement:
             if not self._unsettled:
                 return
             for role in self._roles:
-                self._want(self._whole_key(role["role"]), "{} {}".format(self.deployment, role["url"]))
-                self._end_exceptions(role["role"], role.get("spared", ()))
+                self._want(self._whole_key(role.role), "{} {}".format(self.deployment, role.url))
+                self._end_exceptions(role.role, role.spared)
             self._unsettled = False
 
     def _went(self, writes: List[Tuple[str, str, int]], failure: Failure) -> bool:
@@ -357,7 +354,7 @@ def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
 
 
 def watch_reports(
-    bus: Bus, prefix: str, deployment: str, report: Callable[[List[Dict[str, str]]], None], ended: threading.Event
+    bus: Bus, prefix: str, deployment: str, tell: Callable[[Reports], None], ended: threading.Event
 ) -> None:
     """Send each new or changed report on the deployment, until `ended` is set.
 
@@ -375,7 +372,7 @@ def watch_reports(
                 is_marked = bus.put(top + "watched", deployment)
             entries, now = bus.list(top, index=index, wait_seconds=10)
         except Failure as failure:
-            report([{"trouble": failure.message}])
+            tell(Reports([], failure.message))
             ended.wait(1.0)
             continue
         # An index that goes backwards means that Consul's memory is another one: begin again.
@@ -385,7 +382,7 @@ def watch_reports(
             parts = entry.key[len(top) :].split("/")
             if len(parts) == 4 and parts[2] == deployment and seen.get(entry.key) != entry.modified:
                 seen[entry.key] = entry.modified
-                news.append({"role": parts[0], "host": parts[1], "state": parts[3], "value": entry.value})
+                news.append(Report(parts[0], parts[1], parts[3], entry.value))
         if news:
-            report(news)
+            tell(Reports(news, None))
         ended.wait(min(max(LOOK_SECONDS_PER_REPORT * len(entries), LOOK_SECONDS_MIN), LOOK_SECONDS_MAX))

@@ -21,6 +21,7 @@ from .compressors import Compressor
 from .failure import Failure
 from .processes import Groups
 from .standalone import Inspection
+from .wire import Hidden
 
 CHUNK_BYTES = 1 << 20
 #: As much as an unprivileged process may have in one pipe: fewer turns between the programs.
@@ -89,7 +90,7 @@ class PackedStream:
         #: of the archive before it is compressed; known once the stream has ended
         self.unpacked_bytes = 0
         #: what the archive holds at paths that hosts link; see `Inspection.finish`
-        self.links: Dict[str, Any] = {}
+        self.links: Dict[str, Hidden] = {}
         self._hash = hashlib.sha256()
         self._inspection = inspection
         self._groups = groups

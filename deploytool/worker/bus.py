@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
+from typing import List, NamedTuple, Optional, Protocol, Tuple
 
 from .findings import Findings
+from .wire import Selector
 
 
 class Entry(NamedTuple):
@@ -45,7 +46,7 @@ class Bus(Protocol):
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str: ...
 
-    def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]: ...
+    def hosts(self, selector: Selector) -> Tuple[List[str], List[str]]: ...
 
     def check(self, findings: Findings, prefix: str, probe: str, events: List[str], services: List[str]) -> None:
         """Try every right that a deploy needs: keys below `prefix`, hosts, these events and services.

@@ -21,6 +21,7 @@ from deploytool.text.untrusted import read_json
 from .bus import Entry, is_below_something
 from .failure import Failure
 from .findings import Findings
+from .wire import Selector
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
@@ -270,7 +271,7 @@ class Consul:
         )
         return event
 
-    def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+    def hosts(self, selector: Selector) -> Tuple[List[str], List[str]]:
         """The hosts that match a role's `hosts`: those whose serfHealth passes, and those that are down. In order."""
         chosen = self._matching(selector)
         query = {"filter": 'CheckID == "serfHealth"'}
@@ -286,9 +287,9 @@ class Consul:
             host for host in chosen if host not in passing
         )
 
-    def _matching(self, selector: Dict[str, Any]) -> List[str]:
-        if selector.get("nodes"):
-            wanted = list(selector["nodes"])
+    def _matching(self, selector: Selector) -> List[str]:
+        if selector.nodes:
+            wanted = list(selector.nodes)
             names = set(self._nodes())
             unknown = [name for name in wanted if name not in names]
             if unknown:
@@ -298,9 +299,9 @@ class Consul:
                     hint="it knows {}".format(", ".join(sorted(names)) or "none (or the token lacks node read)"),
                 )
             return wanted
-        if selector.get("service"):
-            return sorted(self._serving(selector["service"], right="service read, node read"))
-        meta = selector["node_meta"].items()
+        if selector.service:
+            return sorted(self._serving(selector.service, right="service read, node read"))
+        meta = (selector.node_meta or {}).items()
         return sorted(
             name for name, known in self._nodes().items() if all(known.get(key) == value for key, value in meta)
         )

@@ -10,22 +10,22 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 
-from . import compressors, locks, ownership, steps
+from . import compressors, locks, ownership, steps, wire
 from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
 from .processes import Groups, started_at
 from .store import open_store
 
-#: What a request tells before its answer.
-Tell = Callable[[Dict[str, Any]], None]
+#: What a request tells before its answer: one of `wire.EVENTS`.
+Tell = Callable[[Any], None]
 
 
 class Context:
     """One operator's. `hello` is what the request of that name has said."""
 
     def __init__(self, *, read_only: bool) -> None:
-        self.hello: Dict[str, Any] = {}
+        self.hello: wire.Greeting
         self.read_only = read_only
         #: the work area of the application
         self.root = ""
@@ -49,12 +49,11 @@ class Context:
     def open_bus(self) -> Bus:
         with self._bus_guard:
             if self._bus_client is None:
-                settings = self.hello["consul"]
-                address = settings.get("address")
-                if address is not None and address.startswith("file:"):
-                    self._bus_client = DirectoryBus(address, settings["receiver"])
+                settings = self.hello.consul
+                if settings.address is not None and settings.address.startswith("file:"):
+                    self._bus_client = DirectoryBus(settings.address, settings.receiver)
                 else:
-                    consul = Consul(address, settings.get("token_file"))
+                    consul = Consul(settings.address, settings.token_file)
                     self.masking.learn([consul.token or ""])
                     self._bus_client = consul
             return self._bus_client
@@ -86,10 +85,10 @@ class Context:
 
     @property
     def _store_and_application(self) -> Tuple[str, str]:
-        return self.hello["store"]["url"], self.hello["application"]
+        return self.hello.store.url, self.hello.application
 
     def _open_store(self, *, read_only: bool) -> Any:
-        return open_store(self.hello["store"], self.python_directory, self.groups, read_only=read_only)
+        return open_store(self.hello.store, self.python_directory, self.groups, read_only=read_only)
 
     def prepare_store(self) -> None:
         """Have the client ready when the first request for the store comes: boto3 takes a while to import.
@@ -103,16 +102,16 @@ class Context:
 
     @property
     def prefix(self) -> str:
-        return "deploytool/{application}/{environment}".format(**self.hello)
+        return "deploytool/{}/{}".format(self.hello.application, self.hello.environment)
 
     def lock_path(self, name: str) -> str:
         return os.path.join(self.root, "locks", name)
 
     def holder(self) -> Dict[str, Any]:
         return {
-            "operator": self.hello["operator"],
-            "environment": self.hello["environment"],
-            "purpose": self.hello["purpose"],
+            "operator": self.hello.operator,
+            "environment": self.hello.environment,
+            "purpose": self.hello.purpose,
             "since": ids.recorded(ids.now()),
             "pid": os.getpid(),
             "started": started_at(os.getpid()),
@@ -125,6 +124,6 @@ class Context:
     def current_log(self) -> steps.Log:
         with self._log_guard:
             if self.log is None:
-                name = "{}-{}-{}".format(ids.compact(ids.now()), self.hello["environment"], os.getpid())
+                name = "{}-{}-{}".format(ids.compact(ids.now()), self.hello.environment, os.getpid())
                 self.log = steps.Log(os.path.join(self.root, "logs"), name, self.masking)
             return self.log

@@ -12,12 +12,13 @@ import os
 import subprocess
 import tempfile
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from .bus import Entry, is_below_something
 from .failure import Failure
 from .findings import Findings
+from .wire import Selector
 
 #: What `deploy_to` of a pretend host begins with; the receiver puts the host's own directory in its place.
 PRETEND_HOST = "/pretend/host"
@@ -160,15 +161,16 @@ class DirectoryBus:
         current = self.get(key)
         return (current.modified if current else 0) == expected_index
 
-    def hosts(self, selector: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+    def hosts(self, selector: Selector) -> Tuple[List[str], List[str]]:
         """Pretend hosts are up, and are named in the settings."""
-        if not selector.get("nodes"):
+        if not selector.nodes:
+            chosen = {name: value for name, value in selector._asdict().items() if value}
             raise Failure(
                 "consul",
-                "pretend hosts have names and nothing else: {} chooses none".format(selector),
+                "pretend hosts have names and nothing else: {} chooses none".format(chosen),
                 hint="with consul.address: file:///…, set roles.….hosts.nodes: [app1, app2]",
             )
-        return sorted(selector["nodes"]), []
+        return sorted(selector.nodes), []
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str:
         """Start a receiver on each host. It outlives the worker, as a real host would."""

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Optional, Sequence
+
+from deploytool.text.masking import Masking
+
+from .wire import Kind, Trouble
 
 
 class Failure(Exception):
     """What failed, the last lines of output, and who must do what.
 
-    `kind` is one of deploytool.errors' kinds (step, store, consul, locked, usage, interrupted); the operator's side
-    turns it into an exit code.
+    The operator's side turns its `kind` into an exit code.
     """
 
-    def __init__(self, kind: str, message: str, *, tail: Sequence[str] = (), hint: Optional[str] = None) -> None:
+    def __init__(self, kind: Kind, message: str, *, tail: Sequence[str] = (), hint: Optional[str] = None) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.tail = list(tail)
         self.hint = hint
 
-    def as_json(self) -> Dict[str, Any]:
-        return {"kind": self.kind, "message": self.message, "tail": self.tail, "hint": self.hint}
+    def masked(self, masking: Masking) -> Trouble:
+        """As it travels: nothing in it is a secret."""
+        tail, hint = [masking.text(line) for line in self.tail], masking.text(self.hint) if self.hint else None
+        return Trouble(self.kind, masking.text(self.message), tail, hint)
 
 
 class Cancelled(Failure):

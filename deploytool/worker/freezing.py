@@ -6,7 +6,6 @@ stands there freezes as well: somebody meant it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Optional
 
@@ -56,7 +55,7 @@ def refusal(prefix: str, told: Freeze) -> Failure:
 def freeze(bus: Bus, prefix: str, *, why: str, operator: str, at: str) -> Freeze:
     """Freeze the environment. One that is frozen already is a Failure that says by whom: of two at once one wins."""
     told = Freeze(why, operator, at)
-    value = json.dumps(dataclasses.asdict(told), ensure_ascii=False, sort_keys=True)
+    value = json.dumps(told._asdict(), ensure_ascii=False, sort_keys=True)
     for _ in range(TRIES):
         if bus.put(_key(prefix), value, expected_index=0):
             return told

@@ -10,7 +10,6 @@ once, and they are done one after the other, up to the first that does not go we
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import getpass
 import json
 import os
@@ -25,7 +24,7 @@ from typing import Any, Callable, Dict, Optional, Set
 
 from deploytool.text.masking import secrets_in
 
-from . import compressors, wire
+from . import compressors, shapes, wire
 from .context import Context, Tell
 from .failure import Failure
 from .requests_build import BuildRequests
@@ -132,19 +131,16 @@ class Worker:
                     "a worker that writes nothing was asked for `{}`, and refused".format(do),
                     hint="this is a bug in deploytool; please report it with the command that you gave",
                 )
-            answer = action(lambda event: self.send({"id": number, "event": event}), **message)
-            result = dataclasses.asdict(answer) if isinstance(answer, wire.Answer) else answer or {}
+            asked = shapes.read_parameters(action, message)
+            answer = action(lambda event: self.send({"id": number, "event": shapes.plain(event)}), **asked)
+            result = shapes.plain(answer or wire.Done())
             went_well = all(result.get(name) == value for name, value in expect.items())
             self.send({"id": number, "ok": result})
         except Failure as failure:
-            self.send({"id": number, "error": self._here.masking.value(failure.as_json())})
+            self._send_failure(number, failure)
         except OSError as error:
-            trouble = Failure(
-                "step",
-                "the build server could not do `{}`: {}".format(do, error),
-                hint="is its disk full? see build.root",
-            )
-            self.send({"id": number, "error": self._here.masking.value(trouble.as_json())})
+            trouble = "the build server could not do `{}`: {}".format(do, error)
+            self._send_failure(number, Failure("step", trouble, hint="is its disk full? see build.root"))
         except Exception as error:
             bug = Failure(
                 "bug",
@@ -152,10 +148,13 @@ class Worker:
                 tail=traceback.format_exc().splitlines()[-12:],
                 hint="this is a bug in deploytool; please report it with the lines above",
             )
-            self.send({"id": number, "error": self._here.masking.value(bug.as_json())})
+            self._send_failure(number, bug)
         finally:
             self._went_well[number].set_result(went_well)
             self._owed.discard(number)
+
+    def _send_failure(self, number: int, failure: Failure) -> None:
+        self.send({"id": number, "error": shapes.plain(failure.masked(self._here.masking))})
 
     def _wait_for(self, earlier: int, do: str) -> None:
         """Wait until that request has gone well. Raises Failure if it has not, or if all was cancelled meanwhile."""
@@ -228,22 +227,17 @@ class Worker:
                     actions[name] = getattr(requests, name)
         return actions
 
-    def hello(self, tell: Tell, **given: Any) -> Dict[str, Any]:
-        """Settings of this run: root, application, environment, store, consul, secrets, operator, purpose, read_only,
-        compression (as `build.compression`). `compressor` in the answer is the one that a build would use: its name
-        with its version, whether it is `ready` or a build installs it first, and a warning if it stands in for that.
-
-        A worker that was started, or once greeted, as one that writes nothing stays so.
-        """
-        self._here.hello = given
-        self._here.read_only = self._here.read_only or bool(given.get("read_only", False))
+    def hello(self, tell: Tell, greeting: wire.Greeting) -> wire.Hello:
+        """A worker that was started, or once greeted, as one that writes nothing stays so."""
+        self._here.hello = greeting
+        self._here.read_only = self._here.read_only or greeting.read_only
         # What the build server has for itself, steps can print as well.
-        self._here.masking.learn([*given["secrets"], *secrets_in(os.environ)])
+        self._here.masking.learn([*greeting.secrets, *secrets_in(os.environ)])
         # Before a step could print its token; what is wrong with it is told to the first who needs it.
         with contextlib.suppress(Failure, ValueError):
             self._here.open_bus()
-        root = os.path.abspath(os.path.expanduser(given["root"]))
-        self._here.root = os.path.join(root, given["application"])
+        root = os.path.abspath(os.path.expanduser(greeting.root))
+        self._here.root = os.path.join(root, greeting.application)
         try:
             if not self._here.read_only:
                 os.makedirs(self._here.root, exist_ok=True)
@@ -253,19 +247,19 @@ class Worker:
                 "the work area {} can't be made on the build server: {}".format(self._here.root, error.strerror),
                 hint="mend build.root, or the rights there",
             ) from error
-        self._here.compressor = compressors.choose(given.get("compression", "none"), self._build.own_isal)
-        if given["store"]["url"].startswith("s3:"):
+        self._here.compressor = compressors.choose(greeting.compression, self._build.own_isal)
+        if greeting.store.url.startswith("s3:"):
             threading.Thread(target=self._here.prepare_store, daemon=True).start()
-        return {
-            "root": root,
-            "python": "{}.{}.{}".format(*sys.version_info[:3]),
-            "executable": sys.executable,
-            "host": socket.gethostname(),
-            "user": getpass.getuser(),
-            "pid": os.getpid(),
-            "time": time.time(),
-            "compressor": self._build.about_compressor,
-        }
+        return wire.Hello(
+            root=root,
+            python="{}.{}.{}".format(*sys.version_info[:3]),
+            executable=sys.executable,
+            host=socket.gethostname(),
+            user=getpass.getuser(),
+            pid=os.getpid(),
+            time=time.time(),
+            compressor=self._build.about_compressor,
+        )
 
 
 def main() -> None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import time
 from typing import Any, Callable, Dict, List
 
+from deploytool.text.masking import Masking
+
 from .bus import Bus
 from .failure import Failure
+from .wire import Answers, Question, Trouble
 
 LOOK_SECONDS = 0.1
 
@@ -22,32 +25,32 @@ def probe_hosts(
     prefix: str,
     place: str,
     probe: str,
-    roles: List[Dict[str, Any]],
+    roles: List[Question],
     *,
     seconds: float,
+    masking: Masking,
     go_on: Callable[[], None],
-) -> Dict[str, Any]:
+) -> Answers:
     """Ask every host of the roles, and wait for their answers until that many seconds have passed.
 
-    Each of `roles` has `role`, `event`, `key`, `manifest`, `url` and `hosts`. `place` is where manifests of probes are
-    in the store: what an earlier one left there goes as well. Returns `answers`, role → host → what it says, and
-    `failures`, role → why its event could not be fired. `go_on` raises to stop it.
+    `place` is where manifests of probes are in the store: what an earlier one left there goes as well. `go_on` raises
+    to stop it.
     """
     below = "{}/reports/".format(prefix)
-    failures: Dict[str, Any] = {}
+    failures: Dict[str, Trouble] = {}
     try:
         for left in store.list(place):
             store.delete(left)
-        asked: List[Dict[str, Any]] = []
+        asked: List[Question] = []
         for role in roles:
-            store.put_new(role["key"], role["manifest"].encode())
+            store.put_new(role.key, role.manifest.encode())
             try:
-                bus.fire(role["event"], role["url"], role["hosts"])
+                bus.fire(role.event, role.url, role.hosts)
                 asked.append(role)
             except Failure as failure:
-                failures[role["role"]] = failure.as_json()
-        awaited = {(role["role"], host) for role in asked for host in role["hosts"]}
-        answers: Dict[str, Dict[str, str]] = {role["role"]: {} for role in roles}
+                failures[role.role] = failure.masked(masking)
+        awaited = {(role.role, host) for role in asked for host in role.hosts}
+        answers: Dict[str, Dict[str, str]] = {role.role: {} for role in roles}
         deadline = time.monotonic() + seconds
         while awaited and time.monotonic() < deadline:
             go_on()
@@ -57,12 +60,12 @@ def probe_hosts(
                     awaited.remove((role_name, host))
                     answers[role_name][host] = entry.value
             time.sleep(LOOK_SECONDS)
-        return {"answers": answers, "failures": failures}
+        return Answers(answers, failures)
     finally:
         try:
             for role in roles:
-                store.delete(role["key"])
+                store.delete(role.key)
         finally:
             bus.delete_places(
-                ["{}{}/{}/{}/".format(below, role["role"], host, probe) for role in roles for host in role["hosts"]]
+                ["{}{}/{}/{}/".format(below, role.role, host, probe) for role in roles for host in role.hosts]
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
-from . import archive, compressors, locks, retention, steps, unfinished
+from . import archive, compressors, locks, retention, steps, unfinished, wire
 from .context import Context, Tell
 from .failure import Failure
 from .inside import refuse_outside
@@ -28,7 +28,7 @@ class BuildRequests:
         def waiting(current: Dict[str, Any]) -> bool:
             if time.monotonic() - told[0] >= 5:
                 told[0] = time.monotonic()
-                tell({"waiting": locks.sentence(current)})
+                tell(wire.Waiting(locks.sentence(current)))
             self._here.groups.refuse_if_cancelled("waiting for the {} lock".format(name))
             return True
 
@@ -41,20 +41,20 @@ class BuildRequests:
         if lock is not None:
             lock.release()
 
-    def lock_holder(self, tell: Tell, name: str) -> Dict[str, Any]:
+    def lock_holder(self, tell: Tell, name: str) -> wire.Holder:
         holder = locks.read_holder(self._here.lock_path(name))
-        return {"holder": holder, "sentence": locks.sentence(holder) if holder else None}
+        return wire.Holder(holder, locks.sentence(holder) if holder else None)
 
-    def break_lock(self, tell: Tell, name: str) -> Dict[str, Any]:
+    def break_lock(self, tell: Tell, name: str) -> wire.Broken:
         holder = locks.break_lock(self._here.lock_path(name))
-        return {"ended": locks.sentence(holder) if holder else None}
+        return wire.Broken(locks.sentence(holder) if holder else None)
 
-    def name_log(self, tell: Tell, name: str) -> Dict[str, Any]:
+    def name_log(self, tell: Tell, name: str) -> wire.LogFile:
         log = self._here.current_log()
         log.rename(name)
-        return {"log": log.path}
+        return wire.LogFile(log.path)
 
-    def run(self, tell: Tell, step: str, script: str, timeout_seconds: float) -> Dict[str, Any]:
+    def run(self, tell: Tell, step: str, script: str, timeout_seconds: float) -> wire.StepEnd:
         self._here.groups.refuse_if_cancelled("starting the step {}".format(step))
         try:
             return steps.run_step(
@@ -63,7 +63,7 @@ class BuildRequests:
                 timeout_seconds=timeout_seconds,
                 log=steps.NoLog(self._here.masking) if self._here.read_only else self._here.current_log(),
                 groups=self._here.groups,
-                progress=lambda line: tell({"line": line}),
+                progress=lambda line: tell(wire.Line(line)),
             )
         except OSError as error:
             raise Failure(
@@ -81,17 +81,14 @@ class BuildRequests:
         return OwnIsal(self._here.python_directory, read_only=self._here.read_only)
 
     @property
-    def about_compressor(self) -> Dict[str, Any]:
-        return {
-            "name": self._here.compressor.name,
-            "ready": self._here.compressor.ready,
-            "warning": self._here.masking.text(self._here.compressor.warning)
-            if self._here.compressor.warning
-            else None,
-        }
+    def about_compressor(self) -> wire.Compressor:
+        chosen = self._here.compressor
+        return wire.Compressor(
+            chosen.name, chosen.ready, self._here.masking.text(chosen.warning) if chosen.warning else None
+        )
 
-    def install_compressor(self, tell: Tell, again: bool) -> Dict[str, Any]:
-        """Install the worker's own compressor if it has to be; `compressor` is what compresses from now on.
+    def install_compressor(self, tell: Tell, again: bool) -> wire.Compressor:
+        """Install the worker's own compressor if it has to be; the answer is what compresses from now on.
 
         If that failed less than an hour ago, it is tried with `again` only.
         """
@@ -100,27 +97,35 @@ class BuildRequests:
             own = self.own_isal
             why_not = own.install(self._here.groups, again=again, mask=self._here.masking.text)
             self._here.compressor = compressors.after_installing(own, why_not)
-        return {"compressor": self.about_compressor}
+        return self.about_compressor
 
     def publish_archive(
-        self, tell: Tell, directory: str, exclude: List[str], epoch: int, key: str, **inspected: Any
-    ) -> Dict[str, Any]:
+        self,
+        tell: Tell,
+        directory: str,
+        exclude: List[str],
+        epoch: int,
+        key: str,
+        workspace: Optional[str] = None,
+        allow: List[str] = [],  # noqa: B006
+        links: Dict[str, List[str]] = {},  # noqa: B006
+        demands: List[wire.Demand] = [],  # noqa: B006
+    ) -> wire.Packed:
         """Pack the tree and upload it under a new key, in one pass, by the compressor of `hello`.
 
-        A build has had it installed before, as its name is an input of the build. `inspected` is what `Inspection` must
-        know to tell whether the tree stands alone.
+        A build has had it installed before, as its name is an input of the build. From `workspace` on, it is what
+        `Inspection` must know to tell whether the tree stands alone.
         """
-        begin = time.monotonic()
         store = self._here.own_store
         self.install_compressor(tell, again=False)
         if not os.path.isdir(directory):
             raise Failure("step", "the tree to pack, {}, is not there".format(directory))
-        if inspected.get("workspace") is not None:
+        if workspace is not None:
             # A step may have replaced what the checkout saw.
-            refuse_outside(inspected["workspace"], os.path.join(directory, "."))
-        settings = self._here.hello["store"]
+            refuse_outside(workspace, os.path.join(directory, "."))
+        settings = self._here.hello.store
         journal = unfinished.Journal(
-            os.path.join(self._here.root, "uploads"), "{} {}".format(settings.get("endpoint_url"), settings["url"])
+            os.path.join(self._here.root, "uploads"), "{} {}".format(settings.endpoint_url, settings.url)
         )
         journal.remove_left(store)
 
@@ -128,7 +133,14 @@ class BuildRequests:
             self._here.groups.refuse_if_cancelled("uploading the release")
 
         inspection = Inspection(
-            directory, [self._here.root], exclude=exclude, environment=self._here.hello["environment"], **inspected
+            directory,
+            [self._here.root],
+            workspace=workspace,
+            exclude=exclude,
+            allow=allow,
+            links=links,
+            environment=self._here.hello.environment,
+            demands=demands,
         )
         stream = archive.PackedStream(
             directory,
@@ -145,33 +157,26 @@ class BuildRequests:
                 raise Failure("step", "packing {} gave nothing".format(directory))
         finally:
             stream.stop()
-        return {
-            "checksum": stream.checksum,
-            "size_bytes": stream.size_bytes,
-            "unpacked_bytes": stream.unpacked_bytes,
-            "compressor": self._here.compressor.name,
-            "links": stream.links,
-            "seconds": round(time.monotonic() - begin, 3),
-        }
+        return wire.Packed(stream.checksum, stream.size_bytes, stream.unpacked_bytes, stream.links)
 
-    def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> Dict[str, Any]:
+    def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> wire.Unpacked:
         """Unpack an archive of the store below `unpacked/`, in place of this environment's last."""
-        directory = os.path.join(self._here.root, "unpacked", self._here.hello["environment"], name)
+        directory = os.path.join(self._here.root, "unpacked", self._here.hello.environment, name)
         refuse_outside(self._here.root, directory)
         shutil.rmtree(os.path.dirname(directory), ignore_errors=True)
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         with self._here.store.open(key) as stream:
             archive.unpack(stream, directory, compression, checksum, self._here.groups)
-        return {"directory": directory}
+        return wire.Unpacked(directory)
 
     def remove_unpacked(self, tell: Tell) -> None:
-        directory = os.path.join(self._here.root, "unpacked", self._here.hello["environment"])
+        directory = os.path.join(self._here.root, "unpacked", self._here.hello.environment)
         refuse_outside(self._here.root, directory)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def prune_build_server(self, tell: Tell, keep: List[str], logs: int) -> Dict[str, Any]:
+    def prune_build_server(self, tell: Tell, keep: List[str], logs: int) -> wire.Freed:
         """Remove old logs, leftovers of migrations in this environment, and worker files of old versions."""
-        environment = self._here.hello["environment"]
+        environment = self._here.hello.environment
         sweep = retention.Sweep()
         now = time.time()
         top = os.path.dirname(self._here.root)

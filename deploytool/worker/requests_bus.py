@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
 from deploytool.text import ids
 
@@ -23,7 +23,7 @@ class BusRequests:
         self.announcement: Optional[Announcement] = None
         self.watch_ended = threading.Event()
 
-    def _role(self, role: str, selector: Dict[str, Any]) -> wire.Role:
+    def _role(self, role: str, selector: wire.Selector) -> wire.Role:
         up, down = self._here.bus.hosts(selector)
         entry = self._here.bus.get("{}/wanted/{}".format(self._here.prefix, role))
         wanted = entry.value if entry else None
@@ -46,7 +46,7 @@ class BusRequests:
         found = {entry.key[len(top) :]: entry.value for entry in self._here.bus.list(top)[0]}
         return {host: value for host, value in found.items() if "/" not in host}
 
-    def status(self, tell: Tell, roles: Dict[str, Any]) -> wire.Roles:
+    def status(self, tell: Tell, roles: Dict[str, wire.Selector]) -> wire.Roles:
         return wire.Roles({role: self._role(role, selector) for role, selector in roles.items()})
 
     def frozen(self, tell: Tell) -> wire.Frozen:
@@ -57,7 +57,7 @@ class BusRequests:
             self._here.bus,
             self._here.prefix,
             why=self._here.masking.text(why),
-            operator=self._here.hello["operator"],
+            operator=self._here.hello.operator,
             at=ids.recorded(ids.now()),
         )
         return wire.Frozen(told)
@@ -76,17 +76,17 @@ class BusRequests:
         )
         return wire.Removed(removed)
 
-    def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> Dict[str, Any]:
+    def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> wire.Findings:
         """Try every right in Consul, with keys of `probe`, an id that no deployment has."""
-        findings = Findings()
+        findings = Findings(self._here.masking)
         self._here.bus.check(findings, self._here.prefix, probe, events, services)
-        return {"findings": self._here.masking.value(findings.all)}
+        return wire.Findings(findings.all)
 
     def probe_hosts(
-        self, tell: Tell, probe: str, place: str, roles: List[Dict[str, Any]], seconds: float
-    ) -> Dict[str, Any]:
+        self, tell: Tell, probe: str, place: str, roles: List[wire.Question], seconds: float
+    ) -> wire.Answers:
         """Have every host of the roles answer over the way that a deployment takes; see `probe.probe_hosts`."""
-        found = probe_hosts(
+        return probe_hosts(
             self._here.bus,
             self._here.store,
             self._here.prefix,
@@ -94,15 +94,15 @@ class BusRequests:
             probe,
             roles,
             seconds=seconds,
+            masking=self._here.masking,
             go_on=lambda: self._here.groups.refuse_if_cancelled("waiting for the hosts' answers"),
         )
-        return {"answers": found["answers"], "failures": self._here.masking.value(found["failures"])}
 
     def announce(
         self,
         tell: Tell,
         deployment: str,
-        roles: List[Dict[str, Any]],
+        roles: List[wire.Target],
         only_hosts: bool,
         wait: bool,
         in_waves: bool = False,
@@ -116,7 +116,7 @@ class BusRequests:
         """Tell the hosts' reports until `end_watch`."""
         # Its own: an earlier one may still wait for Consul, and is to end then.
         ended = self.watch_ended = threading.Event()
-        watch_reports(self._here.bus, self._here.prefix, deployment, lambda news: tell({"reports": news}), ended)
+        watch_reports(self._here.bus, self._here.prefix, deployment, tell, ended)
 
     def end_watch(self, tell: Tell) -> None:
         self.watch_ended.set()

@@ -94,7 +94,7 @@ class StoreRequests:
         return wire.Contents(contents)
 
     def store_newest(
-        self, tell: Tell, prefix: str, patterns: List[List[Any]], since: Sequence[str] = (), read: bool = True
+        self, tell: Tell, prefix: str, patterns: List[List[Any]], since: List[str], read: bool = True
     ) -> wire.Newest:
         """The keys below a prefix, and with them the texts of the `newest`; `whole`: whether these are all its keys.
 
@@ -178,11 +178,11 @@ class StoreRequests:
             before = time.time() - retention.UPLOAD_SECONDS
             return wire.RemovedUploads(self._here.own_store.remove_unfinished("releases/", before), None)
         except Failure as failure:
-            return wire.RemovedUploads([], self._here.masking.value(failure.as_json())["message"])
+            return wire.RemovedUploads([], self._here.masking.text(failure.message))
 
-    def check_store(self, tell: Tell) -> Dict[str, Any]:
-        """Try every right on the store; `findings` as `Findings` has them."""
-        findings = Findings()
+    def check_store(self, tell: Tell) -> wire.Findings:
+        """Try every right on the store."""
+        findings = Findings(self._here.masking)
         trouble: Optional[Failure] = None
         try:
             store = self._here.store
@@ -194,4 +194,4 @@ class StoreRequests:
         # A right that is missing, or a bucket, is named by then.
         if trouble is not None and not findings.any_failed:
             findings.failed("store", trouble)
-        return {"findings": self._here.masking.value(findings.all)}
+        return wire.Findings(findings.all)

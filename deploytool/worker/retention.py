@@ -23,6 +23,7 @@ from .bus import Bus
 from .failure import Failure
 from .inside import leads_out
 from .own_isal import MARKER
+from .wire import Freed
 
 #: Younger deployments and logs may be somebody's who is at it right now.
 YOUNG_SECONDS = 3600.0
@@ -142,7 +143,7 @@ class Sweep:
         except OSError as error:
             self._trouble.append(error)
 
-    def finish(self) -> Dict[str, Any]:
+    def finish(self) -> Freed:
         """What was removed and how many bytes that freed. Raises Failure if something could not be removed."""
         if self._trouble:
             first = self._trouble[0]
@@ -154,7 +155,7 @@ class Sweep:
                 ),
                 hint="mend the rights there, or remove it by hand; all else that was due has been removed",
             )
-        return {"removed": self.removed, "freed_bytes": self.freed_bytes}
+        return Freed(self.removed, self.freed_bytes)
 
 
 def prune_logs(sweep: Sweep, directory: str, keep: Sequence[str], newest: int, *, now: float) -> None:

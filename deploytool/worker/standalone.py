@@ -14,10 +14,11 @@ import re
 import struct
 import subprocess
 import threading
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Pattern, Sequence, Set, Tuple
 
 from deploytool.text.untrusted import one_line
 
+from . import wire
 from .failure import Failure
 
 #: What is read to tell a text from anything else: a text has no NUL in there.
@@ -253,7 +254,7 @@ class Inspection:
         allow: Sequence[str] = (),
         links: Optional[Dict[str, List[str]]] = None,
         environment: str = "",
-        demands: Sequence[Dict[str, Any]] = (),
+        demands: Sequence[wire.Demand] = (),
     ) -> None:
         self._directory = directory
         self._revision = Revision(directory, workspace)
@@ -283,7 +284,7 @@ class Inspection:
     def _by_first_name(self) -> Dict[bytes, List[bytes]]:
         """The paths below which packed files are remembered, by their first name: a look-up for each file, no more."""
         paths = {path for linked in self._links.values() for path in linked}
-        paths |= {str(demand["directory"]) for demand in self._demands}
+        paths |= {demand.directory for demand in self._demands}
         by_name: Dict[bytes, List[bytes]] = {}
         for path in sorted(paths):
             encoded = os.fsencode(path.strip("/"))
@@ -393,7 +394,7 @@ class Inspection:
 
     # --- at the end
 
-    def finish(self) -> Dict[str, Any]:
+    def finish(self) -> Dict[str, wire.Hidden]:
         """What lies at linked paths. Raises Failure if the archive does not stand alone; tar has ended by now."""
         self.raise_trouble()
         if self._seen == 0:
@@ -404,8 +405,7 @@ class Inspection:
         self._refuse_hidden(links)
         self._refuse_named()
         return {
-            path: {"made": made.number, "made_names": made.names, "ours": ours.number, "ours_names": ours.names}
-            for path, (made, ours) in links.items()
+            path: wire.Hidden(made.number, made.names, ours.number, ours.names) for path, (made, ours) in links.items()
         }
 
     def raise_trouble(self) -> None:
@@ -500,11 +500,11 @@ class Inspection:
     def _refuse_empty(self) -> None:
         """What a lock file asks for, and a step was to install, is in the archive."""
         for demand in self._demands:
-            directory = str(demand["directory"])
+            directory = demand.directory
             if self._is_excluded(directory) or self._packed.get(os.fsencode(directory)):
                 continue
-            lock = next((each for each in demand["locks"] if self._asks_for_something(each)), None)
-            if lock is None or any(os.path.exists(os.path.join(self._directory, each)) for each in demand["unless"]):
+            lock = next((each for each in demand.locks if self._asks_for_something(each)), None)
+            if lock is None or any(os.path.exists(os.path.join(self._directory, each)) for each in demand.unless):
                 continue
             raise Failure(
                 "step",

@@ -11,13 +11,14 @@ import selectors
 import subprocess
 import tempfile
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Union
+from typing import Callable, Deque, List, Optional, Union
 
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 
 from .failure import Failure
 from .processes import Groups, end_group
+from .wire import StepEnd
 
 TAIL_LINES = 20
 #: So much of a line is shown; the log has all of it.
@@ -149,12 +150,10 @@ def run_step(
     log: Union[Log, NoLog],
     groups: Groups,
     progress: Callable[[str], None],
-) -> Dict[str, Any]:
+) -> StepEnd:
     """Run the script and wait for it.
 
-    Returns exit_code (128 + the signal's number for one that was killed), results (what the script wrote to file
-    descriptor 3, in lines), tail (the last lines of output, long ones cut), timed_out, seconds and the log's path (None
-    without a log). Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
+    Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
     """
     begin = time.monotonic()
     log.write("==> {} {}".format(ids.recorded(ids.now()), name))
@@ -228,14 +227,7 @@ def run_step(
     log.write("<== {} ended with exit status {}".format(name, exit_code))
     log.flush()
     groups.refuse_if_cancelled("running the step {}".format(name))
-    return {
-        "exit_code": exit_code,
-        "results": _result_lines(results),
-        "tail": tail.lines,
-        "timed_out": timed_out,
-        "seconds": round(time.monotonic() - begin, 3),
-        "log": log.path,
-    }
+    return StepEnd(exit_code, _result_lines(results), tail.lines, timed_out, log.path)
 
 
 def _result_lines(results: bytearray) -> List[str]:

@@ -18,6 +18,7 @@ from .failure import Failure
 from .findings import Findings
 from .packages import import_boto3
 from .processes import Groups
+from .wire import Credentials, StoreSettings
 
 #: boto3 gets these to decide that a server does not answer; the retries are botocore's own.
 CONNECT_SECONDS = 10
@@ -219,7 +220,7 @@ class S3Store:
         *,
         endpoint_url: Optional[str],
         region: Optional[str],
-        credentials: Optional[Dict[str, str]],
+        credentials: Optional[Credentials],
         python_directory: str,
         groups: Groups,
         read_only: bool,
@@ -248,9 +249,9 @@ class S3Store:
         keys = {}
         if credentials:
             keys = {
-                "aws_access_key_id": credentials["access_key"],
-                "aws_secret_access_key": credentials["secret_key"],
-                "aws_session_token": credentials.get("token"),
+                "aws_access_key_id": credentials.access_key,
+                "aws_secret_access_key": credentials.secret_key,
+                "aws_session_token": credentials.token,
             }
         with self._faults("preparing"):
             self._client = boto3.session.Session().client(
@@ -536,18 +537,18 @@ def _exists(key: str) -> Failure:
     return Failure("store", "{} is in the store already, and nothing in it is ever overwritten".format(key))
 
 
-def open_store(settings: Dict[str, Any], python_directory: str, groups: Groups, *, read_only: bool) -> "Any":
-    """The store that the settings name: url, endpoint_url, region, credentials (or None: the build server's own).
+def open_store(settings: StoreSettings, python_directory: str, groups: Groups, *, read_only: bool) -> "Any":
+    """The store that the settings name.
 
     With `read_only` boto3 is not installed where it is missing.
     """
-    if settings["url"].startswith("file:"):
-        return DirectoryStore(settings["url"])
+    if settings.url.startswith("file:"):
+        return DirectoryStore(settings.url)
     return S3Store(
-        settings["url"],
-        endpoint_url=settings.get("endpoint_url"),
-        region=settings.get("region"),
-        credentials=settings.get("credentials"),
+        settings.url,
+        endpoint_url=settings.endpoint_url,
+        region=settings.region,
+        credentials=settings.credentials,
         python_directory=python_directory,
         groups=groups,
         read_only=read_only,

@@ -1,57 +1,220 @@
-"""What a worker answers, as both ends know it: a class for each kind of answer, whose fields are those of the JSON."""
+"""What a worker and its operator say to each other, as both ends know it: a class for each thing with fields of its
+own, which are those of the JSON. See `shapes`, which holds both ends to it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Type, TypeVar, get_type_hints
-
-T = TypeVar("T")
+from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One of these."""
+class Done(NamedTuple):
+    """Nothing else is to be said."""
+
+
+#: those of deploytool.errors
+Kind = Literal["bug", "usage", "locked", "step", "connection", "store", "consul", "interrupted"]
+
+
+class Trouble(NamedTuple):
+    """A failure."""
+
+    kind: Kind
+    message: str
+    tail: List[str]
+    hint: Optional[str]
+
+
+# --- how the line begins
+
+
+class Credentials(NamedTuple):
+    access_key: str
+    secret_key: str
+    token: Optional[str]
+
+
+class StoreSettings(NamedTuple):
+    url: str
+    endpoint_url: Optional[str]
+    region: Optional[str]
+    #: None: the build server's own
+    credentials: Optional[Credentials]
+
+
+class ConsulSettings(NamedTuple):
+    address: Optional[str]
+    token_file: Optional[str]
+    #: what starts the built-in receiver of pretend hosts
+    receiver: List[str]
+
+
+class Greeting(NamedTuple):
+    """The settings of a run."""
+
+    root: str
+    application: str
+    environment: str
+    store: StoreSettings
+    consul: ConsulSettings
+    secrets: List[str]
+    operator: str
+    purpose: str
+    read_only: bool
+    #: as `build.compression`
+    compression: str
+
+
+class Compressor(NamedTuple):
+    """What compresses archives on the build server. Its name decides their bytes, and is an input of every build."""
+
+    #: with its version, as in "python-isal 1.7.2"
+    name: str
+    #: False: the worker installs it before the first build
+    ready: bool
+    #: if it stands in for the worker's own: why, what follows from that, and what to do
+    warning: Optional[str]
+
+
+class Hello(NamedTuple):
+    """Who answers, and where. `compressor` is the one that a build would use."""
+
+    root: str
+    python: str
+    executable: str
+    host: str
+    user: str
+    pid: int
+    #: by the build server's clock, in seconds since 1970
+    time: float
+    compressor: Compressor
+
+
+# --- the build server
+
+
+class Holder(NamedTuple):
+    """What a lock's file says of who holds it, and the same in words; None if it is free."""
+
+    holder: Optional[Dict[str, Any]]
+    sentence: Optional[str]
+
+
+class Waiting(NamedTuple):
+    """Who holds the lock that is waited for, in words."""
+
+    waiting: str
+
+
+class Broken(NamedTuple):
+    """Who held the lock, in words."""
+
+    ended: Optional[str]
+
+
+class LogFile(NamedTuple):
+    log: str
+
+
+class Line(NamedTuple):
+    """The last line of a step's output so far."""
+
+    line: str
+
+
+class StepEnd(NamedTuple):
+    #: 128 + the signal's number for one that was killed
+    exit_code: int
+    #: what the script wrote to file descriptor 3, in lines
+    results: List[str]
+    #: the last lines of output, long ones cut
+    tail: List[str]
+    timed_out: bool
+    #: the log's path; None without a log
+    log: Optional[str]
+
+
+class Demand(NamedTuple):
+    """A directory that an archive needs where one of the lock files is, unless one of the other files is there."""
+
+    directory: str
+    locks: List[str]
+    unless: List[str]
+
+
+class Hidden(NamedTuple):
+    """What lies where hosts put a link: how many files the build made there, how many are the revision's, a few
+    names."""
+
+    made: int
+    made_names: List[str]
+    ours: int
+    ours_names: List[str]
+
+
+class Packed(NamedTuple):
+    checksum: str
+    size_bytes: int
+    unpacked_bytes: int
+    #: linked path → what it would hide
+    links: Dict[str, Hidden]
+
+
+class Unpacked(NamedTuple):
+    directory: str
+
+
+class Freed(NamedTuple):
+    removed: List[str]
+    freed_bytes: int
+
+
+# --- what `check` finds
+
+
+class Finding(NamedTuple):
+    """What was tried, and either what was found, in words, or the failure."""
+
+    name: str
+    found: Optional[str]
+    failure: Optional[Trouble]
+
+
+class Findings(NamedTuple):
+    findings: List[Finding]
 
 
 # --- the store
 
 
-@dataclass(frozen=True)
-class Content(Answer):
+class Content(NamedTuple):
     """The text of a key; None if there is none."""
 
     content: Optional[str]
 
 
-@dataclass(frozen=True)
-class Contents(Answer):
+class Contents(NamedTuple):
     contents: Dict[str, Optional[str]]
 
 
-@dataclass(frozen=True)
-class Exists(Answer):
+class Exists(NamedTuple):
     exists: bool
 
 
-@dataclass(frozen=True)
-class Existed(Answer):
+class Existed(NamedTuple):
     """Those keys of what was to be written that were there already, and stay as they are."""
 
     existed: List[str]
 
 
-@dataclass(frozen=True)
-class Keys(Answer):
+class Keys(NamedTuple):
     keys: List[str]
 
 
-@dataclass(frozen=True)
-class Names(Answer):
+class Names(NamedTuple):
     names: List[str]
 
 
-@dataclass(frozen=True)
-class Newest(Answer):
+class Newest(NamedTuple):
     """Keys, whether these are all that there are, and the texts of the newest of them."""
 
     keys: List[str]
@@ -59,8 +222,7 @@ class Newest(Answer):
     contents: Dict[str, Optional[str]]
 
 
-@dataclass(frozen=True)
-class BuiltRecord(Answer):
+class BuiltRecord(NamedTuple):
     """The release that a record for reuse names, the text of that one's own record, and its keys."""
 
     release: Optional[str]
@@ -68,13 +230,11 @@ class BuiltRecord(Answer):
     keys: List[str]
 
 
-@dataclass(frozen=True)
-class Deleted(Answer):
+class Deleted(NamedTuple):
     deleted: int
 
 
-@dataclass(frozen=True)
-class RemovedUploads(Answer):
+class RemovedUploads(NamedTuple):
     removed: List[str]
     #: a right that is missing for it
     trouble: Optional[str]
@@ -83,8 +243,63 @@ class RemovedUploads(Answer):
 # --- the bus
 
 
-@dataclass(frozen=True)
-class Role(Answer):
+class Selector(NamedTuple):
+    """What chooses a role's hosts, as in `roles.….hosts`: the first that is there."""
+
+    nodes: Optional[List[str]] = None
+    service: Optional[str] = None
+    node_meta: Optional[Dict[str, str]] = None
+
+
+class Target(NamedTuple):
+    """A role of a deployment, and the hosts that are to hear of it."""
+
+    role: str
+    #: the event's name
+    event: str
+    #: of the manifest that is wanted of the role
+    url: str
+    #: of the manifest that the event carries
+    payload: str
+    #: none: no event is fired
+    hosts: List[str]
+    #: hosts that run the release by a deployment of their own, which stays wanted of them
+    spared: List[str]
+
+
+class Question(NamedTuple):
+    """A probe of a role's hosts: a manifest that changes nothing and only answers."""
+
+    role: str
+    event: str
+    key: str
+    manifest: str
+    url: str
+    hosts: List[str]
+
+
+class Answers(NamedTuple):
+    """role → host → what it says; and role → why its event could not be fired"""
+
+    answers: Dict[str, Dict[str, str]]
+    failures: Dict[str, Trouble]
+
+
+class Report(NamedTuple):
+    role: str
+    host: str
+    state: str
+    value: str
+
+
+class Reports(NamedTuple):
+    """New or changed reports of hosts; or why none can be had for the moment."""
+
+    reports: List[Report]
+    trouble: Optional[str]
+
+
+class Role(NamedTuple):
     """The hosts of a role, by name, and what Consul has of them: values as they stand there."""
 
     up: List[str]
@@ -99,13 +314,11 @@ class Role(Answer):
     go: Dict[str, str]
 
 
-@dataclass(frozen=True)
-class Roles(Answer):
+class Roles(NamedTuple):
     roles: Dict[str, Role]
 
 
-@dataclass(frozen=True)
-class Freeze(Answer):
+class Freeze(NamedTuple):
     why: str
     operator: str
     at: str
@@ -116,39 +329,45 @@ class Freeze(Answer):
         return "frozen by {} since {}: {}".format(self.operator, self.at, self.why)
 
 
-@dataclass(frozen=True)
-class Frozen(Answer):
+class Frozen(NamedTuple):
     """None if the environment is not frozen."""
 
     frozen: Optional[Freeze]
 
 
-@dataclass(frozen=True)
-class Thawed(Answer):
+class Thawed(NamedTuple):
     """What it was; None if it was not frozen."""
 
     was: Optional[Freeze]
 
 
-@dataclass(frozen=True)
-class Removed(Answer):
+class Removed(NamedTuple):
     removed: List[str]
 
 
-@dataclass(frozen=True)
-class LetGo(Answer):
+class LetGo(NamedTuple):
     """Whether hosts had been let go before; None if that is unknown."""
 
     let_go: Optional[bool]
 
 
-@dataclass(frozen=True)
-class Done(Answer):
-    pass
-
-
 #: request → the class of its answer
 ANSWERS: Mapping[str, Any] = {
+    "hello": Hello,
+    "lock": Done,
+    "release_lock": Done,
+    "lock_holder": Holder,
+    "break_lock": Broken,
+    "name_log": LogFile,
+    "run": StepEnd,
+    "cancel": Done,
+    "install_compressor": Compressor,
+    "publish_archive": Packed,
+    "unpack_release": Unpacked,
+    "remove_unpacked": Done,
+    "prune_build_server": Freed,
+    "check_store": Findings,
+    "check_consul": Findings,
     "store_get": Content,
     "store_read": Contents,
     "store_exists": Exists,
@@ -164,6 +383,7 @@ ANSWERS: Mapping[str, Any] = {
     "freeze": Frozen,
     "thaw": Thawed,
     "prune_keys": Removed,
+    "probe_hosts": Answers,
     "announce": Frozen,
     "watch": Done,
     "end_watch": Done,
@@ -173,33 +393,5 @@ ANSWERS: Mapping[str, Any] = {
     "abort": LetGo,
 }
 
-
-def read(kind: Type[T], answer: Mapping[str, Any]) -> T:
-    """The answer as a value of its class. Its shape was looked at when it came; what it has beyond that is left out."""
-    value: T = _read(kind, answer)
-    return value
-
-
-def _read(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, Answer):
-        return kind(**{name: _read(each, value[name]) for name, each in _types(kind).items()})
-    origin: Any = getattr(kind, "__origin__", None)
-    arguments: Any = getattr(kind, "__args__", None)
-    if value is None or origin is None:
-        return value
-    if origin is dict:
-        return {name: _read(arguments[1], each) for name, each in value.items()}
-    if origin is list:
-        return [_read(arguments[0], each) for each in value]
-    # Optional.
-    return _read(arguments[0], value)
-
-
-def _types(kind: Any) -> Dict[str, Any]:
-    if kind not in _TYPES:
-        _TYPES[kind] = get_type_hints(kind)
-    return _TYPES[kind]
-
-
-#: class → the types of its fields
-_TYPES: Dict[Any, Dict[str, Any]] = {}
+#: request → the class of what is told meanwhile
+EVENTS: Mapping[str, Any] = {"lock": Waiting, "run": Line, "watch": Reports}

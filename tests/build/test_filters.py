@@ -11,7 +11,7 @@ from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.build.stages.preview import preview
 from deploytool.connection.step import explain
 from deploytool.model.release import build_key
-from tests.support.stage_server import Outcome, Repository, Server, run
+from tests.support.stage_server import Outcome, Repository, Server, ended, run
 
 MISSING, FAILED = 78, 79
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n"
@@ -82,7 +82,7 @@ def test_pointers_of_git_lfs_are_never_published(tmp_path: Path) -> None:
     machine = Machine(tmp_path, repository)
     outcome = machine.fetch()
     assert outcome.exit_code == MISSING
-    hint = explain(outcome.step, outcome.exit_code, outcome.results).hint or ""
+    hint = explain(outcome.step, ended(outcome.exit_code, outcome.results)).hint or ""
     assert "install git-lfs there and run `git lfs install`" in hint
     # `git lfs install` was run once, and git-lfs is gone.
     machine.set("filter.lfs.process", "git-lfs-of-nobody filter-process")

@@ -10,6 +10,7 @@ from deploytool.build.stages import checked_out, compared, fetched, free_kib, pe
 from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
 from tests.support.hostile import TEXTS, is_sound
+from tests.support.stage_server import ended
 
 SHA, DIGEST = "0123456789" * 4, "ab" * 32
 #: reader → what a step of ours says to it
@@ -93,7 +94,7 @@ def test_any_results_are_read_or_refused_with_a_sentence(
 @example(Code.VERSION_MISSING, ["problem\t.ruby-version"])
 @example(Code.VERSION_MISSING, [])
 def test_any_failure_is_explained(code: int, results: list[str]) -> None:
-    said = explain(Step("fetch", "", 60), code, results)
+    said = explain(Step("fetch", "", 60), ended(code, results))
     assert said.message
     assert is_sound(str(said))
 

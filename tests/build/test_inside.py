@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from deploytool.build.stages import checked_out, checkout, dependencies, migrate
 from deploytool.build.stages.inside import INSIDE
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.worker.inside import leads_out
 from tests.support.stage_server import Outcome, Repository, Server, run
-from tests.support.worker import hello
+from tests.support.worker import RawClient, hello
 
 LEADS_OUT = 77
 
@@ -304,11 +303,11 @@ def test_kept_results_are_never_put_back_or_set_aside_through_a_link(repository:
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[WorkerClient]:
+def worker(tmp_path: Path) -> Iterator[RawClient]:
     root = tmp_path / "root"
     channel, read = start_worker(SimpleNamespace(is_local=True, root=str(root), server="local"))  # type: ignore[arg-type]
-    client = WorkerClient(channel, read, "local")
-    client.ask("hello", **hello(root, {"url": f"file://{tmp_path}/store"}))
+    client = RawClient(channel, read, "local")
+    client.greet(**hello(root, {"url": f"file://{tmp_path}/store"}))
     yield client
     client.close()
 
@@ -316,7 +315,7 @@ def worker(tmp_path: Path) -> Iterator[WorkerClient]:
 @pytest.mark.parametrize("linked", ["unpacked", "unpacked/production"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "git's own directory"])
 def test_worker_neither_unpacks_nor_removes_through_a_link(
-    worker: WorkerClient, tmp_path: Path, kind: str, linked: str
+    worker: RawClient, tmp_path: Path, kind: str, linked: str
 ) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/a").write_text("1")
@@ -342,7 +341,7 @@ def test_worker_neither_unpacks_nor_removes_through_a_link(
     assert snapshot(outside) == before
 
 
-def test_logs_that_lie_elsewhere_are_not_swept(worker: WorkerClient, tmp_path: Path) -> None:
+def test_logs_that_lie_elsewhere_are_not_swept(worker: RawClient, tmp_path: Path) -> None:
     outside = tmp_path / "var-log"
     outside.mkdir()
     for number in range(5):
@@ -357,7 +356,7 @@ def test_logs_that_lie_elsewhere_are_not_swept(worker: WorkerClient, tmp_path: P
     assert snapshot(outside) == before
 
 
-def test_tree_that_a_step_replaced_by_a_link_is_not_packed(worker: WorkerClient, tmp_path: Path) -> None:
+def test_tree_that_a_step_replaced_by_a_link_is_not_packed(worker: RawClient, tmp_path: Path) -> None:
     workspace = tmp_path / "root/shop/workspace"
     workspace.mkdir(parents=True)
     (tmp_path / "outside").mkdir()

@@ -27,6 +27,7 @@ from deploytool.build.stages.preview import preview
 from deploytool.connection.step import Code, Step, explain
 from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
+from tests.support.stage_server import ended
 from tests.support.stage_settings import FETCHED, ODD, REVISION, place, settings
 
 SHELLCHECK = sysconfig.get_path("scripts") + "/shellcheck"
@@ -143,26 +144,26 @@ def test_credentials_are_taken_out_of_a_url(repository: str, url: str, username:
 @pytest.mark.parametrize("code", list(Code))
 def test_every_exit_code_of_ours_has_a_sentence_of_its_own(code: Code) -> None:
     step = Step("fetch", "", 1800)
-    said = explain(step, code, ["problem\tthe/thing\t7\t8"], log="/logs/x.log")
+    said = explain(step, ended(code, ["problem\tthe/thing\t7\t8"], log="/logs/x.log"))
     assert isinstance(said, StepError)
     assert "the/thing" in said.message
     assert said.hint
-    assert said.message != explain(step, 1, []).message
+    assert said.message != explain(step, ended(1)).message
 
 
 def test_an_unknown_branch_is_named() -> None:
-    said = explain(Step("fetch", "", 1800), Code.UNKNOWN_REVISION, ["problem\t--upload-pack=x"])
+    said = explain(Step("fetch", "", 1800), ended(Code.UNKNOWN_REVISION, ["problem\t--upload-pack=x"]))
     assert said.message == "--upload-pack=x is no branch, tag or commit of the repository"
 
 
 def test_a_time_out_says_how_long_it_was() -> None:
-    said = explain(Step("assets", "", 5), 143, [], timed_out=True)
+    said = explain(Step("assets", "", 5), ended(143, timed_out=True))
     assert "took longer than 5 seconds" in said.message
     assert "build.timeout_seconds" in (said.hint or "")
 
 
 def test_a_surprising_exit_code_is_reported_as_it_is() -> None:
-    assert explain(Step("assets", "", 5), 127, []).message == (
+    assert explain(Step("assets", "", 5), ended(127)).message == (
         "the step assets failed on the build server with exit code 127"
     )
 

@@ -35,7 +35,7 @@ from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
 from tests.support import product_parts
 from tests.support.project import as_root
-from tests.support.stage_server import GIT, Outcome, Repository, Server, run
+from tests.support.stage_server import GIT, Outcome, Repository, Server, ended, run
 
 ODD = 'it\'s $(id) "x" `id`'
 ROOT = Path(__file__).parents[2]
@@ -784,7 +784,7 @@ def test_version_that_is_not_installed_is_told_with_the_command_that_installs_it
     repository.commit({file: "93.9.9\n"})
     server = Server(tmp_path / "build", str(repository.path), recipe=recipe)
     outcome = run(fetch(server.settings, server.place, "main"), **at_home(tmp_path))
-    told = explain(outcome.step, outcome.exit_code, outcome.results)
+    told = explain(outcome.step, ended(outcome.exit_code, outcome.results))
     assert told.message == f"{file} asks for 93.9.9, which {manager} on the build server has not installed"
     assert told.hint == f"there, as the user that builds: {manager} install 93.9.9"
 

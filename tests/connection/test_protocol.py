@@ -19,6 +19,7 @@ from deploytool.worker.failure import Failure
 from deploytool.worker.ownership import is_owned
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import S3Store
+from deploytool.worker.wire import Credentials, Selector
 
 few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -60,9 +61,9 @@ CALLS: Mapping[str, Callable[[Consul], object]] = {
     "names": lambda consul: consul.names("a/"),
     "delete_all": lambda consul: consul.delete_all("a/"),
     "fire": lambda consul: consul.fire("deploy_x", "url", []),
-    "nodes": lambda consul: consul.hosts({"nodes": ["app1"]}),
-    "service": lambda consul: consul.hosts({"service": "web"}),
-    "node_meta": lambda consul: consul.hosts({"node_meta": {"role": "web"}}),
+    "nodes": lambda consul: consul.hosts(Selector(nodes=["app1"])),
+    "service": lambda consul: consul.hosts(Selector(service="web")),
+    "node_meta": lambda consul: consul.hosts(Selector(node_meta={"role": "web"})),
 }
 
 
@@ -125,7 +126,7 @@ def answered() -> Callable[[int, bytes, dict[str, str]], S3Store]:
         "s3://bucket/prefix",
         endpoint_url="http://127.0.0.1:1",
         region="us-east-1",
-        credentials={"access_key": "a", "secret_key": "s"},
+        credentials=Credentials("a", "s", None),
         python_directory="",
         groups=Groups(lambda _: None),
         read_only=True,

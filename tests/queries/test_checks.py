@@ -13,6 +13,7 @@ from deploytool.model.release import DeploymentId
 from deploytool.queries.checks.finding import Check, failed, told
 from deploytool.queries.checks.hosts import busy_hosts, judged, read_answer
 from deploytool.state.targets import Expected
+from deploytool.worker.wire import Finding, Trouble
 
 SETTINGS: Any = SimpleNamespace(
     application="shop", environment="production", wait=SimpleNamespace(fetch_seconds=60, activate_seconds=30)
@@ -83,8 +84,8 @@ def test_host_is_busy_until_its_last_word_or_until_it_must_have_ended() -> None:
 
 
 def test_findings_of_the_worker_become_lines_with_their_exit_codes() -> None:
-    failure = {"kind": "store", "message": "refused", "tail": [], "hint": "ask"}
-    assert told([{"name": "a", "found": "x"}, {"name": "b", "failure": failure}]) == [
+    failure = Trouble("store", "refused", [], "ask")
+    assert told([Finding("a", "x", None), Finding("b", None, failure)]) == [
         Check("a", True, "x"),
         Check("b", False, "refused", "ask", 6),
     ]

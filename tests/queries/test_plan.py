@@ -1,7 +1,7 @@
 """What a plan says, to people and in JSON; that its diff is honest about what only a build can tell."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,9 +25,8 @@ from deploytool.queries.plan import (
     manifest_diff,
     release_to_come,
 )
-from deploytool.session import Compressor
 from deploytool.state.targets import Live
-from deploytool.worker.wire import Freeze
+from deploytool.worker.wire import Compressor, Freeze
 from tests.support.answering import Answering
 from tests.support.manifests import RELEASE, given_settings
 
@@ -89,14 +88,14 @@ def test_plan_begins_with_the_revision_and_the_commits_that_it_brings() -> None:
     ("compressor", "sentence"),
     [
         (OWN, "the build compresses with python-isal 1.7.2"),
-        (replace(OWN, ready=False), "the build installs python-isal 1.7.2 on the build server first"),
+        (OWN._replace(ready=False), "the build installs python-isal 1.7.2 on the build server first"),
         (Compressor("gzip 1.12", ready=True, warning="gzip 1.12 compresses, because"), "gzip 1.12 compresses, because"),
     ],
 )
 def test_plan_names_the_compressor_that_a_build_would_use(compressor: Compressor, sentence: str) -> None:
     assert sentence in text(compressor=compressor)
     assert sentence not in text(compressor=compressor, reused=RELEASE)
-    assert plan(compressor=compressor).as_dict()["compressor"] == asdict(compressor)
+    assert plan(compressor=compressor).as_dict()["compressor"] == compressor._asdict()
 
 
 def test_plan_of_equal_inputs_names_the_release_that_is_used_again() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deploytool.connection.build_server import BuildServer
 from deploytool.connection.bus import BusClient
 from deploytool.connection.store import StoreClient
 from deploytool.errors import ConsulError
@@ -43,7 +44,7 @@ class ScriptedWorker(Answering):
             case "store_read":
                 return {"contents": {key: self._manifests.get(key) for key in parameters["keys"]}}
             case "lock_holder":
-                return {"sentence": self._lock}
+                return {"holder": None, "sentence": self._lock}
             case "frozen":
                 return {"frozen": {"why": "audit", "operator": "jo", "at": "today"} if self._lock else None}
         raise AssertionError(f"unscripted: {do}")
@@ -60,7 +61,12 @@ def session(roles: dict[str, Any], lock: str | None = None) -> Any:
     settings = SimpleNamespace(environment="production", roles={role: SimpleNamespace(hosts=Hosts()) for role in roles})
     worker = ScriptedWorker(roles, manifests, lock)
     return SimpleNamespace(
-        settings=settings, worker=worker, store=StoreClient(worker), bus=BusClient(worker), now=lambda: NOW
+        settings=settings,
+        worker=worker,
+        store=StoreClient(worker),
+        bus=BusClient(worker),
+        build_server=BuildServer(worker),
+        now=lambda: NOW,
     )
 
 

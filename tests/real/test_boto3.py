@@ -14,10 +14,9 @@ import pytest
 
 from deploytool.connection.boot import boot, boot_command, worker_archive
 from deploytool.connection.channel import LocalChannel
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground.playground import Application, Playground
-from tests.support.worker import NO_INDEX
+from tests.support.worker import NO_INDEX, RawClient
 
 ENVIRONMENT = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -31,7 +30,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "bin"
 
 
-class Greeted(WorkerClient):
+class Greeted(RawClient):
     """A worker, and what it answered when it was greeted."""
 
     hello: dict[str, Any]
@@ -49,8 +48,7 @@ def worker(playground: Playground, bare: Path, root: Path, variables: dict[str, 
     keys = playground.deploy_keys
     store: Any = playground.settings_for(Application("bare", ()), root)["store"]
     try:
-        client.hello = client.ask(
-            "hello",
+        client.hello = client.greet(
             root=str(root),
             application="bare",
             environment="test",

@@ -19,12 +19,11 @@ import psutil
 import pytest
 
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.errors import ConnectionFailed, StepError, UsageError
 from deploytool.playground.playground import Playground
 from tests.support.build_server import build, echo, greet, ssh_config, worker
-from tests.support.worker import run
+from tests.support.worker import RawClient, run
 
 
 def wait_for_threads_to_end(before: set[threading.Thread]) -> None:
@@ -139,10 +138,10 @@ def test_cut_connection_ends_the_step_on_the_server(playground: Playground, tmp_
     settings = build(playground)
     channel, read = start_worker(settings)
     assert isinstance(channel, SshChannel)
-    client = WorkerClient(channel, read, settings.server)
+    client = RawClient(channel, read, settings.server)
     greet(client, settings.root)
     script = f"while true; do date > '{alive}'; sleep 0.1; done"
-    asked = client.start("run", step="try", script=script, timeout_seconds=600)
+    asked = client.begin("run", step="try", script=script, timeout_seconds=600)
     deadline = time.monotonic() + 10
     while not alive.exists():
         assert time.monotonic() < deadline
@@ -457,10 +456,9 @@ def test_read_only_worker_answers_over_ssh_and_leaves_nothing(playground: Playgr
         root=str(tmp_path / "root"),
     )
     channel, read = start_worker(build, read_only=True)
-    worker = WorkerClient(channel, read, build.server)
+    worker = RawClient(channel, read, build.server)
     try:
-        worker.ask(
-            "hello", root=build.root, application="shop", environment="test", store={"url": f"file://{tmp_path}/store"},
+        worker.greet(root=build.root, application="shop", environment="test", store={"url": f"file://{tmp_path}/store"},
             consul={}, secrets=[], operator="me@laptop", purpose="testing", read_only=True,
         )  # fmt: skip
         assert run(worker, "echo fine")["tail"] == ["fine"]

@@ -13,11 +13,13 @@ import pytest
 
 from deploytool.playground.playground import Playground
 from deploytool.state.targets import EVENT_BYTES, EVENT_ENVELOPE_BYTES
+from deploytool.text.masking import Masking
 from deploytool.worker import announcement
 from deploytool.worker.announcement import Announcement, watch_reports
 from deploytool.worker.consul import Consul
 from deploytool.worker.failure import Failure
 from deploytool.worker.retention import prune_deployments
+from deploytool.worker.wire import Report, Reports, Selector, Target
 
 
 @pytest.fixture
@@ -32,9 +34,14 @@ def prefix(consul: Consul) -> Iterator[str]:
     consul.delete_all(f"{made}/")
 
 
+def target(name: str, **changes: Any) -> Target:
+    known: dict[str, Any] = {"role": "web", "event": "deploy_none", "url": f"s3://b/{name}", "hosts": ["a"]}
+    made = {"spared": [], **known, **changes}
+    return Target(**{"payload": made["url"], **made})
+
+
 def announce(consul: Consul, prefix: str, deployment: str, *, only_hosts: bool = False, **changes: Any) -> Announcement:
-    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": ["a"], **changes}
-    made = Announcement(consul, prefix, deployment, [role], only_hosts)
+    made = Announcement(consul, prefix, deployment, [target(deployment, **changes)], only_hosts)
     made.announce(wait=True)
     return made
 
@@ -111,9 +118,7 @@ def test_abort_does_not_touch_what_somebody_else_has_announced_since(consul: Con
 
 
 def test_go_lets_all_roles_go_or_none(consul: Consul, prefix: str) -> None:
-    roles = [
-        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
-    ]
+    roles = [target(role, role=role) for role in ("web", "batch")]
     made = Announcement(consul, prefix, "20260101T000001Zaaaa", roles, False)
     made.announce(wait=True)
     keys = [f"{prefix}/deployments/20260101T000001Zaaaa/{role}/go" for role in ("web", "batch")]
@@ -167,7 +172,7 @@ class Failing:
 
 def test_abort_that_failed_is_tried_again(consul: Consul, prefix: str) -> None:
     bus = Failing(consul)
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    role = target("x")
     made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
     made.announce(wait=True)
     bus.fails = {"put", "delete"}
@@ -182,7 +187,7 @@ def test_abort_that_failed_is_tried_again(consul: Consul, prefix: str) -> None:
 
 def test_go_whose_answer_was_lost_is_found_out(consul: Consul, prefix: str) -> None:
     bus = Failing(consul)
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    role = target("x")
     made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
     made.announce(wait=True)
     bus.fails, bus.answers_get_lost = {"put_all"}, True
@@ -194,7 +199,7 @@ def test_go_whose_answer_was_lost_is_found_out(consul: Consul, prefix: str) -> N
 def test_event_that_can_not_be_fired_takes_everything_back(consul: Consul, prefix: str) -> None:
     bus = Failing(consul)
     bus.fails = {"fire"}
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    role = target("x")
     with pytest.raises(Failure, match="fire failed"):
         Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False).announce(wait=True)
     assert value(consul, f"{prefix}/wanted/web") is None
@@ -209,9 +214,7 @@ def test_hosts_that_went_without_being_waited_for_are_not_taken_back(consul: Con
             self.fails = {"fire"}
             return consul.fire(name, payload, hosts)
 
-    roles = [
-        {"role": role, "event": "deploy_none", "url": f"s3://b/{role}", "hosts": ["a"]} for role in ("web", "batch")
-    ]
+    roles = [target(role, role=role) for role in ("web", "batch")]
     made = Announcement(FiresOnce(consul), prefix, "20260101T000001Zaaaa", roles, False)
     with pytest.raises(Failure, match="the second event failed"):
         made.announce(wait=False)
@@ -232,7 +235,7 @@ def test_abort_of_an_open_deployment_wins_over_its_ticks(consul: Consul, prefix:
                 consul.put(go, tick)
             return consul.put(key, value, **options)
 
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    role = target("x")
     Announcement(Ticking(consul), prefix, "20260101T000002Zbbbb", [role], False).announce(wait=True)
     assert value(consul, go) == "abort"
 
@@ -247,7 +250,7 @@ def test_abort_does_not_overwrite_a_go_that_was_written_unheard(consul: Consul, 
 
 def test_refused_go_says_why(consul: Consul, prefix: str) -> None:
     bus = Failing(consul)
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a"]}
+    role = target("x")
     made = Announcement(bus, prefix, "20260101T000001Zaaaa", [role], False)
     made.announce(wait=True)
     bus.fails = {"put_all"}
@@ -266,7 +269,7 @@ def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path:
     (tmp_path / "token").write_text(content)
     with pytest.raises(Failure, match="must hold the token and nothing else") as raised:
         Consul("http://127.0.0.1:1", str(tmp_path / "token"))
-    assert "s3cr3t" not in str(raised.value.as_json())
+    assert "s3cr3t" not in str(raised.value.masked(Masking()))
 
 
 def test_missing_certificate_file_has_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +370,7 @@ class Calls:
 
 
 def in_waves(bus: Any, prefix: str, deployment: str, hosts: Sequence[str] = HOSTS, **changes: Any) -> Announcement:
-    role = {"role": "web", "event": "deploy_none", "url": f"s3://b/{deployment}", "hosts": list(hosts), **changes}
+    role = target(deployment, hosts=list(hosts), **changes)
     made = Announcement(bus, prefix, deployment, [role], False, True)
     made.announce(wait=True)
     return made
@@ -392,7 +395,7 @@ def old(consul: Consul, prefix: str) -> str:
 
 def test_all_at_once_makes_the_very_same_calls_as_ever(consul: Consul, prefix: str) -> None:
     bus = Calls(consul)
-    role = {"role": "web", "event": "deploy_none", "url": "s3://b/x", "hosts": ["a", "b"]}
+    role = target("x", hosts=["a", "b"])
     made = Announcement(bus, prefix, NEW, [role], False)
     made.announce(wait=True)
     made.go()
@@ -573,16 +576,20 @@ def test_keys_are_pruned_beside_a_paused_rollout_and_not_while_one_waits(consul:
 
 def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, prefix: str) -> None:
     announce(consul, prefix, "20260101T000001Zaaaa")
-    news: list[dict[str, str]] = []
+    news: list[Report] = []
     ended = threading.Event()
-    watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", news.extend, ended))
+
+    def tell(told: Reports) -> None:
+        news.extend(told.reports)
+
+    watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", tell, ended))
     watching.start()
     hosts, name = f"{prefix}/reports/web", "20260101T000001Zaaaa"
     try:
         for host, text in (("a", "one"), ("b", "two"), ("a", "three")):
             consul.put(f"{hosts}/{host}/{name}/fetched", text)
             deadline = time.monotonic() + 10
-            while not news or news[-1]["value"] != text:
+            while not news or news[-1].value != text:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         time.sleep(0.5)
@@ -590,7 +597,7 @@ def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, p
         ended.set()
         consul.put(f"{hosts}/z/{name}/fetched", "wakes the watch")
         watching.join(20)
-    told = [(item["host"], item["value"]) for item in news if item["host"] != "z"]
+    told = [(item.host, item.value) for item in news if item.host != "z"]
     assert told == [("a", "one"), ("b", "two"), ("a", "three")]
 
 
@@ -608,7 +615,7 @@ def test_reports_on_older_deployments_go_with_the_next(consul: Consul, prefix: s
 def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:
     # SeaweedFS answers 403 to whom it does not know, as Consul does.
     with pytest.raises(Failure, match="Consul refused GET"):
-        Consul(playground.endpoint_url, None).hosts({"nodes": ["app1"]})
+        Consul(playground.endpoint_url, None).hosts(Selector(nodes=["app1"]))
 
 
 def test_missing_token_file_has_a_sentence(playground: Playground) -> None:
@@ -617,15 +624,18 @@ def test_missing_token_file_has_a_sentence(playground: Playground) -> None:
 
 
 def test_hosts_are_chosen_by_metadata_service_and_name(playground: Playground, consul: Consul) -> None:
-    assert consul.hosts({"node_meta": {"role": "web"}}) == (["app1", "app2", "app3"], [])
-    assert consul.hosts({"nodes": ["app3"]}) == (["app3"], [])
-    assert consul.hosts({"node_meta": {"role": "web", "nothing": "such"}}) == ([], [])
+    assert consul.hosts(Selector(node_meta={"role": "web"})) == (["app1", "app2", "app3"], [])
+    assert consul.hosts(Selector(nodes=["app3"])) == (
+        ["app3"],
+        [],
+    )
+    assert consul.hosts(Selector(node_meta={"role": "web", "nothing": "such"})) == ([], [])
     body = b'{"Name": "deploytool-test", "Port": 1}'
     for path, data in (("register", body), ("deregister/deploytool-test", b"")):
         url = f"{playground.consul_address('app2')}/v1/agent/service/{path}"
         urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=10).close()
         if data:
             deadline = time.monotonic() + 10
-            while consul.hosts({"service": "deploytool-test"}) != (["app2"], []):
+            while consul.hosts(Selector(service="deploytool-test")) != (["app2"], []):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import ConsulError, LockedError, StepError
 from deploytool.playground.playground import Playground
 from deploytool.worker.bus import Bus
@@ -22,8 +21,10 @@ from deploytool.worker.directory_bus import DirectoryBus
 from deploytool.worker.failure import Failure
 from deploytool.worker.own_isal import MARKER
 from deploytool.worker.retention import prune_deployments
+from deploytool.worker.wire import Selector
+from tests.support.worker import RawClient
 
-Start = Callable[..., WorkerClient]
+Start = Callable[..., RawClient]
 DAY = 86400
 #: when the test began, in seconds: pytest may have read this file long before it comes to it
 NOW = 0.0
@@ -64,12 +65,12 @@ def prefix(application: str) -> str:
 @pytest.fixture
 def start(tmp_path: Path, application: str, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Starts workers on this machine, and ends them."""
-    clients: list[WorkerClient] = []
+    clients: list[RawClient] = []
 
-    def begin(**changes: Any) -> WorkerClient:
+    def begin(**changes: Any) -> RawClient:
         build: Any = SimpleNamespace(is_local=True, root=str(tmp_path / "root"), server="local")
         channel, read = start_worker(build)
-        client = WorkerClient(channel, read, "local")
+        client = RawClient(channel, read, "local")
         clients.append(client)
         hello = {
             "root": build.root,
@@ -81,7 +82,7 @@ def start(tmp_path: Path, application: str, request: pytest.FixtureRequest) -> I
             "operator": "me@laptop",
             "purpose": "testing",
         }
-        client.ask("hello", **{**hello, **changes})
+        client.greet(**{**hello, **changes})
         return client
 
     yield begin
@@ -198,7 +199,10 @@ def test_whatever_stands_in_the_key_freezes(start: Start, bus: Bus, prefix: str,
 
 
 def roles(hosts: list[str], **changes: Any) -> list[dict[str, Any]]:
-    return [{"role": "web", "event": "deploy_none", "url": "s3://b/web.yml", "hosts": hosts, **changes}]
+    url = "s3://b/web.yml"
+    return [
+        {"role": "web", "event": "deploy_none", "url": url, "payload": url, "hosts": hosts, "spared": [], **changes}
+    ]
 
 
 def test_frozen_environment_takes_no_announcement_and_nothing_is_written(start: Start, bus: Bus, prefix: str) -> None:
@@ -237,7 +241,7 @@ def test_event_may_carry_another_url_than_the_one_that_is_wanted(start: Start, t
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (tmp_path / "heard").read_text() == "s3://b/kept/web.yml\n"
-    wanted = worker.ask("status", roles={"web": {"nodes": ["app1"]}})["roles"]["web"]["wanted"]
+    wanted = worker.ask("status", roles={"web": Selector(nodes=["app1"])})["roles"]["web"]["wanted"]
     assert wanted == f"{deployment(0)} s3://b/web.yml"
 
 

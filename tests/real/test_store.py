@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import Interrupted, StepError, StoreError
 from deploytool.playground.playground import Playground
 from deploytool.worker.store import DirectoryStore
+from tests.support.worker import RawClient
 
-Start = Callable[..., WorkerClient]
+Start = Callable[..., RawClient]
 PART_BYTES = 16 << 20
 
 
@@ -30,13 +30,13 @@ def prefix(tmp_path: Path) -> str:
 @pytest.fixture
 def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start]:
     """Starts workers on this machine whose store is the playground's S3 server."""
-    clients: list[WorkerClient] = []
+    clients: list[RawClient] = []
 
-    def begin(keys: Any = None, compression: str = "none", **changes: Any) -> WorkerClient:
+    def begin(keys: Any = None, compression: str = "none", **changes: Any) -> RawClient:
         root = str(tmp_path / "root")
         build = SimpleNamespace(is_local=True, root=root, server="local")
         channel, read = start_worker(build)  # type: ignore[arg-type]
-        client = WorkerClient(channel, read, "local")
+        client = RawClient(channel, read, "local")
         clients.append(client)
         keys = keys or playground.deploy_keys
         store = {
@@ -46,8 +46,7 @@ def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start
             "credentials": {"access_key": keys.access_key, "secret_key": keys.secret_key},
             **changes,
         }
-        client.ask(
-            "hello",
+        client.greet(
             root=root,
             application="shop",
             environment="test",
@@ -72,7 +71,7 @@ def uploads(playground: Playground, prefix: str) -> list[str]:
     return [upload["Key"] for upload in found]
 
 
-def publish(worker: WorkerClient, directory: Path, key: str) -> dict[str, Any]:
+def publish(worker: RawClient, directory: Path, key: str) -> dict[str, Any]:
     return worker.ask("publish_archive", directory=str(directory), exclude=[], epoch=0, key=key)
 
 
@@ -135,7 +134,7 @@ def test_interrupted_upload_leaves_neither_an_object_nor_an_upload(
     text = f'"{real}" "$@" | head -c {2 * PART_BYTES}\ntouch "{tmp_path}/begun"\nsleep 60\n'
     monkeypatch.setenv("PATH", fake(tmp_path / "bin", "tar", text))
     worker = start()
-    asked = worker.start("publish_archive", directory=str(tree), exclude=[], epoch=0, key="a.tar")
+    asked = worker.begin("publish_archive", directory=str(tree), exclude=[], epoch=0, key="a.tar")
     deadline = time.monotonic() + 30
     while not ((tmp_path / "begun").exists() and uploads(playground, prefix)):
         assert time.monotonic() < deadline

@@ -20,7 +20,6 @@ import psutil
 import pytest
 
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import StepError, StoreError
 from deploytool.playground.parts import PROGRAMS, find_or_install_program
 from deploytool.playground.playground import Playground
@@ -28,10 +27,11 @@ from deploytool.worker import compressors, multipart
 from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.store import DirectoryStore, S3Store
+from deploytool.worker.wire import Credentials
 from tests.support.waiting import until
-from tests.support.worker import Place, hello, s3, unfinished
+from tests.support.worker import Place, RawClient, hello, s3, unfinished
 
-Start = Callable[..., WorkerClient]
+Start = Callable[..., RawClient]
 PARTS = 5
 
 
@@ -43,15 +43,14 @@ def prefix(tmp_path: Path) -> str:
 @pytest.fixture
 def start(playground: Playground, tmp_path: Path, prefix: str) -> Iterator[Start]:
     """Starts workers on this machine whose store is the playground's S3 server, or one that is named."""
-    clients: list[WorkerClient] = []
+    clients: list[RawClient] = []
 
-    def begin(**store: Any) -> WorkerClient:
+    def begin(**store: Any) -> RawClient:
         root = str(tmp_path / "root")
         channel, read = start_worker(SimpleNamespace(is_local=True, root=root, server="local"))  # type: ignore[arg-type]
-        client = WorkerClient(channel, read, "local")
+        client = RawClient(channel, read, "local")
         clients.append(client)
-        client.ask(
-            "hello",
+        client.greet(
             root=root,
             application="shop",
             environment="test",
@@ -76,7 +75,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def publish(worker: WorkerClient, directory: Path, key: str = "releases/r/a.tar") -> dict[str, Any]:
+def publish(worker: RawClient, directory: Path, key: str = "releases/r/a.tar") -> dict[str, Any]:
     return worker.ask("publish_archive", directory=str(directory), exclude=[], epoch=0, key=key)
 
 
@@ -296,7 +295,7 @@ def test_next_publish_removes_what_a_killed_worker_left(
     worker = start(**store)
     worker.ask("lock", name="workspace", wait=False)
     pid = worker.ask("lock_holder", name="workspace")["holder"]["pid"]
-    worker.start("publish_archive", directory=str(tree), exclude=[], epoch=0, key="releases/r/a.tar")
+    worker.begin("publish_archive", directory=str(tree), exclude=[], epoch=0, key="releases/r/a.tar")
     until(lambda: left() and list((tmp_path / "root/shop/uploads").glob("*.json")))
     # Somebody else's, who is at it, stays.
     other = start(**store)
@@ -322,9 +321,9 @@ def test_old_unfinished_uploads_are_removed_and_young_ones_stay(
     client.close()
     assert start().ask("prune_uploads") == {"removed": [], "trouble": None}
     assert len(unfinished(playground, prefix)) == 2
-    store = S3Store(
-        **s3(playground, prefix), python_directory=str(tmp_path), groups=Groups(lambda groups: None), read_only=True
-    )
+    keys = playground.deploy_keys
+    own = {**s3(playground, prefix), "credentials": Credentials(keys.access_key, keys.secret_key, None)}
+    store = S3Store(**own, python_directory=str(tmp_path), groups=Groups(lambda groups: None), read_only=True)
     assert store.remove_unfinished("releases/", time.time() + 60) == ["releases/r/a.tar"]
     assert unfinished(playground, prefix) == [f"{prefix}/elsewhere/a"]
 
@@ -469,9 +468,9 @@ def test_refused_archive_of_many_parts_leaves_nothing_in_s3(playground: Playgrou
     prefix = f"standalone-{tmp_path.name}"
     root = tmp_path / "root"
     channel, read = start_worker(SimpleNamespace(is_local=True, root=str(root), server="local"))  # type: ignore[arg-type]
-    worker = WorkerClient(channel, read, "local")
+    worker = RawClient(channel, read, "local")
     try:
-        worker.ask("hello", **hello(root, s3(playground, prefix)))
+        worker.greet(**hello(root, s3(playground, prefix)))
         place = Place(worker, root, tmp_path / "none")
         place.commit()
         place.put("a/large", os.urandom(2 * multipart.PART_BYTES))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploytool.connection.client import Answer, Asked, Listener
+from deploytool.connection.client import Asked, Listener
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.playground.slow_link import SlowLink
 from deploytool.rollout.choose_release import Request
@@ -38,9 +38,9 @@ class Watched(Asked):
     def __init__(self, asked: Asked, waited: Callable[[], None]) -> None:
         self.inner, self.number, self.after, self._waited = asked, asked.number, asked.after, waited
 
-    def next(self, timeout_seconds: float) -> Answer | None:
+    def hear(self, timeout_seconds: float) -> Any:
         self._waited()
-        return self.inner.next(timeout_seconds)
+        return self.inner.hear(timeout_seconds)
 
     def answer(self, *, told: Listener | None = None, limit_seconds: float | None = None) -> Any:
         self._waited()
@@ -60,16 +60,13 @@ class Trips:
         #: what was asked in each trip
         self.asked: list[list[str]] = []
 
-    def start(self, do: str, *, after: Asked | None = None, **parameters: Any) -> Asked:
+    def start(self, do: str, kind: Any, /, *, after: Asked | None = None, **parameters: Any) -> Asked:
         if self._waited:
             self.asked.append([])
         self._waited = False
         self.asked[-1].append(do)
         before = after.inner if isinstance(after, Watched) else after
-        return Watched(self._worker.start(do, after=before, **parameters), self._has_waited)
-
-    def ask(self, do: str, *, told: Any = None, limit_seconds: float | None = None, **parameters: Any) -> Any:
-        return self.start(do, told=told, **parameters).answer(limit_seconds=limit_seconds)
+        return Watched(self._worker.start(do, kind, after=before, **parameters), self._has_waited)
 
     def _has_waited(self) -> None:
         self._waited = True

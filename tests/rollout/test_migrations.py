@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,9 +167,9 @@ class World:
         self.session.run = self.run_step
         self.outcome = Outcome()
 
-    def run_step(self, step: Step) -> tuple[str, ...]:
+    def run_step(self, step: Step) -> Any:
         self.worker.steps.append(step.name)
-        return ()
+        return SimpleNamespace(results=lambda: ())
 
     def by_hand(self, *, sure: bool = False) -> None:
         migrate_after_by_hand(self.session, None, self.outcome, sure=sure)

@@ -21,7 +21,7 @@ from deploytool.model.history import Deployment, History, RoleHost, read_deploym
 from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, ReleaseId, begun_key, record_key
 from deploytool.model.waves import ALL_AT_ONCE, RolloutPlan, Wave
-from deploytool.rollout.announce import begin_claim
+from deploytool.rollout.announce import claim_release
 from deploytool.rollout.attempt import Attempt, new_deployment_id
 from deploytool.rollout.choose_release import Request
 from deploytool.rollout.listening import ReleaseNotKept
@@ -34,6 +34,7 @@ from deploytool.screen.summary import Outcome
 from deploytool.state.cleanup import clean_up
 from deploytool.state.history_store import RETENTION_LOCK
 from deploytool.state.targets import Expected, Here, Live
+from deploytool.worker.wire import Done
 from tests.support.answering import Answered
 from tests.support.histories import NOW, RELEASES, deployment_id, good, one_after_the_other
 from tests.support.manifests import given_settings
@@ -51,7 +52,7 @@ class Fleet(Store):
         #: what each host reports on the announcement, and on `go`
         self.fetches: dict[str, tuple[str, dict[str, Any]]] = {host: ("fetched", {}) for host in HOSTS}
         self.activates: dict[str, tuple[str, dict[str, Any]]] = {host: ("verified", {}) for host in HOSTS}
-        self._reports = Asked("here")
+        self._reports = Asked("here", "watch", Done)
         self.say_fetched: Callable[[], dict[str, tuple[str, dict[str, Any]]]] = lambda: self.fetches
         #: the freeze that an announcement passes
         self.frozen: dict[str, str] | None = None
@@ -82,11 +83,11 @@ class Fleet(Store):
                 return {"let_go": None if "go" in self.done else False}
         return super().ask(do, told=told, limit_seconds=limit_seconds, **parameters)
 
-    def start(self, do: str, *, after: Asked | None = None, **parameters: Any) -> Asked:
+    def start(self, do: str, kind: Any, /, *, after: Asked | None = None, **parameters: Any) -> Asked:
         if do not in ("watch", "end_watch"):
-            return super().start(do, after=after, **parameters)
+            return super().start(do, kind, after=after, **parameters)
         if do == "watch":
-            self._reports = Asked("here")
+            self._reports = Asked("here", "watch", Done)
             if isinstance(after, Answered) and after.went_well:
                 self._say(self.say_fetched())
         return self._reports
@@ -96,7 +97,7 @@ class Fleet(Store):
             {"role": "web", "host": host, "state": state, "value": json.dumps(value)}
             for host, (state, value) in said.items()
         ]
-        self._reports.deliver({"event": {"reports": reports}})
+        self._reports.deliver({"event": {"reports": reports, "trouble": None}})
 
     @property
     def gone(self) -> set[str]:
@@ -236,9 +237,9 @@ class Drops(World):
         self.session.run = self._run
         self.ran: list[tuple[str, list[str]]] = []
 
-    def _run(self, step: Step) -> tuple[str, ...]:
+    def _run(self, step: Step) -> Any:
         self.ran.append((step.name, [do for do in self.worker.done if do in ("go", "settle", "store_put")]))
-        return ()
+        return SimpleNamespace(results=lambda: ())
 
     def bring(self, **changes: Any) -> None:
         super().bring(**{"migrate": True, **changes})
@@ -549,7 +550,7 @@ class Halted(World):
     @property
     def announced(self) -> list[list[str]]:
         """The hosts of each announcement."""
-        return [parameters["roles"][0]["hosts"] for do, parameters in self.worker.asked if do == "announce"]
+        return [parameters["roles"][0].hosts for do, parameters in self.worker.asked if do == "announce"]
 
 
 def test_hosts_that_switched_go_back_to_where_they_came_from(tmp_path: Path) -> None:
@@ -842,7 +843,7 @@ COMING = DeploymentId(f"{NOW:%Y%m%dT%H%M%SZ}next")
 
 
 def claiming(worker: Store) -> None:
-    begin_claim(session_of(worker), OLDEST, COMING, {"release": OLDEST.id}).settle()
+    claim_release(session_of(worker), OLDEST, COMING, {"release": OLDEST.id}).settle()
 
 
 def cleaning(worker: Store) -> None:

@@ -136,7 +136,7 @@ def test_small_store_is_not_read() -> None:
         "prune_keys",
     ]
     assert cleaned.releases == ()
-    newest = [each.id for each in one_after_the_other(RELEASES[:2]).deployments]
+    newest = tuple(each.id for each in one_after_the_other(RELEASES[:2]).deployments)
     assert worker.asked[-1][1] == {"keep": newest}
     assert worker.asked[-2][1] == {"keep": list(RELEASES[:2]), "logs": 50}
 
@@ -158,7 +158,7 @@ def test_consul_keeps_the_newest_ten_deployments_of_this_environment(count: int)
     known = one_after_the_other([RELEASES[at % 3] for at in range(count)])
     worker = Store(store_of(RELEASES, production=known, staging=one_after_the_other(RELEASES)))
     clean_up(Session(worker), ())  # type: ignore[arg-type]
-    assert worker.asked[-1] == ("prune_keys", {"keep": [each.id for each in known.deployments][-10:]})
+    assert worker.asked[-1] == ("prune_keys", {"keep": tuple(each.id for each in known.deployments)[-10:]})
 
 
 def test_environment_that_wants_to_keep_more_is_heard_by_all_that_share_the_store() -> None:

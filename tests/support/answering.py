@@ -3,18 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deploytool.connection.client import Answer, Asked, Listener
+from deploytool.connection.client import Asked, Listener, Message
 from deploytool.errors import DeployError
+from deploytool.worker.shapes import read
 
 
 class Answered(Asked):
     """A question that was answered when it was asked; its error waits until somebody wants the answer."""
 
     def __init__(
-        self, act: Callable[[], Any], after: "Asked | None", expect: Mapping[str, object], kind: Any = None
+        self, do: str, kind: Any, act: Callable[[], Any], after: "Asked | None", expect: Mapping[str, object]
     ) -> None:
-        super().__init__("here", after=after, kind=kind)
-        self._answer: Answer = {}
+        super().__init__("here", do, kind, after=after)
+        self._answer: Message = {}
         self._error: BaseException | None = None
         self.went_well = False
         if isinstance(after, Answered) and not after.went_well:
@@ -31,7 +32,7 @@ class Answered(Asked):
             self.after.answer()
         if self._error is not None:
             raise self._error
-        return self._read(self._answer)
+        return read(self.kind, self._answer)
 
 
 class Answering:
@@ -43,11 +44,12 @@ class Answering:
     def start(
         self,
         do: str,
+        kind: Any,
+        /,
         *,
-        kind: Any = None,
         after: Asked | None = None,
         expect: Mapping[str, object] | None = None,
         told: Listener | None = None,
         **parameters: Any,
     ) -> Asked:
-        return Answered(lambda: self.ask(do, **parameters), after, expect or {}, kind)
+        return Answered(do, kind, lambda: self.ask(do, **parameters), after, expect or {})

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.playground.playground import Playground
+from tests.support.worker import RawClient
 
 
 def build(playground: Playground, **changes: Any) -> Any:
@@ -25,10 +25,9 @@ def build(playground: Playground, **changes: Any) -> Any:
     )
 
 
-def greet(client: WorkerClient, root: str) -> None:
+def greet(client: RawClient, root: str) -> None:
     """What every session begins with."""
-    client.ask(
-        "hello",
+    client.greet(
         root=root,
         application="ssh",
         environment="test",
@@ -41,9 +40,9 @@ def greet(client: WorkerClient, root: str) -> None:
 
 
 @contextlib.contextmanager
-def worker(settings: Any) -> Iterator[WorkerClient]:
+def worker(settings: Any) -> Iterator[RawClient]:
     channel, read = start_worker(settings)
-    client = WorkerClient(channel, read, settings.server)
+    client = RawClient(channel, read, settings.server)
     try:
         greet(client, settings.root)
         yield client
@@ -51,7 +50,7 @@ def worker(settings: Any) -> Iterator[WorkerClient]:
         client.close()
 
 
-def echo(client: WorkerClient, script: str = "echo hello") -> list[str]:
+def echo(client: RawClient, script: str = "echo hello") -> list[str]:
     tail = client.ask("run", step="try", script=script, timeout_seconds=60)["tail"]
     assert isinstance(tail, list)
     return tail

@@ -14,6 +14,7 @@ from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.connection.paths import Place
 from deploytool.connection.step import Step, explain
 from deploytool.model.release import Revision
+from deploytool.worker.wire import StepEnd
 from tests.support.stage_settings import build_defaults
 
 GIT = {
@@ -21,6 +22,17 @@ GIT = {
     "GIT_CONFIG_SYSTEM": "/dev/null",
     **{f"GIT_{who}_{what}": "a@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
 }
+
+
+def ended(
+    exit_code: int,
+    results: Sequence[str] = (),
+    tail: Sequence[str] = (),
+    *,
+    log: str | None = None,
+    timed_out: bool = False,
+) -> StepEnd:
+    return StepEnd(exit_code, list(results), list(tail), timed_out, log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +44,7 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        return explain(self.step, self.exit_code, self.results, tail=self.output.splitlines()).message
+        return explain(self.step, ended(self.exit_code, self.results, self.output.splitlines())).message
 
 
 def run(step: Step | None, wrapper: Sequence[str] = (), **environ: str) -> Outcome:

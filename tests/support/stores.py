@@ -117,7 +117,7 @@ class Store(Answering):
                 }
                 return {"roles": {"web": role}}
             case "lock_holder":
-                return {"sentence": None}
+                return {"holder": None, "sentence": None}
             case "frozen":
                 return {"frozen": None}
             case "prune_uploads":
@@ -160,7 +160,7 @@ class Session:
     def now(self) -> datetime:
         return NOW
 
-    store, bus = RealSession.store, RealSession.bus
+    build_server, store, bus = RealSession.build_server, RealSession.store, RealSession.bus
 
     def hook(self, moment: str, outcome: Outcome) -> None:
         self.hooked.append((moment, tuple(do for do, _ in getattr(self.worker, "asked", ()))))

@@ -2,15 +2,37 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploytool.connection.client import WorkerClient
+from deploytool.connection.client import Asked, WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground.playground import Playground
+from deploytool.session import RECEIVER
 from tests.support.stage_server import GIT
+
+
+class RawClient(WorkerClient):
+    """A worker that is asked in plain JSON, and answers so."""
+
+    def begin(self, do: str, **parameters: Any) -> Asked:
+        return self.start(do, dict, **parameters)
+
+    def ask(self, do: str, *, limit_seconds: float | None = None, **parameters: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.begin(do, **parameters).answer(limit_seconds=limit_seconds)
+        return answer
+
+    def greet(self, *, store: Mapping[str, Any], consul: Mapping[str, Any], **known: Any) -> dict[str, Any]:
+        """Say `hello`; what is not given is as nobody has set it."""
+        store = {"endpoint_url": None, "region": None, "credentials": None, **store}
+        if store["credentials"] is not None:
+            store = {**store, "credentials": {"token": None, **store["credentials"]}}
+        consul = {"address": None, "token_file": None, "receiver": list(RECEIVER), **consul}
+        greeting = {"read_only": False, "compression": "none", **known, "store": store, "consul": consul}
+        return self.ask("hello", greeting=greeting)
 
 
 def hello(root: Path, store: dict[str, Any]) -> dict[str, Any]:
@@ -84,14 +106,14 @@ def fake_program(directory: Path, name: str, text: str) -> str:
     return f"{directory}:{os.environ['PATH']}"
 
 
-def run(worker: WorkerClient, script: str, timeout_seconds: float = 30) -> dict[str, Any]:
+def run(worker: RawClient, script: str, timeout_seconds: float = 30) -> dict[str, Any]:
     return worker.ask("run", step="try", script=script, timeout_seconds=timeout_seconds)
 
 
 class Place:
     """A build server's work area: a workspace with a revision in it, and a worker that packs it."""
 
-    def __init__(self, worker: WorkerClient, root: Path, store: Path) -> None:
+    def __init__(self, worker: RawClient, root: Path, store: Path) -> None:
         self.worker = worker
         self.workspace = root / "shop/workspace"
         self.workspace.mkdir(parents=True)

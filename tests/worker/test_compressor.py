@@ -19,13 +19,12 @@ import pytest
 
 from deploytool.connection.boot import boot, boot_command, worker_archive
 from deploytool.connection.channel import LocalChannel
-from deploytool.connection.client import WorkerClient
 from deploytool.errors import Interrupted
 from deploytool.worker import own_isal
 from deploytool.worker.own_isal import RETRY_SECONDS, OwnIsal
 from deploytool.worker.processes import Groups
 from tests.support.waiting import until
-from tests.support.worker import NO_INDEX, TELLS_VERSION, fake_program, tree
+from tests.support.worker import NO_INDEX, TELLS_VERSION, RawClient, fake_program, tree
 
 OWN = OwnIsal("/nowhere")
 NAME = f"python-isal {OWN.version}"
@@ -52,7 +51,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "bin"
 
 
-class Greeted(WorkerClient):
+class Greeted(RawClient):
     """A worker, and what it answered when it was greeted."""
 
     hello: dict[str, Any]
@@ -64,7 +63,7 @@ class Greeted(WorkerClient):
         return found
 
     def install(self, *, again: bool = False) -> dict[str, Any]:
-        answer: dict[str, Any] = self.ask("install_compressor", again=again)["compressor"]
+        answer: dict[str, Any] = self.ask("install_compressor", again=again)
         return answer
 
 
@@ -81,8 +80,7 @@ def worker(
     build: Any = SimpleNamespace(server="local", root=str(root))
     client = Greeted(channel, boot(channel, build, archive), "local")
     try:
-        client.hello = client.ask(
-            "hello",
+        client.hello = client.greet(
             root=str(root),
             application="shop",
             environment="test",
@@ -99,7 +97,7 @@ def worker(
         client.close()
 
 
-def packed(client: WorkerClient, directory: Path) -> str:
+def packed(client: RawClient, directory: Path) -> str:
     answer = client.ask("publish_archive", directory=str(directory), exclude=[], epoch=0, key="a.tar.gz")
     checksum = answer["checksum"]
     assert isinstance(checksum, str)
@@ -144,8 +142,8 @@ def test_compressor_is_installed_once_and_then_needs_no_index(furnished: Path, t
 def test_two_workers_at_once_install_it_once(furnished: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     with worker(furnished, root) as one, worker(furnished, root) as two:
-        asked = [each.start("install_compressor", again=False) for each in (one, two)]
-        assert [each.answer()["compressor"]["name"] for each in asked] == [NAME, NAME]
+        asked = [each.begin("install_compressor", again=False) for each in (one, two)]
+        assert [each.answer()["name"] for each in asked] == [NAME, NAME]
     assert installed(root) == {DIRECTORY}
 
 
@@ -280,7 +278,7 @@ def test_installing_is_ended_by_ctrl_c_and_leaves_nothing_half_made(bare: Path, 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         index = {**NO_INDEX, "PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/"}
         with worker(bare, root, index) as client:
-            asked = client.start("install_compressor", again=False)
+            asked = client.begin("install_compressor", again=False)
             silent.settimeout(60)
             connection, _ = silent.accept()
             with connection:

@@ -14,6 +14,7 @@ from deploytool.errors import StepError
 from deploytool.model.release import Release, read_record, release_record
 from deploytool.settings.recipes import RECIPES, Recipe
 from deploytool.worker.standalone import LEFTOVERS, expression, unescaped
+from deploytool.worker.wire import Hidden
 from tests.support.manifests import RELEASE
 
 
@@ -146,7 +147,7 @@ def build(recipe: str, **changes: Any) -> Any:
     ],
 )
 def test_only_what_the_commands_are_sure_to_install_is_asked_for(asked: Any, directories: list[str]) -> None:
-    assert [demand["directory"] for demand in demands(asked)] == directories
+    assert [demand.directory for demand in demands(asked)] == directories
 
 
 # --- linked paths
@@ -157,8 +158,8 @@ def linking(*paths: str, name: str = "production", exclude: tuple[str, ...] = ()
     return SimpleNamespace(environment=name, linked_dirs=paths, linked_files=(".env",), build=build)
 
 
-def hidden(*, made: int = 0, ours: int = 0) -> dict[str, Any]:
-    return {"made": made, "made_names": ["x"] * made, "ours": ours, "ours_names": ["y"] * min(ours, 3)}
+def hidden(*, made: int = 0, ours: int = 0) -> Hidden:
+    return Hidden(made, ["x"] * made, ours, ["y"] * min(ours, 3))
 
 
 def test_record_tells_which_links_were_looked_at_and_reads_back() -> None:

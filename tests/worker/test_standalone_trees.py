@@ -13,17 +13,16 @@ import pytest
 
 from deploytool.build.stages.commands import relocate_virtualenv
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import WorkerClient
 from deploytool.settings.recipes import RECIPES
-from tests.support.worker import Place, hello
+from tests.support.worker import Place, RawClient, hello
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "root"
     channel, read = start_worker(SimpleNamespace(is_local=True, root=str(root), server="local"))  # type: ignore[arg-type]
-    worker = WorkerClient(channel, read, "local")
-    worker.ask("hello", **hello(root, {"url": f"file://{tmp_path}/store"}))
+    worker = RawClient(channel, read, "local")
+    worker.greet(**hello(root, {"url": f"file://{tmp_path}/store"}))
     yield Place(worker, root, tmp_path / "store")
     worker.close()
 
@@ -121,9 +120,9 @@ def test_file_that_names_the_work_tree_is_never_published(place: Place, what: st
 def test_both_names_of_the_work_area_are_known(place: Place, tmp_path: Path) -> None:
     (tmp_path / "also").symlink_to(tmp_path / "root")
     channel, read = start_worker(SimpleNamespace(is_local=True, root=f"{tmp_path}/also", server="local"))  # type: ignore[arg-type]
-    place.worker, first = WorkerClient(channel, read, "local"), place.worker
+    place.worker, first = RawClient(channel, read, "local"), place.worker
     try:
-        place.worker.ask("hello", **hello(tmp_path / "also", {"url": f"file://{tmp_path}/store"}))
+        place.worker.greet(**hello(tmp_path / "also", {"url": f"file://{tmp_path}/store"}))
         place.put("a", f"{tmp_path}/also/shop/x")
         place.put("b", f"{tmp_path}/root/shop/x")
         place.refused("2 files of the release name")

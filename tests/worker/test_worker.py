@@ -21,28 +21,29 @@ import pytest
 
 from deploytool.connection import client as worker_client
 from deploytool.connection.boot import start_worker
-from deploytool.connection.client import Asked, WorkerClient
+from deploytool.connection.client import Asked
 from deploytool.errors import ConnectionFailed, DeployError, Interrupted, LockedError, StepError, StoreError
 from deploytool.worker import locks
 from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker
+from deploytool.worker.wire import Line, Selector, Waiting
 from tests.support.waiting import until
-from tests.support.worker import TELLS_VERSION, fake_program, run, tree
+from tests.support.worker import TELLS_VERSION, RawClient, fake_program, run, tree
 
-Start = Callable[..., WorkerClient]
+Start = Callable[..., RawClient]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts workers on this machine, and ends them."""
-    clients: list[WorkerClient] = []
+    clients: list[RawClient] = []
 
-    def begin(**changes: Any) -> WorkerClient:
+    def begin(**changes: Any) -> RawClient:
         root = str(changes.pop("root", tmp_path / "root"))
         started_read_only = changes.pop("started_read_only", changes.get("read_only", False))
         build = SimpleNamespace(is_local=True, root=root, server="local", gateway=None, ssh_config=None)
         channel, read = start_worker(build, read_only=started_read_only)  # type: ignore[arg-type]
-        client = WorkerClient(channel, read, "local")
+        client = RawClient(channel, read, "local")
         clients.append(client)
         hello = {
             "root": root,
@@ -56,7 +57,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "compression": "gzip",
             **changes,
         }
-        client.ask("hello", **hello)
+        client.greet(**hello)
         return client
 
     yield begin
@@ -68,7 +69,7 @@ def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def is_compiled(worker: WorkerClient) -> bool:
+def is_compiled(worker: RawClient) -> bool:
     """Whether the worker runs from the file with its modules compiled."""
     words = run(worker, "tr '\\0' '\\n' < /proc/$PPID/cmdline >&3")["results"]
     return any(f".{sys.implementation.cache_tag}.pyz" in word for word in words)
@@ -108,9 +109,9 @@ def test_fifty_megabytes_of_output_stay_in_the_log(start: Start) -> None:
     worker = start()
     received = 0
 
-    def told(event: dict[str, Any]) -> None:
+    def told(event: Line) -> None:
         nonlocal received
-        received += len(json.dumps(event))
+        received += len(event.line)
 
     answer = worker.ask(
         "run",
@@ -135,7 +136,7 @@ def test_long_lines_are_shown_short_and_stand_whole_in_the_log(start: Start) -> 
     told: list[str] = []
     script = "for letter in a b c d e f g h i j; do head -c 60000 /dev/zero | tr '\\0' $letter; echo; sleep 0.05; done"
     answer = start().ask(
-        "run", step="try", script=script, timeout_seconds=30, told=lambda event: told.append(event["line"])
+        "run", step="try", script=script, timeout_seconds=30, told=lambda event: told.append(event.line)
     )
     shown = [f"{letter * 500} … (60000 characters)" for letter in "abcdefghij"]
     assert answer["tail"] == shown
@@ -178,7 +179,7 @@ def test_secret_that_is_an_ordinary_word_garbles_no_answer(start: Start) -> None
 
 def test_script_stands_on_no_command_line(start: Start, tmp_path: Path) -> None:
     worker = start()
-    asked = worker.start(
+    asked = worker.begin(
         "run", step="try", script=f": canary-7731\necho $$ > {tmp_path}/pid\nsleep 5", timeout_seconds=30
     )
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
@@ -197,20 +198,20 @@ def test_log_belongs_to_its_user_alone(start: Start) -> None:
 # --- in line
 
 
-def in_line(worker: WorkerClient, *scripts: str, after: Asked | None = None) -> list[Asked]:
+def in_line(worker: RawClient, *scripts: str, after: Asked | None = None) -> list[Asked]:
     """Steps that are asked for at once, each behind the one before."""
     asked: list[Asked] = []
     for script in scripts:
         before = asked[-1] if asked else after
         condition = {"exit_code": 0}
         asked.append(
-            worker.start("run", after=before, expect=condition, step="try", script=script, timeout_seconds=600)
+            worker.begin("run", after=before, expect=condition, step="try", script=script, timeout_seconds=600)
         )
     return asked
 
 
-def put(worker: WorkerClient, key: str, after: Asked) -> Asked:
-    return worker.start("store_put", entries=[(key, "text")], after=after)
+def put(worker: RawClient, key: str, after: Asked) -> Asked:
+    return worker.begin("store_put", entries=[(key, "text")], after=after)
 
 
 def test_what_is_in_line_is_done_in_its_order(start: Start, tmp_path: Path) -> None:
@@ -229,8 +230,8 @@ def test_what_is_not_in_line_does_not_wait(start: Start, tmp_path: Path) -> None
 
 def test_what_comes_after_a_failure_is_not_begun_and_the_failure_tells_why(start: Start) -> None:
     worker = start()
-    held = worker.start("lock", name="test", wait=False)
-    refused = worker.start("lock", name="test", wait=False, after=held)
+    held = worker.begin("lock", name="test", wait=False)
+    refused = worker.begin("lock", name="test", wait=False, after=held)
     first = put(worker, "first", refused)
     second = put(worker, "second", first)
     for asked in (second, first, refused, refused):
@@ -241,7 +242,7 @@ def test_what_comes_after_a_failure_is_not_begun_and_the_failure_tells_why(start
 
 def test_what_comes_after_an_unexpected_answer_is_not_begun(start: Start) -> None:
     worker = start()
-    asked = worker.start("store_exists", key="a", expect={"exists": True})
+    asked = worker.begin("store_exists", key="a", expect={"exists": True})
     after = put(worker, "b", asked)
     assert asked.answer() == {"exists": False}
     with pytest.raises(StepError, match="`store_put` was not begun"):
@@ -269,12 +270,12 @@ def test_whoever_waits_for_the_last_hears_what_those_before_tell(start: Start) -
     holder.ask("lock", name="test", wait=False)
     said: list[str] = []
 
-    def told(event: dict[str, Any]) -> None:
-        said.append(event["waiting"])
+    def told(event: Waiting) -> None:
+        said.append(event.waiting)
         if len(said) == 1:
             holder.ask("release_lock", name="test")
 
-    held = worker.start("lock", name="test", wait=True, told=told)
+    held = worker.begin("lock", name="test", wait=True, told=told)
     put(worker, "a", held).answer()
     assert "me@laptop" in said[0]
 
@@ -318,7 +319,7 @@ def test_answer_that_comes_in_many_pieces_is_put_together(start: Start) -> None:
 
 def test_cancelling_ends_the_steps_process_group(start: Start, tmp_path: Path) -> None:
     worker = start()
-    asked = worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    asked = worker.begin("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.ask("cancel")
     with pytest.raises(Interrupted):
@@ -329,7 +330,7 @@ def test_cancelling_ends_the_steps_process_group(start: Start, tmp_path: Path) -
 def test_cut_line_ends_the_step_and_frees_the_lock(start: Start, tmp_path: Path) -> None:
     worker = start()
     worker.ask("lock", name="test", wait=False)
-    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    worker.begin("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
@@ -339,7 +340,7 @@ def test_cut_line_ends_the_step_and_frees_the_lock(start: Start, tmp_path: Path)
 def test_line_that_is_cut_in_the_middle_ends_the_step_as_well(start: Start, tmp_path: Path) -> None:
     worker = start()
     worker.ask("lock", name="test", wait=False)
-    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    worker.begin("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker._channel.write(b'{"id": 99, "do": "hal')
     worker.close()
@@ -356,7 +357,7 @@ def test_full_disk_ends_the_step_as_well_and_has_a_sentence(start: Start, tmp_pa
     try:
         worker = start(root=root)
         worker.ask("lock", name="test", wait=False)
-        worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+        worker.begin("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
         until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
         subprocess.run(["sh", "-c", f"cat /dev/zero > '{root}/filler'"], capture_output=True)
         with pytest.raises(StepError, match="is its disk full"):
@@ -374,7 +375,7 @@ def test_worker_that_hangs_is_noticed(start: Start, monkeypatch: pytest.MonkeyPa
     pid = worker.ask("lock_holder", name="test")["holder"]["pid"]
     # Not before: on a busy machine it may be silent for so long while it starts.
     monkeypatch.setattr(worker_client, "SILENT_SECONDS", 1.0)
-    asked = worker.start("run", step="try", script="sleep 60", timeout_seconds=600)
+    asked = worker.begin("run", step="try", script="sleep 60", timeout_seconds=600)
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(ConnectionFailed, match="nothing was heard from it"):
@@ -386,7 +387,7 @@ def test_worker_that_hangs_is_noticed(start: Start, monkeypatch: pytest.MonkeyPa
 def test_step_that_ignores_sigterm_is_killed(start: Start, tmp_path: Path) -> None:
     worker = start()
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while true; do sleep 1; done"
-    worker.start("run", step="try", script=script, timeout_seconds=600)
+    worker.begin("run", step="try", script=script, timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
@@ -404,20 +405,20 @@ def test_second_taker_of_a_lock_learns_who_holds_it(start: Start) -> None:
 def test_waiting_for_a_lock_names_the_holder_and_ends_when_it_is_free(start: Start) -> None:
     holder, waiter = start(), start()
     holder.ask("lock", name="workspace", wait=False)
-    told: list[dict[str, Any]] = []
+    told: list[Waiting] = []
     taken = threading.Thread(target=lambda: waiter.ask("lock", name="workspace", wait=True, told=told.append))
     taken.start()
     until(lambda: len(told) > 0)
     holder.ask("release_lock", name="workspace")
     taken.join(10)
     assert not taken.is_alive()
-    assert "me@laptop" in told[0]["waiting"]
+    assert "me@laptop" in told[0].waiting
 
 
 def test_killed_worker_leaves_no_lock_and_the_next_holder_ends_its_steps(start: Start, tmp_path: Path) -> None:
     worker = start()
     worker.ask("lock", name="test", wait=False)
-    worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
+    worker.begin("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     step = int((tmp_path / "pid").read_text())
     holder = json.loads((tmp_path / "root/shop/locks/test").read_text())
@@ -431,7 +432,7 @@ def test_killed_worker_leaves_no_lock_and_the_next_holder_ends_its_steps(start: 
 def test_unlock_ends_the_holder_and_what_it_runs(start: Start, tmp_path: Path) -> None:
     worker = start(purpose="a build that hangs")
     worker.ask("lock", name="test", wait=False)
-    worker.start("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
+    worker.begin("run", step="try", script=f"echo $$ > {tmp_path}/pid; sleep 300", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     other = start()
     assert "a build that hangs" in other.ask("lock_holder", name="test")["sentence"]
@@ -460,7 +461,7 @@ def test_lock_that_nobody_holds_has_no_holder(start: Start) -> None:
 # --- packing
 
 
-def publish(worker: WorkerClient, directory: Path, key: str, **changes: Any) -> dict[str, Any]:
+def publish(worker: RawClient, directory: Path, key: str, **changes: Any) -> dict[str, Any]:
     parameters: dict[str, Any] = {"exclude": ["tmp", "spec", "log"], "epoch": 1_700_000_000}
     return worker.ask("publish_archive", directory=str(directory), key=key, **{**parameters, **changes})
 
@@ -555,7 +556,7 @@ def test_cancelling_a_pack_publishes_nothing(start: Start, tmp_path: Path, monke
         "PATH", fake_program(tmp_path / "bin", "zstd", f"{TELLS_VERSION}touch {tmp_path}/begun\nsleep 60\n")
     )
     worker = start(compression="zstd")
-    asked = worker.start("publish_archive", directory=str(tree(tmp_path / "tree")), exclude=[], epoch=0, key="a")
+    asked = worker.begin("publish_archive", directory=str(tree(tmp_path / "tree")), exclude=[], epoch=0, key="a")
     until(lambda: (tmp_path / "begun").exists())
     worker.ask("cancel")
     with pytest.raises(Interrupted):
@@ -677,7 +678,7 @@ def test_read_only_worker_leaves_the_file_system_as_it_was(start: Start, tmp_pat
         start().close()
     before = snapshot(tmp_path)
     worker = start(read_only=True, consul=bus(tmp_path))
-    selectors = {"web": {"nodes": ["app1"]}}
+    selectors = {"web": Selector(nodes=["app1"])}
     answer = run(worker, "cd / && git --version >&3; echo said; d=$(mktemp -d); rm -r $d")
     assert answer["tail"] == ["said"]
     assert answer["log"] is None
@@ -725,14 +726,14 @@ def test_worker_that_was_greeted_read_only_makes_no_work_area(start: Start, tmp_
 def test_read_only_worker_masks_secrets_and_ends_its_steps(start: Start, tmp_path: Path) -> None:
     worker = start(read_only=True, secrets=["hunter2"])
     assert run(worker, "echo the password is hunter2")["tail"] == ["the password is ***"]
-    worker.start("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
+    worker.begin("run", step="try", script=f"sleep 300 & echo $! > {tmp_path}/pid; wait", timeout_seconds=600)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip() != "")
     worker.close()
     assert not is_running(int((tmp_path / "pid").read_text()))
 
 
 def test_read_only_worker_runs_from_memory_only_if_it_is_not_there(start: Start) -> None:
-    def file_of(worker: WorkerClient) -> str:
+    def file_of(worker: RawClient) -> str:
         return str(run(worker, "tr '\\0' '\\n' < /proc/$PPID/cmdline | grep -e pyz -e /dev/fd >&3")["results"][0])
 
     assert file_of(start(read_only=True)).startswith("/dev/fd/")
@@ -875,7 +876,7 @@ def test_bug_in_a_compiled_worker_shows_its_lines(start: Start) -> None:
     start().close()
     with pytest.raises(DeployError, match="the worker failed in `run`") as caught:
         start().ask("run", step="try", script=None, timeout_seconds=1)
-    assert any("answer = action(" in line for line in caught.value.tail)
+    assert any("asked = shapes.read_parameters(" in line for line in caught.value.tail)
 
 
 def test_worker_archive_is_the_same_every_time() -> None:

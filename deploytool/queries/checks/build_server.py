@@ -22,18 +22,18 @@ def check_build_server(session: Session) -> list[Check]:
 
 
 def programs_found(session: Session) -> str:
-    results = session.run(stages.programs(session.settings, session.place), quiet=True)
+    results = session.run(stages.programs(session.settings, session.place), quiet=True).results()
     return ", ".join(values(results, "found"))
 
 
 def compressor_found(session: Session) -> str:
     """What compresses archives. The worker installs its own if it can; where it can't, a warning says what follows."""
-    found = session.install_compressor(again=True)
+    found = session.build_server.install_compressor(again=True).answer()
     return found.name + (f"; {printable(found.warning)}" if found.warning else "")
 
 
 def space_found(session: Session) -> str:
-    results = session.run(stages.space(session.place), quiet=True)
+    results = session.run(stages.space(session.place), quiet=True).results()
     free_kib = stages.free_kib(results)
     if free_kib is None:
         return f"df does not tell how much is free in {session.place.root}"
@@ -47,11 +47,11 @@ def space_found(session: Session) -> str:
 
 
 def linked_files_found(session: Session) -> str:
-    session.run(stages.linked_files(session.settings, session.place), quiet=True)
+    session.run(stages.linked_files(session.settings, session.place), quiet=True).results()
     names = session.settings.build.linked_files
     return f"{', '.join(names)} in {session.place.shared}" if names else "the build asks for none"
 
 
 def repository_found(session: Session) -> str:
-    results = session.run(stages.reach(session.settings, session.place), quiet=True)
+    results = session.run(stages.reach(session.settings, session.place), quiet=True).results()
     return f"it answers; its branches and tags: {stages.references(results)}"

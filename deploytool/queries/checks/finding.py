@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from deploytool.errors import BY_KIND, DeployError
+from deploytool.connection.client import error_of
+from deploytool.errors import DeployError
 from deploytool.text.untrusted import printable
+from deploytool.worker.wire import Finding
 
 #: The exit code of `check` is the first of these that applies.
 ORDER = (2, 5, 6, 7, 4, 8)
@@ -49,14 +50,11 @@ def failed(name: str, error: DeployError) -> Check:
     return Check(name, False, printable(text), error.hint, error.exit_code)
 
 
-def told(findings: Sequence[Mapping[str, Any]]) -> list[Check]:
+def told(findings: Sequence[Finding]) -> list[Check]:
     """The lines of what the worker has tried by itself."""
     return [
-        Check(each["name"], True, printable(each["found"])) if "found" in each else failed(each["name"], error_of(each))
+        Check(each.name, True, printable(each.found or ""))
+        if each.failure is None
+        else failed(each.name, error_of(each.failure))
         for each in findings
     ]
-
-
-def error_of(finding: Mapping[str, Any]) -> DeployError:
-    failure = finding["failure"]
-    return BY_KIND[failure["kind"]](failure["message"], tail=failure["tail"], hint=failure["hint"])

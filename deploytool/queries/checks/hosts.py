@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from deploytool.connection.client import error_of
 from deploytool.errors import DeployError, FleetError, LockedError
 from deploytool.hosts.manifest import manifest_url
 from deploytool.hosts.probes import render_probe, render_proof
@@ -17,12 +18,13 @@ from deploytool.model.fleet import LONGEST_LINE
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.model.release import DeploymentId, event_name, probe_key, probes_prefix
-from deploytool.queries.checks.finding import Check, error_of, failed, tried
+from deploytool.queries.checks.finding import Check, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
+from deploytool.worker.wire import Question, Trouble
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -91,27 +93,27 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
     settings = session.settings
     busy = busy_hosts(session, expected)
     asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
-    answer = session.worker.ask(
-        "probe_hosts",
-        probe=probe,
-        place=probes_prefix(settings.environment),
-        roles=[
-            probe_of(settings, role, hosts, probe, render_probe(settings, role, probe))
+    asking = session.bus.probe(
+        probe,
+        probes_prefix(settings.environment),
+        [
+            question(settings, role, hosts, probe, render_probe(settings, role, probe))
             for role, hosts in asked.items()
             if hosts
         ],
-        seconds=ANSWER_SECONDS,
+        ANSWER_SECONDS,
     )
+    answer = asking.answer()
     checks = []
     for role, hosts in expected.up.items():
-        failure = answer["failures"].get(role)
+        failure = answer.failures.get(role)
         for host in hosts:
             if (role, host) in busy:
                 checks.append(not_asked(role, host, f"{busy[role, host]} is still under way there"))
             elif failure is not None:
-                checks.append(not_asked(role, host, error_of({"failure": failure}).message))
+                checks.append(not_asked(role, host, error_of(failure).message))
             else:
-                said = read_answer(answer["answers"][role].get(host))
+                said = read_answer(answer.answers[role].get(host))
                 wanted = expected.single.get((role, host)) or expected.whole.get(role)
                 checks.append(tried(f"watch {host} ({role})", partial(judged, settings, role, said, wanted)))
                 checks += weak_proof(settings, role, host, said)
@@ -134,19 +136,11 @@ def weak_proof(settings: "Settings", role: str, host: str, said: "HostAnswer | N
     ]
 
 
-def probe_of(
-    settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId, manifest: str
-) -> Mapping[str, object]:
-    """A role's probe, as the worker takes it."""
+def question(settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId, manifest: str) -> Question:
+    """A role's probe."""
     key = probe_key(settings.environment, probe, role)
-    return {
-        "role": role,
-        "event": event_name(settings.application, role, settings.environment),
-        "key": key,
-        "manifest": manifest,
-        "url": manifest_url(settings.store.url, key),
-        "hosts": hosts,
-    }
+    event = event_name(settings.application, role, settings.environment)
+    return Question(role, event, key, manifest, manifest_url(settings.store.url, key), list(hosts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,30 +163,30 @@ def prove_hosts(session: Session) -> Mapping[RoleHost, ProofAnswer]:
         busy = busy_hosts(session, expected)
         probe = DeploymentId(moment_name(session.now()))
         asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
-        answer = session.worker.ask(
-            "probe_hosts",
-            probe=probe,
-            place=probes_prefix(environment),
-            roles=[
-                probe_of(settings, role, hosts, probe, render_proof(settings, role, probe))
+        asking = session.bus.probe(
+            probe,
+            probes_prefix(environment),
+            [
+                question(settings, role, hosts, probe, render_proof(settings, role, probe))
                 for role, hosts in asked.items()
                 if hosts
             ],
-            seconds=PROOF_SECONDS,
+            PROOF_SECONDS,
         )
+        answer = asking.answer()
     for (role, host), deployment in busy.items():
         session.console.note(f"{host} ({role}) is not asked: {deployment} is still under way there")
     return {
-        (role, host): read_proof(answer["answers"].get(role, {}).get(host), answer["failures"].get(role))
+        (role, host): read_proof(answer.answers.get(role, {}).get(host), answer.failures.get(role))
         for role, hosts in asked.items()
         for host in hosts
     }
 
 
-def read_proof(value: str | None, failure: Mapping[str, Any] | None) -> ProofAnswer:
+def read_proof(value: str | None, failure: Trouble | None) -> ProofAnswer:
     """A host's answer as it stands in Consul, where any host may write anything. `failure`: why it was not asked."""
     if failure is not None:
-        return ProofAnswer(False, f"it was not asked: {error_of({'failure': failure}).message}")
+        return ProofAnswer(False, f"it was not asked: {error_of(failure).message}")
     if value is None:
         return ProofAnswer(False, f"it did not answer within {PROOF_SECONDS} s; `fab ENV check` tries the way to it")
     try:
