@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmarks import apps
 from deploytool.playground.playground import SHOP, Application, Playground, PlaygroundRole
-from tests.support.project import Project, Result
+from tests.support.fab import Result
+from tests.support.project import Project
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 UNWANTED = ("__pycache__", "*.pyc", "*.sqlite3", "venv", ".venv", "staticfiles")

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from tests.faults.world import HOSTS, World
-from tests.support.project import Result
+from tests.support.fab import Result
 
 #: git's locks and packs, what is written beside what it will replace, and Python's temporary files.
 UNDER_WAY = re.compile(r"^tmp|\.lock$|\.(new|old)(\.|$)|\.pyz\.|^\.part-")

@@ -12,7 +12,7 @@ from tests.faults.clock import HOUR_SECONDS
 from tests.faults.striking import FAULTS
 from tests.faults.table import Case
 from tests.faults.world import BIG_BYTES, HOSTS, SMALL_BYTES, World
-from tests.support.project import Result
+from tests.support.fab import Result
 
 COMMAND = ("playground", "deploy", "--json")
 COMMAND_SECONDS = 200

@@ -22,7 +22,8 @@ import yaml
 from deploytool.playground.host import watch_command
 from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.support.project import FABFILE, Project, Result, as_root, part
+from tests.support.fab import Result
+from tests.support.project import FABFILE, Project, as_root, part
 
 SETTINGS = """\
 application: shop

@@ -34,8 +34,9 @@ import pytest
 from deploytool.playground.configs import Keys
 from deploytool.playground.playground import HOSTS as HOSTS_OF_THE_PLAYGROUND
 from deploytool.tasks import make_namespace
+from tests.support.fab import Result
 from tests.support.guarded import Guarded
-from tests.support.project import TINY, Project, Result
+from tests.support.project import TINY, Project
 
 # The first test waits until all tasks have run.
 pytestmark = pytest.mark.timeout(600)

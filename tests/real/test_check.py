@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from deploytool.playground import processes
+from tests.support.fab import Result
 from tests.support.guarded import Guarded
-from tests.support.project import TINY, Project, Result
+from tests.support.project import TINY, Project
 from tests.support.waiting import until
 
 HOSTS = {"watch app1 (web)", "watch app2 (web)", "watch app3 (web)", "watch app3 (batch)"}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.support.project import Project, Result, forget
+from tests.support.fab import Result
+from tests.support.project import Project, forget
 from tests.support.waiting import until
 
 HOSTS = ("app1", "app2")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Playground, catch_up_script
-from tests.support.project import Result
+from tests.support.fab import Result
 from tests.support.truth import ALL, HOSTS, OTHER, ROOT, TRUTH, Truth, commands_on, put_in_order
 from tests.support.waiting import until
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Playground
-from tests.support.project import Result
+from tests.support.fab import Result
 from tests.support.waiting import until
 from tests.support.waves import HOSTS, Waves, left_as_found
 

@@ -15,7 +15,8 @@ import yaml
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.support import product_parts
-from tests.support.project import Project, Result, part
+from tests.support.fab import Result
+from tests.support.project import Project, part
 
 HOSTS = ("app1", "app2", "app3")
 WAIT = {"fetch_seconds": 60, "activate_seconds": 150, "hook_seconds": 60, "stable_seconds": 0}

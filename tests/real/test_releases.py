@@ -21,8 +21,9 @@ import yaml
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from deploytool.worker.locks import acquire, read_holder
 from deploytool.worker.own_isal import VERSION
+from tests.support.fab import Result
 from tests.support.local import Local
-from tests.support.project import Project, Result
+from tests.support.project import Project
 from tests.support.releases import (
     HOSTS,
     STAGES,

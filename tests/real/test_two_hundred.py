@@ -26,7 +26,8 @@ import pytest
 import yaml
 
 from deploytool.playground import configs, parts, processes
-from tests.support.project import FABFILE, Repository, Result
+from tests.support.fab import Result
+from tests.support.project import FABFILE, Repository
 
 COUNT = 200
 NAMES = tuple(f"host{number:03d}" for number in range(COUNT))

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
+from tests.support.fab import Result
 from tests.support.local import Local
-from tests.support.project import Project, Result
+from tests.support.project import Project
 from tests.support.releases import antedated, stored
 
 #: The shared host has both roles of both.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploytool.worker.own_isal import VERSION
+from tests.support.fab import Result
 from tests.support.local import HOSTS, Local
-from tests.support.project import Result
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.support.project import FABFILE, Repository, Result
+from tests.support import fab
+from tests.support.fab import FAB, Result
+from tests.support.project import FABFILE, Repository
 
 HOSTS = ("app1", "app2", "app3")
 
@@ -40,7 +41,7 @@ class Local:
 
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / "fab"), *arguments],
+            [FAB, *arguments],
             cwd=self.directory,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -50,14 +51,9 @@ class Local:
         )
 
     def fab(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
-        with self.start(*arguments, env=env) as process:
-            try:
-                out, err = process.communicate(timeout=120)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        assert "Traceback" not in err, err
-        return Result(process.returncode, out, err)
+        ended = fab.run(arguments, self.directory, {**os.environ, **(env or {})}, 120)
+        assert "Traceback" not in ended.err, ended.err
+        return ended
 
     def host(self, name: str) -> Path:
         return self.directory / "var/hosts" / name / "tiny"

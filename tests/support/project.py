@@ -3,12 +3,10 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import yaml
 
 from deploytool.playground.parts import PartMissing
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
+from tests.support import fab
+from tests.support.fab import FAB, Result
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -25,25 +25,6 @@ TINY = Application("tiny", (PlaygroundRole("web", ("app1", "app2", "app3")), Pla
 FABFILE = "from deploytool.tasks import namespace\n"
 
 Change = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a `fab` command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document = json.loads(self.out)
-        assert isinstance(document, dict)
-        return document
-
-    def verdicts(self) -> dict[str, str]:
-        """host/role → verdict"""
-        return {f"{host['host']}/{host['role']}": host["verdict"] for host in self.json["hosts"]}
 
 
 class Repository:
@@ -155,7 +136,7 @@ class Project:
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
         """`fab ARGUMENTS`, running."""
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / "fab"), *arguments],
+            [FAB, *arguments],
             cwd=self.directory,
             env={**self.environment(), **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -167,15 +148,9 @@ class Project:
 
     def fab(self, *arguments: str, env: Mapping[str, str] | None = None, timeout_seconds: float = 180) -> Result:
         """`fab ARGUMENTS`, to its end. A traceback is a failure of the test, whatever the exit code."""
-        process = self.start(*arguments, env=env)
-        try:
-            out, err = process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, err = process.communicate()
-            raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{out}\n{err}") from None
-        assert "Traceback" not in err, err
-        return Result(process.returncode, out, err)
+        ended = fab.run(arguments, self.directory, {**self.environment(), **(env or {})}, timeout_seconds)
+        assert "Traceback" not in ended.err, ended.err
+        return ended
 
     def retire(self) -> None:
         """No host listens for it any more: each that does wakes up for every event of all others."""

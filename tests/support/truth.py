@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.support.project import Project, Result
+from tests.support.fab import Result
+from tests.support.project import Project
 from tests.support.waiting import until
 
 HOSTS = ("app1", "app2", "app3")

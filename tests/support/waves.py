@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
-from tests.support.project import Project, Result, forget
+from tests.support.fab import Result
+from tests.support.project import Project, forget
 
 HOSTS = ("app1", "app2", "app3")
 WAVES = Application("waves", (PlaygroundRole("web", HOSTS),))
