@@ -138,13 +138,14 @@ def _forker() -> _Forker:
 
 
 def _import_all() -> None:
+    """Not `tasks`, which looks for the project's environments as it is imported, nor what it sets up."""
     import boto3  # noqa: F401
     import fabric.main  # noqa: F401
 
     import deploytool
 
     for module in pkgutil.walk_packages(deploytool.__path__, "deploytool."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(("__main__", "deploytool.tasks")):
             importlib.import_module(module.name)
 
 
