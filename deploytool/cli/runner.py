@@ -5,7 +5,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +127,7 @@ def run(
     from deploytool.text.masking import secrets_in
 
     console = Console(as_json=as_json, actions=github_actions(os.environ))
-    outcome = Outcome()
-    document: dict[str, Any] = {}
-    error: DeployError | None = None
-    secrets: tuple[str, ...] = ()
-    environment = context.config.get(ENVIRONMENT)
-    command: Command | None = None
+    ending = _Ending(name, console, Outcome(), context.config.get(ENVIRONMENT))
     connecting: Connecting | None = None
 
     def begin(settings: "Settings") -> None:
@@ -146,72 +141,110 @@ def run(
     try:
         try:
             signals.interrupt()
+            environment = ending.environment
             if environment is None:
                 raise _no_environment(name)
             refuse_dangers(context, name, environment)
             every = load_every_environment(project(), environment, os.environ, begin)
-            secrets = every[environment].secrets
+            ending.secrets = every[environment].secrets
             # Requests carry the variables of steps, which may be written in the settings as they are.
-            learn([*secrets, *secrets_in(every[environment].build.env)])
+            learn([*ending.secrets, *secrets_in(every[environment].build.env)])
             log.info("%s of %s; settings: %s", name, environment, file_of(project(), environment))
             told = notifications_of(every[environment], console)
-            command = Command(name, console, every[environment], every, outcome, connecting, told)
-            document.update(body(command) or {})
+            ending.command = Command(name, console, every[environment], every, ending.outcome, connecting, told)
+            ending.document.update(body(ending.command) or {})
         finally:
             signals.ignore()
             if connecting is not None:
                 connecting.abandon()
     except DeployError as failure:
-        error = failure
+        ending.error = failure
     except KeyboardInterrupt:
-        error = Interrupted(
-            f"interrupted during: {console.doing}",
-            hint="what ran on the build server was ended"
-            + (
-                "; the release may be announced, and hosts that are not waited for finish by themselves"
-                if outcome.unwatched or (outcome.status is Status.UNKNOWN and not outcome.hosts)
-                else "; the hosts' last words are shown; those that were let go finish by themselves"
-                if outcome.hosts and outcome.status is not Status.ABORTED
-                else "; no host was switched"
-            ),
-        )
+        ending.error = _interrupted(console.doing, ending.outcome)
     except Exception as bug:
         # Nobody knows what stands in it.
-        secrets = (*secrets, *secrets_in(os.environ))
-        console.trace(masked(traceback.format_exc(), secrets))
-        error = DeployError(
+        ending.secrets = (*ending.secrets, *secrets_in(os.environ))
+        console.trace(masked(traceback.format_exc(), ending.secrets))
+        ending.error = DeployError(
             f"{type(bug).__name__}: {bug}",
             hint="this is a bug in deploytool; please report it with the traceback above",
         )
-    if outcome.release is not None or outcome.deployment is not None:
-        document = {**outcome.as_dict(), **document}
-    if outcome.release is not None:
-        from deploytool.cli.seen_names import remember
-
-        remember(project(), environment, os.environ, outcome.release)
-    exit_code = error.exit_code if error is not None else outcome.exit_code
-    document["exit_code"] = exit_code
-    if error is not None:
-        document["error"] = error.as_dict()
-    elif exit_code != 0:
-        document.setdefault("error", outcome_error(outcome).as_dict())
-    document = masked(document, secrets)
-    if as_json:
-        console.document(document)
-    elif outcome.hosts or outcome.spared or outcome.unwatched:
-        console.summary(outcome, environment, outcome.hosts)
-    if console.in_ci:
-        tell_ci(console, f"fab {environment or 'ENV'} {name}", document, outcome, environment)
-    if command is not None and after is not None and exit_code not in REFUSALS:
-        why = error if error is not None or exit_code == 0 else outcome_error(outcome)
-        run_last_hook(command, after if exit_code == 0 else "on_failure", exit_code, why)
-        tell_the_end(command, exit_code, why)
-    if exit_code != 0:
-        raise Exit(console.shown(masked(str(error), secrets)) if error is not None else None, code=exit_code)
+    document = ending.tell(as_json)
+    if after is not None:
+        ending.tell_others(after)
+    if ending.exit_code != 0:
+        said = console.shown(masked(str(ending.error), ending.secrets)) if ending.error is not None else None
+        raise Exit(said, code=ending.exit_code)
     context.config[RESULT] = json.dumps(document)
     if program().tasks[-1].name != name or program().collection[name].post:
         # Another task follows.
         signals.leave_at_once()
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How a command ends, for whoever is to know."""
+
+    name: str
+    console: "Console"
+    outcome: "Outcome"
+    #: None if the command line names none
+    environment: str | None
+    #: None as long as its settings are not read
+    command: Command | None = None
+    document: dict[str, Any] = field(default_factory=dict)
+    error: DeployError | None = None
+    secrets: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return self.error.exit_code if self.error is not None else self.outcome.exit_code
+
+    @property
+    def why(self) -> DeployError | None:
+        """Why it did not end well."""
+        return self.error if self.error is not None or self.exit_code == 0 else outcome_error(self.outcome)
+
+    def tell(self, as_json: bool) -> Mapping[str, Any]:
+        """Show it on the screen and to the CI system; returns the command's document."""
+        outcome, known = self.outcome, {}
+        if outcome.release is not None or outcome.deployment is not None:
+            known = outcome.as_dict()
+        if outcome.release is not None and self.environment is not None:
+            from deploytool.cli.seen_names import remember
+
+            remember(project(), self.environment, os.environ, outcome.release)
+        document: dict[str, Any] = {**known, **self.document, "exit_code": self.exit_code}
+        if self.error is not None:
+            document["error"] = self.error.as_dict()
+        elif (why := self.why) is not None:
+            document.setdefault("error", why.as_dict())
+        document = masked(document, self.secrets)
+        if as_json:
+            self.console.document(document)
+        elif self.environment is not None and (outcome.hosts or outcome.spared or outcome.unwatched):
+            self.console.summary(outcome, self.environment, outcome.hosts)
+        if self.console.in_ci:
+            tell_ci(self.console, f"fab {self.environment or 'ENV'} {self.name}", document, outcome, self.environment)
+        return document
+
+    def tell_others(self, after: "Moment") -> None:
+        """Run the operator's last hook, and tell whoever is to be told; not of what was refused."""
+        if self.command is not None and self.exit_code not in REFUSALS:
+            moment = after if self.exit_code == 0 else "on_failure"
+            run_last_hook(self.command, moment, self.exit_code, self.why)
+            tell_the_end(self.command, self.exit_code, self.why)
+
+
+def _interrupted(doing: str, outcome: "Outcome") -> Interrupted:
+    """The sentence for Ctrl-C, by how far the deployment was."""
+    if outcome.unwatched or (outcome.status is Status.UNKNOWN and not outcome.hosts):
+        hosts = "the release may be announced, and hosts that are not waited for finish by themselves"
+    elif outcome.hosts and outcome.status is not Status.ABORTED:
+        hosts = "the hosts' last words are shown; those that were let go finish by themselves"
+    else:
+        hosts = "no host was switched"
+    return Interrupted(f"interrupted during: {doing}", hint=f"what ran on the build server was ended; {hosts}")
 
 
 def refuse_dangers(context: Context, name: str, environment: str) -> None:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import zipfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -242,50 +242,41 @@ def boot(channel: "LocalChannel | SshChannel", build: "Build", archive: bytes) -
     return lambda: pending.pop() if pending else channel.read()
 
 
+#: exit status → what it says of a build server, and what to do; `{root}` is build.root
+_REFUSALS: Mapping[int, tuple[str, str]] = {
+    Refusal.NO_PYTHON: (
+        "{where} has no Python 3.8 or newer in its PATH",
+        "install python3 there (on Debian: `apt install python3`)",
+    ),
+    Refusal.NO_ROOT: ("the work area {root} can't be made on {where}", "mend build.root, or the rights there"),
+    Refusal.NOT_OURS: (
+        "the work area {root} on {where} belongs to another user",
+        "deploy as that user, or choose another build.root",
+    ),
+    Refusal.NO_SPACE: (
+        "the work area {root} can't be written on {where}: no space left on the device",
+        "free some space there, or mend the quota (`df -h {quoted}` and `df -i` tell), or choose another build.root",
+    ),
+    Refusal.NOT_WRITABLE: (
+        "the work area {root} can't be written on {where}",
+        "mend the rights there, or choose another build.root",
+    ),
+    Refusal.NO_MEMORY_FILE: (
+        "the worker can be kept neither in memory nor in a temporary file on {where}",
+        "free some memory there, or some space below TMPDIR",
+    ),
+}
+
+
 def _refused(build: "Build", status: int | None, words: tuple[str, ...]) -> DeployError:
     """Why the worker did not start, from its exit status."""
     where = f"the build server {build.server}"
-    match status:
-        case Refusal.NO_PYTHON:
-            return StepError(
-                f"{where} has no Python 3.8 or newer in its PATH",
-                tail=words,
-                hint="install python3 there (on Debian: `apt install python3`)",
-            )
-        case Refusal.NO_ROOT:
-            return StepError(
-                f"the work area {build.root} can't be made on {where}",
-                tail=words,
-                hint="mend build.root, or the rights there",
-            )
-        case Refusal.NOT_OURS:
-            return StepError(
-                f"the work area {build.root} on {where} belongs to another user",
-                tail=words,
-                hint="deploy as that user, or choose another build.root",
-            )
-        case Refusal.BAD_TRANSFER:
-            return ConnectionFailed(f"the worker did not arrive whole on {where}", tail=words, hint="try again")
-        case Refusal.NO_SPACE:
-            return StepError(
-                f"the work area {build.root} can't be written on {where}: no space left on the device",
-                tail=words,
-                hint=f"free some space there, or mend the quota (`df -h {shlex.quote(build.root)}` and `df -i` tell), "
-                "or choose another build.root",
-            )
-        case Refusal.NOT_WRITABLE:
-            return StepError(
-                f"the work area {build.root} can't be written on {where}",
-                tail=words,
-                hint="mend the rights there, or choose another build.root",
-            )
-        case Refusal.NO_MEMORY_FILE:
-            return StepError(
-                f"the worker can be kept neither in memory nor in a temporary file on {where}",
-                tail=words,
-                hint="free some memory there, or some space below TMPDIR",
-            )
-        case None:
-            return ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)
-        case _:
-            return StepError(f"the worker did not start on {where}: exit status {status}", tail=words)
+    if status is None:
+        return ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)
+    if status == Refusal.BAD_TRANSFER:
+        return ConnectionFailed(f"the worker did not arrive whole on {where}", tail=words, hint="try again")
+    if status in _REFUSALS:
+        known = {"where": where, "root": build.root, "quoted": shlex.quote(build.root)}
+        message, hint = (text.format_map(known) for text in _REFUSALS[status])
+        return StepError(message, tail=words, hint=hint)
+    return StepError(f"the worker did not start on {where}: exit status {status}", tail=words)

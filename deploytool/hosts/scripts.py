@@ -11,7 +11,8 @@ from deploytool.model.release import consul_prefix
 #: Stands for the file of the bus in use: consul.sh, or directory.sh for pretend hosts.
 BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
-_ALWAYS = ("limits", "log", "process", "keys", BUS, "room", "report", "hooks")
+_TO_TELL = ("limits", "log", "process", "keys", "http", BUS, "room", "report")
+_ALWAYS = (*_TO_TELL, "hooks")
 _TREE = ("inside", "shared", "incoming", "virtualenv")
 _PROOF = ("sockets", "verify")
 _POST = ("post", "drain", "activate", "undrain", "settle")
@@ -27,7 +28,7 @@ LOOK_PARTS = (*_ALWAYS, "guard", "switch", *_PROOF, "look")
 #: Only for roles with the hooks `drain` and `undrain`.
 DRAINING = frozenset({"draining", "drain", "undrain", "failure-undrain"})
 #: The same for a probe of `fab ENV check`.
-PROBE_PARTS = ("limits", "log", "process", "keys", BUS, "room", "report", "inside", "shared", "sockets", "probe")
+PROBE_PARTS = (*_TO_TELL, "inside", "shared", "sockets", "probe")
 #: And for one of `fab ENV status --probe`.
 PROVE_PARTS = (*_ALWAYS, "switch", *_PROOF, "prove")
 

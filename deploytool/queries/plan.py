@@ -32,7 +32,7 @@ from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.status import read_status
-from deploytool.state.targets import Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
+from deploytool.state.targets import Expected, Here, Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
@@ -172,51 +172,71 @@ class Plan:
         return document
 
 
-def make_plan(session: Session, reference: str) -> Plan:
-    """Look at everything that a deploy of that branch, tag or SHA would look at.
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """What a deploy would bring, as far as it can be told before it is built."""
 
-    Raises StoreError, ConsulError or ConnectionFailed where it can't even be looked at.
-    """
-    settings, problems = session.settings, list[DeployError]()
-    audience = read_audience(session)
+    problems: tuple[DeployError, ...] = ()
+    fetched: Fetched | None = None
+    changes: Comparison | None = None
+    #: the one in the store that equal inputs gave
+    reused: Release | None = None
+    #: in its place, what a build would make
+    to_come: Release | None = None
+    hidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _release_of(session: Session, reference: str, here: Here) -> _Release:
+    try:
+        found, changes, hidden = preview_build(session, reference, here.served)
+    except StepError as error:
+        return _Release((error,))
+    key = build_key(build_inputs(session.settings, found, session.compressor.name))
+    reused, problems = find_built(session, key), list[DeployError]()
+    if reused is not None and unchecked(session.settings, reused):
+        reused = None
+    try:
+        if reused is not None:
+            refuse_covered(session, reused)
+    except StepError as error:
+        problems.append(error)
+    to_come = None if reused else release_to_come(session, reference, found, key)
+    return _Release(tuple(problems), found, changes, reused, to_come, hidden)
+
+
+def _refusals(session: Session, audience: Expected) -> Iterator[DeployError]:
+    """What a deploy would be refused for, whatever it brings."""
     checks: tuple[tuple[Callable[[], None], type[DeployError]], ...] = (
         (lambda: rehearse_manifests(session.every), SettingsError),
         (lambda: check_event_sizes(session), ConsulError),
         (lambda: refuse_if_frozen(session), LockedError),
         (lambda: refuse_deaf_roles(session, audience), ConsulError),
-        (lambda: refuse_missing_canaries(settings, audience.up), ConsulError),
+        (lambda: refuse_missing_canaries(session.settings, audience.up), ConsulError),
     )
     for attempt, kind in checks:
         try:
             attempt()
         except kind as error:
-            problems.append(error)
+            yield error
+
+
+def make_plan(session: Session, reference: str) -> Plan:
+    """Look at everything that a deploy of that branch, tag or SHA would look at.
+
+    Raises StoreError, ConsulError or ConnectionFailed where it can't even be looked at.
+    """
+    settings = session.settings
+    audience = read_audience(session)
+    refusals = tuple(_refusals(session, audience))
     history = read_history(session, settings.environment, reaches_target)
     here = here_by(session, audience, history)
-    live, served = here.live, here.served
-    found, changes, reused, to_come = None, None, None, None
-    hidden: Mapping[str, tuple[str, ...]] = {}
+    coming = _release_of(session, reference, here)
     manifests: tuple[ManifestChange, ...] = ()
-    try:
-        found, changes, hidden = preview_build(session, reference, served)
-    except StepError as error:
-        problems.append(error)
-    if found is not None:
-        key = build_key(build_inputs(settings, found, session.compressor.name))
-        reused = find_built(session, key)
-        if reused is not None and unchecked(settings, reused):
-            reused = None
-        try:
-            if reused is not None:
-                refuse_covered(session, reused)
-        except StepError as error:
-            problems.append(error)
-        to_come = None if reused else release_to_come(session, reference, found, key)
-        if release := reused or to_come:
-            back = target_after(here.history, release.id, "deploy", audience.hosts, live.release)
-            manifests = tuple(
-                manifest_change(session, role, release, audience.whole.get(role), back) for role in settings.roles
-            )
+    if release := coming.reused or coming.to_come:
+        back = target_after(here.history, release.id, "deploy", audience.hosts, here.live.release)
+        manifests = tuple(
+            manifest_change(session, role, release, audience.whole.get(role), back) for role in settings.roles
+        )
     try:
         status = read_status(session)
     except ConsulError:
@@ -226,19 +246,19 @@ def make_plan(session: Session, reference: str) -> Plan:
     return Plan(
         environment=settings.environment,
         reference=reference,
-        live=live,
-        served=served,
+        live=here.live,
+        served=here.served,
         live_deployment=max(audience.whole.values(), default=None),
-        fetched=found,
-        reused=reused,
-        made_up_release=to_come.id if to_come else None,
+        fetched=coming.fetched,
+        reused=coming.reused,
+        made_up_release=coming.to_come.id if coming.to_come else None,
         compressor=session.compressor,
-        changes=changes,
+        changes=coming.changes,
         recipe=settings.build.recipe,
         migrate=tuple(map(masking.text, settings.build.migrate)),
         migrate_after=tuple(map(masking.text, settings.build.migrate_after)),
         asks_pending=bool(settings.build.migrate_pending),
-        migrate_after_due=due_of(history, live.release) if settings.build.migrate_after else None,
+        migrate_after_due=due_of(history, here.live.release) if settings.build.migrate_after else None,
         manifests=manifests,
         up=audience.up,
         down={role: tuple(host for of, host in audience.down if of == role) for role in audience.up},
@@ -247,13 +267,13 @@ def make_plan(session: Session, reference: str) -> Plan:
         lock=status.lock,
         workspace_lock=session.build_server.lock_holder("workspace").answer().sentence,
         frozen=session.bus.frozen().answer().frozen,
-        problems=tuple(problems),
+        problems=(*refusals, *coming.problems),
         waves=plan_waves(settings, audience.up),
         pause_after=settings.rollout.pause_after,
-        hooks=hooks_to_come(settings, builds=found is not None and reused is None),
+        hooks=hooks_to_come(settings, builds=coming.fetched is not None and coming.reused is None),
         unfinished=status.unfinished,
         proofs={name: asked_proof(role.verify) for name, role in settings.roles.items()},
-        hidden=hidden,
+        hidden=coming.hidden,
     )
 
 

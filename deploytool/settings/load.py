@@ -365,11 +365,15 @@ class _Reading:
                 problem(f"is still to be filled in: {what}." if what else "is still to be filled in.")
             return node.text
         on_hosts = len(path) > 2 and path[0] == "roles" and path[2] in _RUN_ON_HOSTS
-        published = any(path[: len(place)] == place for place in _PUBLISHED)
         in_shell = any(path[: len(place)] == place for place in _FOR_A_SHELL)
         if not on_hosts and not in_shell:
             for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
                 problem(f"holds {expansion}, but only ${{NAME}} is understood, without a default or anything else.")
+        refusal = None
+        if on_hosts:
+            refusal = _ON_HOSTS
+        elif any(path[: len(place)] == place for place in _PUBLISHED):
+            refusal = _IN_PUBLIC
 
         def put_in(match: re.Match[str]) -> str:
             name = match["name"]
@@ -377,38 +381,17 @@ class _Reading:
                 return f"${{{name}}}"
             if name in self.own:
                 return self.own[name]
-            if on_hosts:
+            if refusal is not None:
+                problem(refusal.format(name=name))
+                return ""
+            if name in self.environ:
+                return self._secret(name, problem)
+            if not self.checking_only:
                 problem(
-                    f"must not use ${{{name}}}: that is a secret from your environment, and this text ends up in the "
-                    f"store and in hosts' logs. If the host's own variable is meant, write $${{{name}}} or ${name}."
+                    f"needs the environment variable {name}, which is not set. Set it where you run fab, or write "
+                    f"$${{{name}}} if the text ${{{name}}} itself is meant."
                 )
-                return ""
-            if published:
-                problem(
-                    f"must not use ${{{name}}}: that is a secret from your environment, and this value ends up in "
-                    f"manifests, records and names of keys. Write the value itself, or $${{{name}}} if the text "
-                    f"${{{name}}} is meant."
-                )
-                return ""
-            value = self.environ.get(name)
-            if value is None:
-                if not self.checking_only:
-                    problem(
-                        f"needs the environment variable {name}, which is not set. Set it where you run fab, or write "
-                        f"$${{{name}}} if the text ${{{name}}} itself is meant."
-                    )
-                return match[0]
-            if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-                problem(f"needs the environment variable {name}, whose value is not UTF-8 text.")
-                return ""
-            if value:
-                self.secrets.append(value)
-                if not self.checking_only and (trouble := self._unfit(value)):
-                    problem(
-                        f"uses ${{{name}}}, whose value {trouble}: as a secret it would be masked wherever that text "
-                        "occurs. Write the value into the file if it is no secret, or use a longer one."
-                    )
-            return value
+            return match[0]
 
         whole = _VARIABLE.sub(put_in, node.text)
         if not self.checking_only:
@@ -416,6 +399,31 @@ class _Reading:
             written = [*secrets_in_urls(whole), *(_addresses(whole) if path == _WEBHOOK else ())]
             self.secrets += [secret for secret in written if self._unfit(secret) is None]
         return whole
+
+    def _secret(self, name: str, problem: Callable[[str], None]) -> str:
+        """The value of a variable of the environment, which is a secret from now on."""
+        value = self.environ[name]
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            problem(f"needs the environment variable {name}, whose value is not UTF-8 text.")
+            return ""
+        if value:
+            self.secrets.append(value)
+            if not self.checking_only and (trouble := self._unfit(value)):
+                problem(
+                    f"uses ${{{name}}}, whose value {trouble}: as a secret it would be masked wherever that text "
+                    "occurs. Write the value into the file if it is no secret, or use a longer one."
+                )
+        return value
+
+
+_ON_HOSTS = (
+    "must not use ${{{name}}}: that is a secret from your environment, and this text ends up in the store and in "
+    "hosts' logs. If the host's own variable is meant, write $${{{name}}} or ${name}."
+)
+_IN_PUBLIC = (
+    "must not use ${{{name}}}: that is a secret from your environment, and this value ends up in manifests, records "
+    "and names of keys. Write the value itself, or $${{{name}}} if the text ${{{name}}} is meant."
+)
 
 
 def _addresses(webhook: str) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
     keep = max(
         each.store.keep_releases for each in (settings, *session.every.values()) if each.store.url == settings.store.url
     )
-    releases = session.store.list("releases/", after=held)
+    asked = session.store.list("releases/", after=held)
     deployments = session.store.newest(
         f"environments/{settings.environment}/",
         [(_deployment_of(settings.environment), DEPLOYMENTS)],
@@ -207,57 +207,70 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
         after=held,
     )
     named = session.store.directories("environments/", after=held)
-    listed = _by_release(releases.answer().keys)
+    listed = _by_release(asked.answer().keys)
     stored = [release for release, keys in listed.items() if record_key(release) in keys]
-    orphans = [
-        release for release, keys in listed.items() if record_key(release) not in keys and not is_recent(release, now)
-    ]
-    newest = _newest(deployments.answer().keys, settings.environment)
+    orphans = [release for release in listed if release not in set(stored) and not is_recent(release, now)]
+    all_stay = _Swept(tuple(listed), _newest(deployments.answer().keys, settings.environment))
     # What was built within the last day stays anyway, however many there are.
     if not orphans and (len(stored) <= keep or all(is_recent(release, now) for release in stored)):
-        return _Swept(tuple(listed), newest)
+        return all_stay
     deployed = _since(session, named.answer().names, min(listed))
-    environments = {name: Known(deployed.history(session, name, keep, stored)) for name in deployed.environments}
-    mine_known = environments.get(settings.environment, Known(History()))
-    environments[settings.environment] = replace(mine_known, live=live)
-    if unknown := unreadable(environments, now):
-        return _Swept(tuple(listed), newest, unreadable=unknown)
-
-    going = doomed(stored, environments, keep, now)
-    guarded = protected(environments, now)
+    known = {name: Known(deployed.history(session, name, keep, stored)) for name in deployed.environments}
+    known[settings.environment] = replace(known.get(settings.environment, Known(History())), live=live)
+    if unknown := unreadable(known, now):
+        return replace(all_stay, unreadable=unknown)
+    guarded = protected(known, now)
     left = [release for release in orphans if release not in guarded]
-    if not going and not left:
-        return _Swept(tuple(listed), newest)
-    texts = _read(session, [record_key(release) for release in going])
-    records = {release: _record(texts.get(record_key(release)), release) for release in going}
-    # Several applications may have shared the store before it had an owner: what is not ours is not ours to remove.
-    ours = [
-        release
-        for release in (*going, *left)
-        if (record := records.get(release)) is None or record.application == settings.application
-    ]
-    reuse = _build_records(session, {release: records.get(release) for release in ours})
-    manifests = deployed.manifests(session, environments)
-    for release in ours:
+    going = _of_this_application(session, doomed(stored, known, keep, now), left)
+    if not going:
+        return all_stay
+    _remove(session, going, listed, deployed.manifests(session, known))
+    return replace(
+        all_stay,
+        staying=tuple(release for release in listed if release not in going),
+        releases=tuple(
+            RemovedRelease(release, record.size_bytes if (record := going[release]) is not None else None)
+            for release in going
+            if release in set(stored)
+        ),
+        leftovers=tuple(release for release in going if release not in set(stored)),
+    )
+
+
+def _of_this_application(
+    session: Session, stored: Sequence[ReleaseId], left: Sequence[ReleaseId]
+) -> Mapping[ReleaseId, Release | None]:
+    """Of releases that may go, those that are ours, each with its record; None where that is gone or damaged.
+
+    Several applications may have shared the store before it had an owner: what is not ours is not ours to remove.
+    """
+    texts = _read(session, [record_key(release) for release in stored])
+    records = {release: _record(texts.get(record_key(release)), release) for release in stored}
+    application = session.settings.application
+    return {
+        release: record
+        for release in (*stored, *left)
+        if (record := records.get(release)) is None or record.application == application
+    }
+
+
+def _remove(
+    session: Session,
+    going: Mapping[ReleaseId, Release | None],
+    listed: Mapping[ReleaseId, Sequence[str]],
+    manifests: Mapping[ReleaseId, Sequence[str]],
+) -> None:
+    """Remove each release, oldest first: whatever points to something else goes before it."""
+    reuse = _build_records(session, going)
+    for release in going:
         order = [
             *reuse[release],
             *manifests.get(release, ()),
             *(key for key in listed[release] if key.startswith(f"releases/{release}/manifests/")),
-            record_key(release),
+            *(key for key in listed[release] if key == record_key(release)),
             *listed[release],
         ]
-        present = {*reuse[release], *manifests.get(release, ()), *listed[release]}
-        session.store.delete([key for key in dict.fromkeys(order) if key in present]).answer()
-    return _Swept(
-        staying=tuple(release for release in listed if release not in set(ours)),
-        newest=newest,
-        releases=tuple(
-            RemovedRelease(release, record.size_bytes if (record := records[release]) is not None else None)
-            for release in ours
-            if release in records
-        ),
-        leftovers=tuple(release for release in ours if release not in records),
-    )
+        session.store.delete(list(dict.fromkeys(order))).answer()
 
 
 def _by_release(keys: Iterable[str]) -> dict[ReleaseId, list[str]]:

@@ -11,7 +11,7 @@ import selectors
 import subprocess
 import tempfile
 import time
-from typing import Callable, Deque, List, Optional, Union
+from typing import Callable, Deque, List, Tuple, Union
 
 from deploytool.text import ids
 from deploytool.text.masking import Masking
@@ -155,8 +155,25 @@ def run_step(
 
     Raises Cancelled if the operator interrupted, Failure if bash or the disk is missing.
     """
-    begin = time.monotonic()
     log.write("==> {} {}".format(ids.recorded(ids.now()), name))
+    said = _Said(log, progress)
+    process, results = _launch(name, script, groups)
+    try:
+        timed_out = _follow(process, results, said, timeout_seconds)
+    finally:
+        os.close(results)
+    exit_code = process.wait()
+    groups.finished(process)
+    if exit_code < 0:
+        exit_code = 128 - exit_code
+    log.write("<== {} ended with exit status {}".format(name, exit_code))
+    log.flush()
+    groups.refuse_if_cancelled("running the step {}".format(name))
+    return StepEnd(exit_code, _result_lines(said.results), said.tail.lines, timed_out, log.path)
+
+
+def _launch(name: str, script: str, groups: Groups) -> "Tuple[subprocess.Popen[bytes], int]":
+    """The script's process, and where its results are read."""
     # The script goes in through a file of no name: on a command line every user of the machine could read it.
     source = _above_ten(_nameless_file("deploytool-" + name))
     with os.fdopen(os.dup(source), "wb") as file:
@@ -179,21 +196,39 @@ def run_step(
     finally:
         os.close(result_write)
         os.close(source)
-    tail = Tail()
-    results = bytearray()
-    timed_out = False
-    shown = 0.0
-    lines = Lines(log.masking)
+    return process, result_read
 
-    def take(whole: str) -> None:
-        log.append(whole)
-        tail.add(whole)
 
+class _Said:
+    """What a step has said so far, and whoever is shown it."""
+
+    def __init__(self, log: Union[Log, NoLog], progress: Callable[[str], None]) -> None:
+        self.tail = Tail()
+        self.results = bytearray()
+        self._log = log
+        self._progress = progress
+        self._lines = Lines(log.masking)
+        self._shown = 0.0
+
+    def take(self, data: bytes, final: bool = False) -> None:
+        """Some of its output."""
+        whole = self._lines.feed(data, final=final)
+        self._log.append(whole)
+        self.tail.add(whole)
+
+    def show(self, now: float) -> None:
+        if now - self._shown >= PROGRESS_SECONDS and self.tail.lines:
+            self._shown = now
+            self._log.flush()
+            self._progress(self.tail.lines[-1])
+
+
+def _follow(process: "subprocess.Popen[bytes]", results: int, said: _Said, timeout_seconds: float) -> bool:
+    """Read all that the step says, until it has ended or its time is over; returns whether it was."""
     assert process.stdout is not None
-    output = process.stdout.fileno()
-    ended: Optional[float] = None
-    with selectors.DefaultSelector() as selector:
-        for descriptor in (output, result_read):
+    begin, ended, timed_out = time.monotonic(), None, False
+    with process.stdout, selectors.DefaultSelector() as selector:
+        for descriptor in (process.stdout.fileno(), results):
             os.set_blocking(descriptor, False)
             selector.register(descriptor, selectors.EVENT_READ)
         while selector.get_map():
@@ -201,15 +236,12 @@ def run_step(
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fd)
-                elif key.fd == result_read:
-                    results += data
+                elif key.fd == results:
+                    said.results += data
                 else:
-                    take(lines.feed(data))
+                    said.take(data)
             now = time.monotonic()
-            if now - shown >= PROGRESS_SECONDS and tail.lines:
-                shown = now
-                log.flush()
-                progress(tail.lines[-1])
+            said.show(now)
             if ended is None and process.poll() is not None:
                 ended = now
             if ended is not None and now - ended > LINGER_SECONDS:
@@ -217,17 +249,8 @@ def run_step(
             if ended is None and not timed_out and now - begin > timeout_seconds:
                 timed_out = True
                 end_group(process.pid)
-    take(lines.feed(b"", final=True))
-    exit_code = process.wait()
-    groups.finished(process)
-    process.stdout.close()
-    os.close(result_read)
-    if exit_code < 0:
-        exit_code = 128 - exit_code
-    log.write("<== {} ended with exit status {}".format(name, exit_code))
-    log.flush()
-    groups.refuse_if_cancelled("running the step {}".format(name))
-    return StepEnd(exit_code, _result_lines(results), tail.lines, timed_out, log.path)
+    said.take(b"", final=True)
+    return timed_out
 
 
 def _result_lines(results: bytearray) -> List[str]:

@@ -72,11 +72,7 @@ ask_by_bash() {
   agent_port=${agent##*:}
   agent_host=${agent%:*}
   agent_host=${agent_host#\[}
-  DEPLOYTOOL_HEADERS=$agent_headers timeout "$2" bash -c '
-    exec 3<>"/dev/tcp/$0/$1" || exit 1
-    printf "GET %s HTTP/1.0\r\nHost: %s\r\n%s\r\n" "$2" "$0" "$DEPLOYTOOL_HEADERS" >&3
-    exec cat <&3
-  ' "${agent_host%\]}" "$agent_port" "$1" 2>&1
+  http_by_bash "${agent_host%\]}" "$agent_port" "$1" "$2" "$agent_headers"
 }
 
 # option NAME VALUE: one line of curl's configuration file, if there is a value.

@@ -167,11 +167,7 @@ fetch_by_bash() {
     *:*) fetch_port=${fetch_host##*:} ;;
     *) fetch_port=80 ;;
   esac
-  fetched_body=$(timeout 5 bash -c '
-    exec 3<>"/dev/tcp/$0/$1" || exit 1
-    printf "GET %s HTTP/1.0\r\nHost: %s\r\n\r\n" "$2" "$3" >&3
-    cat <&3
-  ' "${fetch_host%:*}" "$fetch_port" "$fetch_path" "$fetch_host" 2>&1)
+  fetched_body=$(http_by_bash "${fetch_host%:*}" "$fetch_port" "$fetch_path" 5)
   fetched_status=${fetched_body#HTTP/1.? }
   fetched_status=${fetched_status%"${fetched_status#???}"}
 }
