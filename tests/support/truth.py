@@ -94,11 +94,11 @@ fi
 
 stop() {
   # By their names: after a reboot the number in the pid file may be anybody's.
-  for each in /proc/[0-9]*; do
-    if tr '\\0' ' ' 2>/dev/null <"$each/cmdline" | grep -q "server.py $PORT "; then
-      kill -9 "${each#/proc/}"
-      while [ -d "$each" ]; do sleep 0.02; done
-    fi
+  for each in $(grep -lzx -e "$PORT" /proc/[0-9]*/cmdline 2>/dev/null); do
+    each=${each%/cmdline}
+    grep -qzx server.py "$each/cmdline" 2>/dev/null || continue
+    kill -9 "${each#/proc/}"
+    while [ -d "$each" ]; do sleep 0.02; done
   done
   rm -f pids/web.pid
 }
