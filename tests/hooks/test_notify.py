@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import json
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,8 +70,8 @@ class Told(Local):
         self.url = url
         self.write()
 
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        return super().start(*arguments, env={"WEBHOOK": self.url, **(env or {})})
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "WEBHOOK": self.url}
 
     def records(self) -> list[dict[str, Any]]:
         told = self.directory / "told"

@@ -587,6 +587,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evidence]:
         CANARIES["SSH key"] = Canary(key, key.splitlines()[3].encode())
         world.allow("build_server", world.build_server_rules)
         project = Project(world, root)
+        project.forks = False
         made = Evidence(world, project, webhook, processes)
         set_up(world, project, git)
         made.commit()

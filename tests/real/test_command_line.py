@@ -126,6 +126,7 @@ def test_task_that_follows_a_command_can_be_interrupted(project: Project) -> Non
 
 def test_hangup_does_not_end_what_was_started_with_nohup(project: Project) -> None:
     (project.directory / "fabfile.py").write_text(FABFILE + HIT.format(signal="SIGHUP"))
+    project.forks = False
     ours = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert project.fab("playground", "hit", "settings").code == 0

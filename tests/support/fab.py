@@ -47,7 +47,7 @@ class Result:
 def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
     """`fab ARGUMENTS`, to its end. Raises AssertionError if it does not end."""
     if _changes_python(env):
-        return _executed(arguments, cwd, env, timeout_seconds)
+        return execute(arguments, cwd, env, timeout_seconds)
     with contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
         stack.enter_context(ours)
@@ -82,7 +82,8 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
         return Result(code, said_out, said_err)
 
 
-def _executed(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
+def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
+    """The same, by the program itself."""
     done = subprocess.run(
         [FAB, *arguments],
         cwd=cwd,

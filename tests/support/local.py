@@ -39,11 +39,14 @@ class Local:
         (self.directory / "config/deploy.yml").write_text(yaml.safe_dump(self.settings))
         (self.directory / "config/local.yml").write_text("")
 
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
     def start(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [FAB, *arguments],
             cwd=self.directory,
-            env={**os.environ, **(env or {})},
+            env={**self.environment(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -51,7 +54,7 @@ class Local:
         )
 
     def fab(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
-        ended = fab.run(arguments, self.directory, {**os.environ, **(env or {})}, 120)
+        ended = fab.run(arguments, self.directory, {**self.environment(), **(env or {})}, 120)
         assert "Traceback" not in ended.err, ended.err
         return ended
 

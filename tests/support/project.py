@@ -97,6 +97,9 @@ def forget(playground: Playground, application: Application) -> None:
 class Project:
     """A folder with `fabfile.py` and `config/`, for an application of the playground."""
 
+    #: False where a process of its own, with its command line, is what is looked at
+    forks = True
+
     def __init__(
         self, playground: Playground, directory: Path, application: Application = TINY, repository: Path | None = None
     ) -> None:
@@ -148,7 +151,8 @@ class Project:
 
     def fab(self, *arguments: str, env: Mapping[str, str] | None = None, timeout_seconds: float = 180) -> Result:
         """`fab ARGUMENTS`, to its end. A traceback is a failure of the test, whatever the exit code."""
-        ended = fab.run(arguments, self.directory, {**self.environment(), **(env or {})}, timeout_seconds)
+        run = fab.run if self.forks else fab.execute
+        ended = run(arguments, self.directory, {**self.environment(), **(env or {})}, timeout_seconds)
         assert "Traceback" not in ended.err, ended.err
         return ended
 
