@@ -14,8 +14,10 @@ from . import compressors, locks, ownership, steps, wire
 from .bus import Bus
 from .consul import Consul
 from .directory_bus import DirectoryBus
+from .directory_store import DirectoryStore
 from .processes import Groups, started_at
-from .store import open_store
+from .s3_store import S3Store
+from .store import Store
 
 #: What a request tells before its answer: one of `wire.EVENTS`.
 Tell = Callable[[Any], None]
@@ -35,7 +37,7 @@ class Context:
         self.log: Optional[steps.Log] = None
         self.compressor = compressors.Compressor("none", None)
         #: None until it was first needed
-        self.store_client: Any = None
+        self.store_client: Optional[Store] = None
         self._bus_client: Optional[Bus] = None
         #: whether the store is this application's, or nobody's yet; None until it was looked at
         self._store_owned: Optional[bool] = None
@@ -64,7 +66,7 @@ class Context:
         return os.path.join(os.path.dirname(self.root), ".worker")
 
     @property
-    def store(self) -> Any:
+    def store(self) -> Store:
         """The store, for reading: this application's, or nobody's yet. Raises Failure if it is another's."""
         with self._store_guard:
             if self.store_client is None:
@@ -74,7 +76,7 @@ class Context:
             return self.store_client
 
     @property
-    def own_store(self) -> Any:
+    def own_store(self) -> Store:
         """The store, for writing and deleting: from now on this application's."""
         store = self.store
         with self._store_guard:
@@ -87,8 +89,10 @@ class Context:
     def _store_and_application(self) -> Tuple[str, str]:
         return self.hello.store.url, self.hello.application
 
-    def _open_store(self, *, read_only: bool) -> Any:
-        return open_store(self.hello.store, self.python_directory, self.groups, read_only=read_only)
+    def _open_store(self, *, read_only: bool) -> Store:
+        if self.hello.store.url.startswith("file:"):
+            return DirectoryStore(self.hello.store.url)
+        return S3Store(self.hello.store, self.python_directory, self.groups, read_only=read_only)
 
     def prepare_store(self) -> None:
         """Have the client ready when the first request for the store comes: boto3 takes a while to import.

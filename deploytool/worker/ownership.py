@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Optional
+from typing import Optional
 
 from deploytool.text.untrusted import read_json
 
 from .failure import Failure
+from .store import Store
 
 #: Relative to the store's URL.
 OWNER = "application.json"
 
 
-def is_owned(store: Any, url: str, application: str) -> bool:
+def is_owned(store: Store, url: str, application: str) -> bool:
     """Whether the store is this application's; False if it is nobody's yet. Raises Failure if it is another's."""
     content = store.get(OWNER)
     if content is None:
@@ -44,7 +45,7 @@ def is_owned(store: Any, url: str, application: str) -> bool:
     return True
 
 
-def claim(store: Any, url: str, application: str) -> None:
+def claim(store: Store, url: str, application: str) -> None:
     """Make a store that is nobody's this application's. Raises Failure if another one was quicker."""
     content = json.dumps({"application": application}) + "\n"
     if not store.put_new(OWNER, content.encode()):

@@ -8,12 +8,13 @@ events with a deployment, of which stretcher would take either.
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Dict, List
+from typing import Callable, Dict, List
 
 from deploytool.text.masking import Masking
 
 from .bus import Bus
 from .failure import Failure
+from .store import Store
 from .wire import Answers, Question, Trouble
 
 LOOK_SECONDS = 0.1
@@ -21,7 +22,7 @@ LOOK_SECONDS = 0.1
 
 def probe_hosts(
     bus: Bus,
-    store: Any,
+    store: Store,
     prefix: str,
     place: str,
     probe: str,

@@ -13,6 +13,7 @@ from . import retention, wire
 from .context import Context, Tell
 from .failure import Failure
 from .findings import Findings
+from .store import Store
 
 #: So many records are read from the store side by side.
 READERS = 8
@@ -184,6 +185,7 @@ class StoreRequests:
         """Try every right on the store."""
         findings = Findings(self._here.masking)
         trouble: Optional[Failure] = None
+        store: Optional[Store] = None
         try:
             store = self._here.store
         except Failure as failure:

@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
-from typing import Any, Iterator, Optional
+from typing import Iterator, Optional
 
 from deploytool.text.untrusted import read_json
 
 from .failure import Failure
+from .store import Store
 
 
 class Journal:
@@ -34,7 +35,7 @@ class Journal:
         finally:
             entry.close()
 
-    def remove_left(self, store: Any) -> None:
+    def remove_left(self, store: Store) -> None:
         """Have the store forget the uploads of workers that are gone. What it refuses is tried again the next time."""
         try:
             names = os.listdir(self._directory)

@@ -18,8 +18,8 @@ from deploytool.worker.consul import Consul
 from deploytool.worker.failure import Failure
 from deploytool.worker.ownership import is_owned
 from deploytool.worker.processes import Groups
-from deploytool.worker.store import S3Store
-from deploytool.worker.wire import Credentials, Selector
+from deploytool.worker.s3_store import S3Store
+from deploytool.worker.wire import Credentials, Selector, StoreSettings
 
 few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -122,15 +122,8 @@ class Raw:
 @pytest.fixture(scope="module")
 def answered() -> Callable[[int, bytes, dict[str, str]], S3Store]:
     """A store whose server answers each request the same."""
-    store = S3Store(
-        "s3://bucket/prefix",
-        endpoint_url="http://127.0.0.1:1",
-        region="us-east-1",
-        credentials=Credentials("a", "s", None),
-        python_directory="",
-        groups=Groups(lambda _: None),
-        read_only=True,
-    )
+    settings = StoreSettings("s3://bucket/prefix", "http://127.0.0.1:1", "us-east-1", Credentials("a", "s", None))
+    store = S3Store(settings, "", Groups(lambda _: None), read_only=True)
     answer: list[tuple[int, bytes, dict[str, str]]] = []
 
     def send(**_: Any) -> AWSResponse:

@@ -15,7 +15,7 @@ import pytest
 from deploytool.connection.boot import start_worker
 from deploytool.errors import Interrupted, StepError, StoreError
 from deploytool.playground.playground import Playground
-from deploytool.worker.store import DirectoryStore
+from deploytool.worker.directory_store import DirectoryStore
 from tests.support.worker import RawClient
 
 Start = Callable[..., RawClient]

@@ -24,10 +24,11 @@ from deploytool.errors import StepError, StoreError
 from deploytool.playground.parts import PROGRAMS, find_or_install_program
 from deploytool.playground.playground import Playground
 from deploytool.worker import compressors, multipart
+from deploytool.worker.directory_store import DirectoryStore
 from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
-from deploytool.worker.store import DirectoryStore, S3Store
-from deploytool.worker.wire import Credentials
+from deploytool.worker.s3_store import S3Store
+from deploytool.worker.wire import Credentials, StoreSettings
 from tests.support.waiting import until
 from tests.support.worker import Place, RawClient, hello, s3, unfinished
 
@@ -323,7 +324,7 @@ def test_old_unfinished_uploads_are_removed_and_young_ones_stay(
     assert len(unfinished(playground, prefix)) == 2
     keys = playground.deploy_keys
     own = {**s3(playground, prefix), "credentials": Credentials(keys.access_key, keys.secret_key, None)}
-    store = S3Store(**own, python_directory=str(tmp_path), groups=Groups(lambda groups: None), read_only=True)
+    store = S3Store(StoreSettings(**own), str(tmp_path), Groups(lambda groups: None), read_only=True)
     assert store.remove_unfinished("releases/", time.time() + 60) == ["releases/r/a.tar"]
     assert unfinished(playground, prefix) == [f"{prefix}/elsewhere/a"]
 
