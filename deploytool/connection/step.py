@@ -151,7 +151,8 @@ def explain(step: Step, end: StepEnd) -> StepError:
     elif end.exit_code in _SENTENCES:
         said = _SENTENCES[end.exit_code]
         about = {"subject": problems[-1] if problems else "?", "listed": _listed(problems)}
-        said = replace(said, message=said.message.format(**about))
+        # Where the script could not name anything, the sentence does without.
+        said = replace(said, message=said.message.format(**about).removesuffix(": ?"))
     elif end.exit_code in _TOLD_BY:
         said = _TOLD_BY[end.exit_code](step, problems or ("?",))
     else:

@@ -209,7 +209,8 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
     named = session.store.directories("environments/", after=held)
     listed = _by_release(asked.answer().keys)
     stored = [release for release, keys in listed.items() if record_key(release) in keys]
-    orphans = [release for release in listed if release not in set(stored) and not is_recent(release, now)]
+    known_here = set(stored)
+    orphans = [release for release in listed if release not in known_here and not is_recent(release, now)]
     all_stay = _Swept(tuple(listed), _newest(deployments.answer().keys, settings.environment))
     # What was built within the last day stays anyway, however many there are.
     if not orphans and (len(stored) <= keep or all(is_recent(release, now) for release in stored)):
@@ -231,9 +232,9 @@ def _sweep(session: Session, live: frozenset[ReleaseId], held: Asked) -> _Swept:
         releases=tuple(
             RemovedRelease(release, record.size_bytes if (record := going[release]) is not None else None)
             for release in going
-            if release in set(stored)
+            if release in known_here
         ),
-        leftovers=tuple(release for release in going if release not in set(stored)),
+        leftovers=tuple(release for release in going if release not in known_here),
     )
 
 

@@ -162,6 +162,11 @@ def test_a_time_out_says_how_long_it_was() -> None:
     assert "build.timeout_seconds" in (said.hint or "")
 
 
+def test_failure_that_names_nothing_is_a_sentence_all_the_same() -> None:
+    said = explain(Step("checkout", "", 5), ended(Code.WORK_TREE_NOT_CLEAN))
+    assert said.message == "the work tree on the build server could not be brought to the revision"
+
+
 def test_a_surprising_exit_code_is_reported_as_it_is() -> None:
     assert explain(Step("assets", "", 5), ended(127)).message == (
         "the step assets failed on the build server with exit code 127"

@@ -85,6 +85,7 @@ def test_host_is_busy_until_its_last_word_or_until_it_must_have_ended() -> None:
 
 def test_findings_of_the_worker_become_lines_with_their_exit_codes() -> None:
     failure = Trouble("store", "refused", [], "ask")
+    assert told([Finding("c", None, None)])[0].ok is None
     assert told([Finding("a", "x", None), Finding("b", None, failure)]) == [
         Check("a", True, "x"),
         Check("b", False, "refused", "ask", 6),

@@ -62,7 +62,9 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
         os.close(err[1])
         answers = ours.makefile("rb")
         stack.enter_context(answers)
-        pid = int(answers.readline())
+        told = answers.readline()
+        assert told, "the process that forks has ended: what it said is above"
+        pid = int(told)
         deadline = time.monotonic() + timeout_seconds
         with selectors.DefaultSelector() as selector:
             for descriptor in readers:
@@ -74,7 +76,8 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
                     if not data:
                         selector.unregister(key.fd)
                 if time.monotonic() >= deadline:
-                    os.killpg(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
                     said = b"\n".join(readers.values()).decode(errors="replace")
                     raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{said}")
         code = int(answers.readline())
@@ -84,17 +87,23 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
 
 def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
     """The same, by the program itself."""
-    done = subprocess.run(
+    with subprocess.Popen(
         [FAB, *arguments],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout_seconds,
         start_new_session=True,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{out}\n{err}") from None
+    return Result(process.returncode, out, err)
 
 
 def _changes_python(env: Mapping[str, str]) -> bool:

@@ -53,8 +53,8 @@ def failed(name: str, error: DeployError) -> Check:
 def told(findings: Sequence[Finding]) -> list[Check]:
     """The lines of what the worker has tried by itself."""
     return [
-        Check(each.name, True, printable(each.found or ""))
-        if each.failure is None
-        else failed(each.name, error_of(each.failure))
+        failed(each.name, error_of(each.failure))
+        if each.failure is not None
+        else Check(each.name, None if each.found is None else True, printable(each.found or "nothing was found out"))
         for each in findings
     ]
