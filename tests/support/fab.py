@@ -87,7 +87,7 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
 
 def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
     """The same, by the program itself."""
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [FAB, *arguments],
         cwd=cwd,
         env=env,
@@ -96,13 +96,19 @@ def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeo
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+    return finish(process, timeout_seconds)
+
+
+def finish(process: "subprocess.Popen[str]", timeout_seconds: float) -> Result:
+    """Wait for the end of `fab`, a group of its own. Raises AssertionError, and ends it, if it does not end."""
+    with process:
         try:
             out, err = process.communicate(timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
-            raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{out}\n{err}") from None
+            raise AssertionError(f"{process.args!r} did not end:\n{out}\n{err}") from None
     return Result(process.returncode, out, err)
 
 

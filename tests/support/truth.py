@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import time
 import urllib.error
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
+from tests.support import fab
 from tests.support.fab import Result
 from tests.support.project import Project
 from tests.support.waiting import until
@@ -185,14 +184,9 @@ class Truth(Project):
         (self.work / "on").touch()
 
     def finish(self, process: "subprocess.Popen[str]", timeout_seconds: float = 180) -> Result:
-        try:
-            out, err = process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, err = process.communicate()
-            raise AssertionError(f"fab did not end:\n{out}\n{err}") from None
-        assert "Traceback" not in err, err
-        return Result(process.returncode, out, err)
+        ended = fab.finish(process, timeout_seconds)
+        assert "Traceback" not in ended.err, ended.err
+        return ended
 
     def failing_deploy(self, *arguments: str) -> Result:
         result = self.fab("playground", "deploy", "--json", *arguments)
