@@ -254,7 +254,6 @@ def test_gunicorn_that_is_only_reloaded_runs_the_old_releases_packages_and_is_no
     here = product.repository.directory
     environment = {"DATABASE": ":memory:", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
     product.project.settings["build"]["env"] = environment
-    product.project.settings["wait"] = {**WAIT, "hook_seconds": 5}
     python = {"PYTHONPATH": str(installed), "DATABASE": ":memory:"}
     generate(here, sys.executable, "-m", "django", "startproject", "board", ".", env=python)
     product.repository.commit({"requirements.txt": DJANGO_FILES["requirements.txt"]})
@@ -262,7 +261,9 @@ def test_gunicorn_that_is_only_reloaded_runs_the_old_releases_packages_and_is_no
     first = product.deploy().json["release"]
     for host in HOSTS:
         product.put_on_host(host, "service", DJANGO_RELOAD)
-    product.repository.commit({"VERSION": "2"})
+    # Only what must not be proven is waited for shortly.
+    product.project.settings["wait"] = {**WAIT, "hook_seconds": 10}
+    product.repository.commit({"VERSION": "2", "config/playground.yml": yaml.safe_dump(product.project.settings)})
     result = product.project.fab("playground", "deploy", "--json")
     assert result.code == 8, result.err
     reasons = {each["reason"] for each in result.json["hosts"]}
