@@ -268,7 +268,7 @@ def test_host_that_loses_its_agent_before_it_hears_go_is_silent_and_catches_up(t
     """(5): not noticed in time"""
     old = truth.deploy_old()
     new = truth.commit_new()
-    truth.settings["wait"] |= {"activate_seconds": 15, "hook_seconds": 10}
+    truth.settings["wait"] |= {"activate_seconds": 20, "hook_seconds": 8}
     process = truth.start_to_the_barrier()
     truth.playground.stop_agent("app2")
     truth.go_on()
@@ -592,7 +592,7 @@ def test_report_that_was_lost_is_said_by_the_next_run_without_a_restart(truth: T
     own = truth.directory / "templates/manifest.yml.j2"
     own.parent.mkdir()
     own.write_text(manifest.replace(post, f"{post}    - >-\n      {death}\n"))
-    truth.settings["wait"] |= {"activate_seconds": 15, "hook_seconds": 10}
+    truth.settings["wait"] |= {"activate_seconds": 20, "hook_seconds": 8}
     truth.write()
     result = truth.failing_deploy()
     document = result.json

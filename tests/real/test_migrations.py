@@ -99,7 +99,7 @@ class Schema(Waves):
         work = self.directory.parent
         migrate = self.settings["build"]["migrate"]
         self.settings["build"]["migrate"] = [*migrate, f"touch {work}/at; while [ ! -e {work}/on ]; do sleep 0.1; done"]
-        self.settings["wait"] |= {"activate_seconds": 15, "hook_seconds": 10}
+        self.settings["wait"] |= {"activate_seconds": 20, "hook_seconds": 8}
         self.write()
         process = self.start("playground", "deploy", "--json")
         until((work / "at").exists, "all hosts wait at the barrier", seconds=90)
