@@ -110,7 +110,7 @@ def deploy(
         return
 
     def body(this: Command) -> None:
-        from deploytool.hosts.rehearsal import rehearse_manifests
+        from deploytool.hosts.rehearsal import rehearse_deployment
         from deploytool.rollout.choose_release import Request
         from deploytool.rollout.deploy import deploy as tell
 
@@ -129,7 +129,7 @@ def deploy(
         if nodes is not None and not wanted:
             raise UsageError("--nodes names no host", hint="for instance --nodes app1,app2")
         _check_release_id(release)
-        rehearse_manifests(this.every)
+        rehearse_deployment(this.settings, this.every)
         request = Request(
             reference=reference,
             release=release,
@@ -193,11 +193,11 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
     """
 
     def body(this: Command) -> None:
-        from deploytool.hosts.rehearsal import rehearse_manifests
+        from deploytool.hosts.rehearsal import rehearse_deployment
         from deploytool.rollout.rollback import rollback as tell
 
         _check_release_id(release)
-        rehearse_manifests(this.every)
+        rehearse_deployment(this.settings, this.every)
         with this.session(f"rollback of {this.settings.environment}") as session:
             tell(session, release, this.outcome)
 
@@ -213,10 +213,10 @@ def promote(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> None:
-        from deploytool.hosts.rehearsal import rehearse_manifests
+        from deploytool.hosts.rehearsal import rehearse_deployment
         from deploytool.rollout.promote import promote as tell
 
-        rehearse_manifests(this.every)
+        rehearse_deployment(this.settings, this.every)
         with this.session(f"promote in {this.settings.environment}") as session:
             tell(session, this.outcome)
 

@@ -30,6 +30,14 @@ class BusClient:
     def prune_keys(self, keep: Sequence[str], *, after: Asked | None = None) -> Pending[wire.Removed]:
         return self._worker.start("prune_keys", wire.Removed, keep=keep, after=after)
 
+    def publish(
+        self, deployment: str, manifests: Mapping[str, str], signed: wire.Signed, *, after: Asked | None = None
+    ) -> Pending[wire.Done]:
+        """Put manifests where hosts read them: name → key of one that was put into the store before."""
+        return self._worker.start(
+            "publish", wire.Done, deployment=deployment, manifests=manifests, signed=signed, after=after
+        )
+
     def announce(
         self,
         deployment: str,
@@ -62,9 +70,13 @@ class BusClient:
         """Try every right, with keys of `probe`, an id that no deployment has."""
         return self._worker.start("check_consul", wire.Findings, probe=probe, events=events, services=services)
 
-    def probe(self, probe: str, place: str, roles: Sequence[wire.Question], seconds: float) -> Pending[wire.Answers]:
+    def probe(
+        self, probe: str, place: str, roles: Sequence[wire.Question], signed: wire.Signed, seconds: float
+    ) -> Pending[wire.Answers]:
         """Have every host of the roles answer over the way that a deployment takes."""
-        return self._worker.start("probe_hosts", wire.Answers, probe=probe, place=place, roles=roles, seconds=seconds)
+        return self._worker.start(
+            "probe_hosts", wire.Answers, probe=probe, place=place, roles=roles, signed=signed, seconds=seconds
+        )
 
     def end_watch(self) -> Pending[wire.Done]:
         return self._worker.start("end_watch", wire.Done)

@@ -3,9 +3,11 @@
 Pure but for reading our own templates: it connects to nothing.
 """
 
+import gzip
 import json
 import re
 import shlex
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +17,17 @@ from urllib.parse import urlsplit
 
 from deploytool.errors import UsageError
 from deploytool.hosts.probes import unpacking_programs
-from deploytool.hosts.scripts import own_templates
+from deploytool.hosts.scripts import own_templates, receive_script
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import consul_prefix, event_name
 from deploytool.text.masking import Masking
+from deploytool.trust.signers import allowed_signers
+from deploytool.trust.signing import signers_of
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
 
-CATCH_UP = "/usr/local/lib/deploytool/catch-up.sh"
+RECEIVE = "/usr/local/lib/deploytool/receive.sh"
 UNITS = "/etc/systemd/system"
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -117,7 +121,7 @@ def app_server(
 
     Raises UsageError for pretend hosts, for odd users and nodes, and where it would hold a secret.
     """
-    if (settings.consul.address or "").startswith("file:"):
+    if settings.has_pretend_hosts:
         raise UsageError(
             f"the hosts of {settings.environment} are directories on this machine, and need nothing",
             hint="name an environment with real app servers",
@@ -134,6 +138,7 @@ def app_server(
                 hint="write the value itself into the settings, in place of ${NAME}, if it is none",
             )
     application, environment = settings.application, settings.environment
+    signers, signers_file = signers_of(settings), f"/etc/deploytool/{application}-{environment}.signers"
     name = f"{application}-{role}-{environment}"
     deploy_to = settings.deploy_to_of(role)
     place = urlsplit(settings.store.url) if settings.store.url.startswith("s3:") else None
@@ -146,7 +151,12 @@ def app_server(
         "temporary": f"{deploy_to}/.tmp",
         "event": event_name(application, role, environment),
         "consul_prefix": consul_prefix(application, environment),
-        "catch_up": CATCH_UP,
+        "receive": RECEIVE,
+        # `consul watch` hands its handler to a shell.
+        "handler": shlex.join(
+            [RECEIVE, "event", application, environment, role, deploy_to, *([signers_file] if signers else [])]
+        ),
+        "signers_file": signers_file if signers else "",
         "environment_file": f"/etc/deploytool/{application}-{environment}.env",
         "watch_unit": f"deploy-{name}.service",
         "timer_unit": f"catch-up-{name}.timer",
@@ -157,6 +167,7 @@ def app_server(
         "programs": (
             *unpacking_programs(settings),
             "curl",
+            *(["ssh-keygen"] if signers else []),
             *(["unzip"] if stretcher.url.endswith(".zip") else []),
         ),
         "stretcher": stretcher,
@@ -165,13 +176,18 @@ def app_server(
         HostFile(f"{UNITS}/deploy-{name}.service", "644", _rendered("watch.service.j2", values)),
         HostFile(f"{UNITS}/catch-up-{name}.service", "644", _rendered("catch-up.service.j2", values)),
         HostFile(f"{UNITS}/catch-up-{name}.timer", "644", _rendered("catch-up.timer.j2", values)),
-        HostFile(CATCH_UP, "755", (own_templates() / "app-server" / "catch-up.sh").read_text("utf-8")),
+        HostFile(RECEIVE, "755", receive_script()),
         HostFile(f"/etc/tmpfiles.d/deploy-{name}.conf", "644", _rendered("tmpfiles.conf.j2", values)),
         # systemd reads it as root, and it may get secrets.
         HostFile(str(values["environment_file"]), "600", _rendered("environment.j2", values), kept=True),
+        *([HostFile(signers_file, "644", allowed_signers(signers))] if signers else []),
     )
     script = _rendered("setup.sh.j2", {**values, "files": files})
-    cloud_init = {**values, "setup": script.rstrip("\n"), "setup_path": f"/usr/local/sbin/app-server-{name}"}
+    cloud_init = {
+        **values,
+        "setup": b64encode(gzip.compress(script.encode(), mtime=0)).decode(),
+        "setup_path": f"/usr/local/sbin/app-server-{name}",
+    }
     return AppServer(script, _rendered("cloud-init.yml.j2", cloud_init), files, policies(settings, role, node))
 
 

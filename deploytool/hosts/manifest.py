@@ -184,7 +184,8 @@ def render(manifest: RoleManifest, template_directory: Path | None) -> str:
     names |= {"src": manifest.src, "checksum": manifest.release.checksum, "host_script": script}
     names |= {"beside": manifest.beside, "dest": manifest.dest}
     try:
-        text = jinja.from_string(path.read_text(encoding="utf-8")).render(names)
+        # `consul kv get` ends the line of what it prints; so the end is the same wherever the text is read.
+        text = jinja.from_string(path.read_text(encoding="utf-8")).render(names).rstrip("\n") + "\n"
         text.encode()
     except Exception as error:  # a template may raise whatever Python can
         line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""

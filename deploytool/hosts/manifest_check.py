@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Linux takes no single argument of this size or more (MAX_ARG_STRLEN), and a command is one argument of `sh -c`.
 LONGEST_COMMAND_BYTES = 128 * 1024
+#: Consul takes no value of more.
+LONGEST_MANIFEST_BYTES = 512 * 1024
 _FIELDS = ("src", "checksum", "dest", "dest_mode", "commands", "excludes", "exclude_from", "sync_strategy")
 _CHECKSUM_DIGITS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
@@ -35,6 +37,11 @@ def check_manifest(text: str, *, kept: bool = False) -> None:
 def _manifest_problems(text: str, *, kept: bool) -> Iterator[str]:
     import yaml
 
+    if (size_bytes := len(text.encode(errors="replace"))) > LONGEST_MANIFEST_BYTES:
+        yield (
+            f"has {size_bytes} bytes, and Consul holds no more than {LONGEST_MANIFEST_BYTES}; move long hooks into "
+            "files of the release, and call those"
+        )
     if OPENING_BRACES in text:
         line = text[: text.index(OPENING_BRACES)].count("\n") + 1
         yield f"line {line} has {OPENING_BRACES}, a template to newer stretchers; put it through the yaml filter"

@@ -9,6 +9,7 @@ from deploytool.model.release import (
     Release,
     built_manifest_key,
 )
+from deploytool.trust.signing import find_key
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -24,6 +25,12 @@ def rehearse_manifests(every: "Mapping[str, Settings]") -> None:
     """
     settings = next(iter(every.values()))
     render_all(every, made_up_release(settings))
+
+
+def rehearse_deployment(settings: "Settings", every: "Mapping[str, Settings]") -> None:
+    """The same, and whether this machine has a key that may sign for the environment. Raises SettingsError."""
+    rehearse_manifests(every)
+    find_key(settings)
 
 
 def render_all(every: "Mapping[str, Settings]", release: Release) -> list[tuple[str, str]]:

@@ -29,6 +29,9 @@ LOOK_PARTS = (*_ALWAYS, "guard", "switch", *_PROOF, "look")
 DRAINING = frozenset({"draining", "drain", "undrain", "failure-undrain"})
 #: The same for a probe of `fab ENV check`.
 PROBE_PARTS = (*_TO_TELL, "inside", "shared", "sockets", "probe")
+#: What the program needs that stands between Consul and stretcher, and the line of it that they take the place of.
+RECEIVE_PARTS = (*_TO_TELL,)
+_RECEIVE_MARK = "# the parts of a manifest's scripts that are needed here\n"
 #: And for one of `fab ENV status --probe`.
 PROVE_PARTS = (*_ALWAYS, "switch", *_PROOF, "prove")
 
@@ -66,6 +69,13 @@ def look_script(manifest: RoleManifest) -> str:
     bus = "directory" if manifest.bus_directory else "consul"
     parts = (host_part(bus if name == BUS else name) for name in LOOK_PARTS)
     return "\n".join([*values_of(manifest), *lists_of(manifest, "failure"), *parts])
+
+
+def receive_script() -> str:
+    """`receive.sh` as it is installed on hosts: with all that it needs of the manifest's scripts within it."""
+    own = (own_templates() / "app-server" / "receive.sh").read_text("utf-8")
+    parts = (host_part("consul" if name == BUS else name) for name in RECEIVE_PARTS)
+    return own.replace(_RECEIVE_MARK, "\n".join([*parts, ""]))
 
 
 def values_of(manifest: RoleManifest) -> Iterator[str]:

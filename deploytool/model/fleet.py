@@ -162,6 +162,8 @@ class LastWord:
     reason: str = ""
     #: how strong the proof was, see PROOFS; empty if the host does not say
     proof: str = ""
+    #: what it checks before it runs anything: `digest` or `signed`; `none` for a watch of before; empty: unknown
+    receiver: str = ""
 
 
 def read_last_word(value: str | None) -> LastWord:
@@ -188,6 +190,7 @@ def read_last_word(value: str | None) -> LastWord:
         else (),
         reason=_sentence(str(said.get("reason") or "")),
         proof=known_proof(str(said.get("proof") or "")),
+        receiver=text("receiver") or "",
     )
 
 

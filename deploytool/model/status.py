@@ -27,6 +27,8 @@ class HostStatus:
     reason: str = ""
     #: how strong its proof was, see `proof.PROOFS`; empty if it does not say
     proof: str = ""
+    #: see `fleet.LastWord`
+    receiver: str = ""
 
     @property
     def behind(self) -> bool:

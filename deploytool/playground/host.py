@@ -7,8 +7,9 @@ daemons included, as with a power cut.
 It is told what to do by files in the host's directory, so that whoever can see the directory can do it:
 
     watches/<any>         one line `application role environment directory`: keep a watch for that event running, and
-                          catch up, with templates/app-server/catch-up.sh, at the host's start and from time to time;
-                          the directory is `deploy_to`, relative to the host's own
+                          catch up, both with templates/app-server/receive.sh, at the host's start and from time to
+                          time; the directory is `deploy_to`, relative to the host's own; a fifth word is the file of
+                          signers, or `-` for a watch that hands events to stretcher itself, as those of before did
     control/no-agent      while it is there, the Consul agent is down: killed, or if it holds `leave`, after leaving
     control/restart-watches   end all watches, remove this file; they start again and Consul replays its old events
 """
@@ -78,11 +79,16 @@ class Program:
             os.killpg(self.pid, number)
 
 
-def watch_command(line: str, consul: str, stretcher: str) -> list[str]:
-    application, role, environment, _directory = line.split()
+def receive_command(line: str, home: Path, receive: str, how: str) -> list[str]:
+    application, role, environment, directory, *signers = line.split()
+    return [receive, how, application, environment, role, str(home / directory), *signers]
+
+
+def watch_command(line: str, consul: str, handler: list[str]) -> list[str]:
+    application, role, environment = line.split()[:3]
     # consul hands its handler to a shell.
-    handler = shlex.quote(stretcher)
-    return [consul, "watch", "-type=event", f"-name=deploy_{application}_{role}_{environment}", handler]
+    event = f"-name=deploy_{application}_{role}_{environment}"
+    return [consul, "watch", "-type=event", event, shlex.join(handler)]
 
 
 def log_name(line: str) -> str:
@@ -105,16 +111,16 @@ class CatchUp(Program):
 class Host:
     """Keeps what should run on the host running, and reaps what has ended."""
 
-    def __init__(self, home: Path, consul: str, stretcher: str, catch_up: str, catch_up_seconds: float | None) -> None:
+    def __init__(self, home: Path, consul: str, stretcher: str, receive: str, catch_up_seconds: float | None) -> None:
         self.home = home
         self.consul = consul
         self.stretcher = stretcher
-        self.catch_up = catch_up
+        self.receive = receive
         self.catch_up_seconds = catch_up_seconds
         self.booting = True
         self.agent = Program([consul, "agent", f"-config-file={home}/consul.json"], home / "log" / "consul.log")
-        self.watches: dict[str, Program] = {}
-        self.catch_ups: dict[str, CatchUp] = {}
+        self.watches: dict[tuple[str, str], Program] = {}
+        self.catch_ups: dict[tuple[str, str], CatchUp] = {}
         self.ending = False
 
     def step(self) -> None:
@@ -129,7 +135,8 @@ class Host:
             if not place.name.startswith("."):
                 # It may be taken away at any moment.
                 with contextlib.suppress(FileNotFoundError):
-                    wanted[place.name] = place.read_text(encoding="utf-8").strip()
+                    line = place.read_text(encoding="utf-8").strip()
+                    wanted[place.name, line] = line
         for name in self.watches.keys() - wanted.keys():
             self.watches[name].end()
             del self.watches[name]
@@ -142,7 +149,9 @@ class Host:
                 self.catch_ups[name].keep_running()
             if name not in self.watches:
                 log = self.home / "log" / f"watch-{log_name(line)}.log"
-                self.watches[name] = Program(watch_command(line, self.consul, self.stretcher), log)
+                is_old = line.endswith(" -")
+                handler = [self.stretcher] if is_old else receive_command(line, self.home, self.receive, "event")
+                self.watches[name] = Program(watch_command(line, self.consul, handler), log)
             self.watches[name].keep_running()
         restart = self.home / "control" / "restart-watches"
         if restart.exists():
@@ -152,9 +161,7 @@ class Host:
         self.booting = False
 
     def new_catch_up(self, line: str) -> CatchUp:
-        application, role, environment, directory = line.split()
-        deploy_to = str(self.home / directory)
-        command = ["/bin/sh", self.catch_up, application, environment, role, deploy_to]
+        command = receive_command(line.removesuffix(" -"), self.home, self.receive, "catch-up")
         log = self.home / "log" / f"catch-up-{log_name(line)}.log"
         return CatchUp(command, log, self.catch_up_seconds)
 
@@ -202,7 +209,7 @@ def main() -> None:
         home,
         description["consul"],
         description["stretcher"],
-        description["catch_up"],
+        description["receive"],
         description["catch_up_seconds"],
     )
     signal.signal(signal.SIGTERM, host.shut_down)

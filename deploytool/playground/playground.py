@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from deploytool.errors import DeployError
+from deploytool.hosts.scripts import receive_script
 from deploytool.playground import configs, processes
 from deploytool.playground.configs import Keys
+from deploytool.playground.host import receive_command
 from deploytool.playground.parts import CHECKOUT, Parts, find_or_install, find_or_install_program, programs_directory
 
 HOSTS = ("app1", "app2", "app3")
@@ -347,7 +349,9 @@ class Playground:
             (self.directory / directory).mkdir()
         for name in ("consul", "stretcher", "rsync"):
             (self._bin / name).symlink_to(getattr(self.parts, name))
-        shutil.copy(catch_up_script(), self._bin / "catch-up.sh")
+        receive = self._bin / "receive.sh"
+        receive.write_text(receive_script(), encoding="utf-8")
+        receive.chmod(0o755)
         self._prepare_ssh()
         _write_private(
             self.directory / "s3.json",
@@ -469,7 +473,7 @@ class Playground:
             "hostname": f"machine-{HOSTS.index(host) + 1}",
             "consul": str(self.consul),
             "stretcher": str(self.stretcher),
-            "catch_up": str(self._bin / "catch-up.sh"),
+            "receive": str(self._bin / "receive.sh"),
             "catch_up_seconds": self.catch_up_seconds,
         }
         (home / "host.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
@@ -489,13 +493,20 @@ class Playground:
         shared.mkdir(parents=True, exist_ok=True)
         bring_up_to_date(shared / ".env", {}, {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database})
 
-    def watch(self, host: str, application: str, role: str, environment: str) -> None:
-        """Let the host keep a watch for the events of this application, role and environment."""
+    def watch(self, host: str, application: str, role: str, environment: str, signers: str = "") -> None:
+        """Let the host keep a watch for the events of this application, role and environment.
+
+        `signers` is a file on the host with those who may deploy; or `-`: events go to stretcher itself, as before.
+        """
         place = self._watch_file(host, application, role, environment)
         beside = place.with_name(f".{place.name}")
-        directory = f"{directory_of(application, environment)}/{role}"
-        beside.write_text(f"{application} {role} {environment} {directory}\n", encoding="utf-8")
+        beside.write_text(
+            f"{self._watch_line(application, role, environment)} {signers}".strip() + "\n", encoding="utf-8"
+        )
         beside.replace(place)
+
+    def _watch_line(self, application: str, role: str, environment: str) -> str:
+        return f"{application} {role} {environment} {directory_of(application, environment)}/{role}"
 
     def _watch_file(self, host: str, application: str, role: str, environment: str) -> Path:
         return self.host_directory(host) / "watches" / f"{application}-{role}-{environment}"
@@ -822,9 +833,12 @@ class Playground:
     def catch_up(
         self, host: str, role: str, application: str = SHOP.name, environment: str = ENVIRONMENT
     ) -> subprocess.CompletedProcess[str]:
-        """Run on the host what its timer would run: `catch-up.sh` for one role."""
-        arguments = [application, environment, role, str(self.deploy_to(role, application, environment))]
-        return self.run_on_host(host, ["sh", str(self._bin / "catch-up.sh"), *arguments])
+        """Run on the host what its timer would run for one role: `receive.sh`."""
+        line = self._watch_line(application, role, environment)
+        with contextlib.suppress(FileNotFoundError):
+            line = self._watch_file(host, application, role, environment).read_text(encoding="utf-8").strip()
+        command = receive_command(line.removesuffix(" -"), self.host_home, str(self._bin / "receive.sh"), "catch-up")
+        return self.run_on_host(host, command)
 
     def restart_watches(self, host: str) -> None:
         """End the host's watches; they start again, and Consul hands them all its old events."""
@@ -966,12 +980,6 @@ def _pairs(application: Application) -> set[tuple[str, str]]:
 def _app_ports(application: Application) -> list[str]:
     """The names of the ports that the application may listen on."""
     return [f"{application.directory}-{role.name}-{host}" for role in application.roles for host in role.hosts]
-
-
-def catch_up_script() -> Path:
-    """The script that docs/app-servers.md gives app servers: beside our modules, or in the checkout."""
-    beside = Path(__file__).resolve().parents[1] / "templates" / "app-server" / "catch-up.sh"
-    return beside if beside.is_file() else CHECKOUT / "templates" / "app-server" / "catch-up.sh"
 
 
 def _part_names() -> Iterator[str]:

@@ -23,7 +23,7 @@ from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import DeploymentId, event_name
 from deploytool.queries.checks.build_server import check_build_server
 from deploytool.queries.checks.finding import ORDER, Check, failed, told, tried
-from deploytool.queries.checks.hosts import check_event_sizes, check_hosts
+from deploytool.queries.checks.hosts import check_event_sizes, check_hosts, check_trust
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.worker.wire import Findings
@@ -41,7 +41,11 @@ def check_all(
 
     `open_session` opens a session for a purpose, in words.
     """
-    checks = [tried("settings", lambda: settings_found(settings, every)), *check_proofs(settings)]
+    checks = [
+        tried("settings", lambda: settings_found(settings, every)),
+        *check_proofs(settings),
+        *check_trust(settings),
+    ]
     try:
         with open_session(f"check {settings.environment}") as session:
             server = settings.build.server

@@ -72,6 +72,12 @@ def lines(status: Status, environment: str) -> list[str]:
             f"go back: fab {environment} rollback"
             for release, hosts in status.unfinished.items()
         ]
+    trusting = [f"{host.host} ({host.role})" for host in ordered if host.up and host.receiver == "none"]
+    if trusting:
+        text.append(
+            f"{named(trusting)} still run what any event names, unchecked: there, run again what `fab {environment} "
+            "app-server` prints"
+        )
     if status.migrate_after_due is not None:
         text.append(due_words(status.migrate_after_due, environment))
     if status.lock is not None:

@@ -19,7 +19,9 @@ from deploytool.model.release import (
 from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, write_begun
-from deploytool.worker.wire import Exists, Frozen, Target
+from deploytool.trust.signing import sign
+from deploytool.trust.statement import name_of, sha256, statement
+from deploytool.worker.wire import Exists, Frozen, Signed, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,28 @@ class Urls:
     event: str
 
 
-def manifests(
-    session: Session, attempt: Attempt, deployment: DeploymentId
-) -> tuple[list[tuple[str, str]], dict[str, Urls]]:
-    """Render and check this deployment's manifests; returns their keys and texts, and their URLs by role.
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """A deployment's manifests, and what names them to hosts."""
+
+    #: key in the store → text
+    texts: Mapping[str, str]
+    #: name in the statement → key in the store
+    keys: Mapping[str, str]
+    #: by role
+    urls: Mapping[str, Urls]
+    signed: Signed
+    #: who has signed them; None: nobody's signature is asked for
+    signer: str | None
+
+
+def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> Manifests:
+    """Render and check this deployment's manifests, and sign what names them. Raises SettingsError.
 
     What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
     """
     settings, release = session.settings, attempt.release
-    entries, urls = list[tuple[str, str]](), {}
+    texts, keys, urls = dict[str, str](), dict[str, str](), dict[str, Urls]()
 
     def add(key: str, *, kept: bool, role: str) -> str:
         text = render_manifest(
@@ -82,7 +97,7 @@ def manifests(
             kept=kept,
             rollback_release=attempt.rollback_release,
         )
-        entries.append((key, text))
+        texts[key], keys[name_of(role, kept=kept)] = text, key
         return manifest_url(settings.store.url, key)
 
     for role in attempt.expected.up:
@@ -91,7 +106,12 @@ def manifests(
         if role in attempt.kept:
             event = add(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
         urls[role] = Urls(wanted, event)
-    return entries, urls
+    said = statement(
+        settings.application, settings.environment, deployment, ((name, texts[key]) for name, key in keys.items())
+    )
+    signature = sign(settings, said)
+    signed = Signed(said, signature.text if signature else None)
+    return Manifests(texts, keys, urls, signed, signature.name if signature else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +126,25 @@ def announce(
     session: Session,
     attempt: Attempt,
     deployment: DeploymentId,
-    urls: Mapping[str, Urls],
+    made: Manifests,
     *,
     after: Asked | None = None,
 ) -> Announced:
-    """Have the barrier, `wanted` and the events written, without waiting for that."""
+    """Have the manifests, the barrier, `wanted` and the events written, without waiting for that."""
+    digest = sha256(made.signed.statement)
     roles = [
         Target(
             role=role,
             event=event_name(session.settings.application, role, session.settings.environment),
-            url=url.wanted,
+            # Hosts of before take the URL, and what follows it is nothing to a URL.
+            url=f"{url.wanted}#sha256={digest}",
             payload=url.event,
             hosts=[*attempt.expected.up[role], *attempt.unheard.get(role, ())],
             spared=[*attempt.spared.get(role, ())],
         )
-        for role, url in urls.items()
+        for role, url in made.urls.items()
     ]
+    published = session.bus.publish(deployment, made.keys, made.signed, after=after)
     asked = session.bus.announce(
         deployment,
         roles,
@@ -129,7 +152,7 @@ def announce(
         in_waves=bool(attempt.plan.waves),
         wait=attempt.wait,
         goes_back=attempt.kind == "rollback",
-        after=after,
+        after=published,
     )
     reports = session.bus.watch(deployment, after=asked) if attempt.wait else None
     return Announced(asked, reports)

@@ -80,12 +80,13 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
         *(max(1, len(attempt.plan.waves)), named_hosts(outcome.spared), attempt.rollback_release),
     )
     hook(session, attempt, "before_announce", outcome)
-    entries, urls = manifests(session, attempt, deployment)
+    made = manifests(session, attempt, deployment)
+    outcome.story["signed_by"] = made.signer
     with outcome.phase("manifests"):
         # Each of these is in line behind the one before: what fails leaves undone what comes after it.
         claim = claim_release(session, release, deployment, outcome.story)
-        published = session.store.put(entries, after=claim.done)
-        announced = announce(session, attempt, deployment, urls, after=published) if attempt.wait else None
+        published = session.store.put([*made.texts.items()], after=claim.done)
+        announced = announce(session, attempt, deployment, made, after=published) if attempt.wait else None
         claim.settle()
     fleet = Fleet(attempt.expected.up)
     fell_back = False
@@ -100,7 +101,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
             hook(session, attempt, "before_go", outcome)
             # They go without being waited for: from here on it is unknown whether a host was switched.
             outcome.advance(Event.LOSE)
-            announced = announce(session, attempt, deployment, urls)
+            announced = announce(session, attempt, deployment, made)
         rollout(session, attempt, announced, fleet, outcome)
         if outcome.migrate_after == "due" and attempt.is_for_all and outcome.status is Status.VERIFIED:
             migrate_after(session, release, outcome)

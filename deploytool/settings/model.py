@@ -450,6 +450,17 @@ class Consul(Model):
     token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
 
 
+class Trust(Model):
+    """Who may deploy. Nothing given: hosts run what Consul's keys say, whoever has written them."""
+
+    signers: Relative | None = Field(
+        default=None, description="the file of those whose signature hosts ask for, as ssh-keygen's allowed_signers"
+    )
+    key: Line | None = Field(
+        default=None, description="the key file that signs; else the first of your agent's or ~/.ssh that may"
+    )
+
+
 class Hosts(Model):
     """Which of the catalog's nodes are a role's hosts. Exactly one of the three is given."""
 
@@ -613,6 +624,7 @@ class Settings(Model):
     build: Build = Field(description="how and where releases are built")
     store: Store = Field(description="where releases are kept")
     consul: Consul = Field(default_factory=Consul, description="Consul, as seen there")
+    trust: Trust = Field(default_factory=Trust, description="whose signature hosts ask for")
     roles: Annotated[Mapping[str, Role], *Frozen] = Field(description="the kinds of app servers")
     wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
     rollout: Rollout = Field(default_factory=Rollout, description="in which waves hosts go, and what a failure means")
@@ -624,6 +636,11 @@ class Settings(Model):
         own = self.roles[role].rollout
         given = {name: value for name in ("waves", "canary") if (value := getattr(own, name)) is not None}
         return self.rollout.model_copy(update=given)
+
+    @property
+    def has_pretend_hosts(self) -> bool:
+        """Whether its hosts are directories on the build server, and a directory takes Consul's place."""
+        return (self.consul.address or "").startswith("file:")
 
     @property
     def in_waves(self) -> bool:

@@ -74,4 +74,5 @@ def _host(role: str, host: str, up: bool, serving: str | None, release: str | No
         wanted_deployment=wanted,
         reason=said.reason,
         proof=said.proof,
+        receiver=said.receiver,
     )

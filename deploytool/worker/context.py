@@ -39,6 +39,8 @@ class Context:
         #: None until it was first needed
         self.store_client: Optional[Store] = None
         self._bus_client: Optional[Bus] = None
+        #: key → text of the manifests that were put into the store
+        self.stored: Dict[str, str] = {}
         #: whether the store is this application's, or nobody's yet; None until it was looked at
         self._store_owned: Optional[bool] = None
         #: what is made at its first use is made once, though several requests may need it at the same time

@@ -7,15 +7,17 @@ events with a deployment, of which stretcher would take either.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Callable, Dict, List
 
 from deploytool.text.masking import Masking
 
+from . import orders
 from .bus import Bus
 from .failure import Failure
 from .store import Store
-from .wire import Answers, Question, Trouble
+from .wire import Answers, Question, Signed, Trouble
 
 LOOK_SECONDS = 0.1
 
@@ -27,6 +29,7 @@ def probe_hosts(
     place: str,
     probe: str,
     roles: List[Question],
+    signed: Signed,
     *,
     seconds: float,
     masking: Masking,
@@ -38,13 +41,17 @@ def probe_hosts(
     to stop it.
     """
     below = "{}/reports/".format(prefix)
+    bells = {role.role: "{}/wanted/{}.probe".format(prefix, role.role) for role in roles}
     failures: Dict[str, Trouble] = {}
     try:
         for left in store.list(place):
             store.delete(left)
+        orders.publish(bus, prefix, probe, {role.role: role.manifest for role in roles}, signed)
+        digest = hashlib.sha256(signed.statement.encode()).hexdigest()
         asked: List[Question] = []
         for role in roles:
             store.put_new(role.key, role.manifest.encode())
+            bus.put(bells[role.role], "{} {}#sha256={}".format(probe, role.url, digest))
             try:
                 bus.fire(role.event, role.url, role.hosts)
                 asked.append(role)
@@ -65,8 +72,12 @@ def probe_hosts(
     finally:
         try:
             for role in roles:
+                bus.delete(bells[role.role])
                 store.delete(role.key)
         finally:
             bus.delete_places(
-                ["{}{}/{}/{}/".format(below, role.role, host, probe) for role in roles for host in role.hosts]
+                [
+                    *("{}{}/{}/{}/".format(below, role.role, host, probe) for role in roles for host in role.hosts),
+                    orders.place(prefix, probe),
+                ]
             )

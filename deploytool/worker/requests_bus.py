@@ -8,7 +8,7 @@ from typing import Dict, List, Optional
 
 from deploytool.text import ids
 
-from . import freezing, retention, wire
+from . import freezing, orders, retention, wire
 from .announcement import Announcement, watch_reports
 from .context import Context, Tell
 from .findings import Findings
@@ -83,7 +83,7 @@ class BusRequests:
         return wire.Findings(findings.all)
 
     def probe_hosts(
-        self, tell: Tell, probe: str, place: str, roles: List[wire.Question], seconds: float
+        self, tell: Tell, probe: str, place: str, roles: List[wire.Question], signed: wire.Signed, seconds: float
     ) -> wire.Answers:
         """Have every host of the roles answer over the way that a deployment takes; see `probe.probe_hosts`."""
         return probe_hosts(
@@ -93,10 +93,16 @@ class BusRequests:
             place,
             probe,
             roles,
+            signed,
             seconds=seconds,
             masking=self._here.masking,
             go_on=lambda: self._here.groups.refuse_if_cancelled("waiting for the hosts' answers"),
         )
+
+    def publish(self, tell: Tell, deployment: str, manifests: Dict[str, str], signed: wire.Signed) -> None:
+        """Put a deployment's manifests where hosts read them: name → key of one that this worker has stored."""
+        texts = {name: self._here.stored[key] for name, key in manifests.items()}
+        orders.publish(self._here.bus, self._here.prefix, deployment, texts, signed)
 
     def announce(
         self,

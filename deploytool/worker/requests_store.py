@@ -20,6 +20,8 @@ READERS = 8
 #: What deployments have written, which nobody ever writes again; and of how many objects a worker remembers the text.
 WRITTEN_ONCE = re.compile(r"environments/[^/]+/deployments/.+\.json$")
 REMEMBERED = 1000
+#: how the key of a manifest ends
+MANIFEST = ".yml"
 
 
 def newest(keys: Sequence[str], patterns: Sequence[Sequence[Any]]) -> List[str]:
@@ -142,6 +144,7 @@ class StoreRequests:
     def store_put(self, tell: Tell, entries: List[List[str]]) -> wire.Existed:
         """Write each [key, content] in this order; names that exist already are given back, untouched."""
         store = self._here.own_store
+        self._here.stored.update((key, content) for key, content in entries if key.endswith(MANIFEST))
         return wire.Existed([key for key, content in entries if not store.put_new(key, content.encode())])
 
     def store_list(self, tell: Tell, prefix: str, beyond: str = "") -> wire.Keys:

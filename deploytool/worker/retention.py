@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from deploytool.text import ids
 
-from . import locks
+from . import locks, orders
 from .announcement import is_open
 from .bus import Bus
 from .failure import Failure
@@ -27,6 +27,8 @@ from .wire import Freed
 
 #: Younger deployments and logs may be somebody's who is at it right now.
 YOUNG_SECONDS = 3600.0
+#: Manifests are large, and Consul keeps all of its keys in memory: those of a deployment that is over go after this.
+MANIFEST_SECONDS = 600.0
 #: An upload that takes longer is nobody's any more.
 UPLOAD_SECONDS = 86400.0
 #: The worker's file is touched whenever it is started.
@@ -44,8 +46,9 @@ def prune_deployments(
 ) -> List[str]:
     """Remove the keys of deployments that are not in `keep`, not wanted by any host, and older than an hour.
 
-    Returns the ids of those that were removed. None are while a wanted deployment still stands at its barrier: if it is
-    aborted, an older one is wanted again. `now` is in seconds of this machine's clock; `go_on` raises to stop it.
+    The manifests of those that no host wants go sooner. Returns the ids of those that were removed. None are while a
+    wanted deployment still stands at its barrier: if it is aborted, an older one is wanted again. `now` is in seconds
+    of this machine's clock; `go_on` raises to stop it.
     """
     names = bus.names(prefix + "/deployments/")
     wanted = _wanted(bus, prefix)
@@ -54,9 +57,13 @@ def prune_deployments(
     removed = []
     for name in sorted(names):
         age = _age_seconds(name, now)
-        if age is None or age <= YOUNG_SECONDS or name in wanted or name in keep:
+        if age is None or name in wanted:
             continue
         go_on()
+        if age > MANIFEST_SECONDS:
+            bus.delete_all(orders.place(prefix, name))
+        if age <= YOUNG_SECONDS or name in keep:
+            continue
         bus.delete_all("{}/deployments/{}/".format(prefix, name))
         removed.append(name)
     return removed

@@ -267,6 +267,14 @@ class Target(NamedTuple):
     spared: List[str]
 
 
+class Signed(NamedTuple):
+    """What names the manifests that hosts may run, each text with its line's end; see `trust/statement.py`."""
+
+    statement: str
+    #: None: the settings name no signers
+    signature: Optional[str]
+
+
 class Question(NamedTuple):
     """A probe of a role's hosts: a manifest that changes nothing and only answers."""
 
@@ -384,6 +392,7 @@ ANSWERS: Mapping[str, Any] = {
     "thaw": Thawed,
     "prune_keys": Removed,
     "probe_hosts": Answers,
+    "publish": Done,
     "announce": Frozen,
     "watch": Done,
     "end_watch": Done,

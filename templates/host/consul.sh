@@ -2,7 +2,10 @@
 # The bus: keys and values, and this host's name on it. Nothing else here knows that it is Consul; directory.sh is the
 # other one.
 # Reads: clock, newline, report_seconds.
-# Sets: kv_lines, kv_problem, node, node_problem.
+# Sets: kv_lines, kv_problem, node, node_problem, receiver.
+
+# What stands between Consul and stretcher here: `digest` or `signed`, as receive.sh says; a watch of before is none.
+receiver=${DEPLOYTOOL_RECEIVER:-none}
 
 kv_command() {
   timeout -k 1 15 consul kv "$@"

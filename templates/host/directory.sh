@@ -1,7 +1,10 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The bus of pretend hosts: the key a/b is the file a/b.value below bus_directory. Takes the place of consul.sh.
 # Reads: bus_directory, newline.
-# Sets: kv_lines, kv_problem, node, node_problem.
+# Sets: kv_lines, kv_problem, node, node_problem, receiver.
+
+# Nothing stands between this bus and a receiver.
+receiver=
 
 # kv_list PREFIX [-stale or '']: as in consul.sh, for PREFIX itself and what is directly below it.
 kv_list() {

@@ -26,7 +26,7 @@ case $verdict in
     if [ "$verdict" = failed ] && [ -z "$owner_problem" ]; then
       remove_unproven
     fi
-    # Of a report that was lost, catch-up.sh sees to it that all is said again.
+    # Of a report that was lost, receive.sh sees to it that all is said again.
     case $reported:${undone:+undone}:$set_aside_any in
       yes:undone:*) tell_serving "$serving_now" "$proven" || : ;;
       yes::yes) tell_kept || : ;;

@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Does the release that this host has verified still serve? Kept on the host with its kit, and run every minute by
-# catch-up.sh, which gives the host's last word. Looks at processes and sockets, and asks nothing of the application but to
+# receive.sh, which gives the host's last word. Looks at processes and sockets, and asks nothing of the application but to
 # take a connection. A release that has died is told; while its rollout is still open, the host goes back.
 # Reads: clock, consul_prefix, current_target, doubt, heard_before, kit_text, kv_value, last_deployment, node, own, proven,
 #   release, release_path, role, room, serving_now, verify_real.
@@ -38,7 +38,7 @@ boots_again() {
 go_back() {
   read_kit previous || return 1
   switch_deployment=$deployment switch_release=$release switch_previous=$kit_text
-  # If this is cut off, the next run of catch-up.sh finds it, and goes on.
+  # If this is cut off, the next run of receive.sh finds it, and goes on.
   write_state switch "$deployment $release $switch_previous back" || return 1
   undo_switch
 }

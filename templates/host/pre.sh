@@ -49,7 +49,7 @@ read_state owner
 if [ -z "$state" ]; then
   write_state owner "$application $environment $role" || leave failed "$room/owner can't be written"
 fi
-# For the phases that follow; and for catch-up.sh, which has no other way to learn it than a person who writes it down.
+# For the phases that follow; and for receive.sh, which has no other way to learn it than a person who writes it down.
 read_state node
 [ "$state" = "$node" ] || write_state node "$node" || rm -f -- "$room/node"
 read_current || leave failed "$current_problem"

@@ -2,7 +2,7 @@
 # A probe of `fab ENV check`: this host says that it hears, with which stretcher, and what a deployment would lack here.
 # It changes nothing.
 # Reads: bus_directory, consul_prefix, deploy_to, deployment, kv_value, link_problem, node, node_problem, owner_problem,
-#   role, room.
+#   receiver, role, room.
 # Sets: report_seconds.
 
 # The operator does not wait longer.
@@ -60,8 +60,8 @@ fi
 # Where the release that serves listens, as its proof has found.
 host_listens=$(all_words "$(sed -n 's/^[0-9] \([a-z]* .*\)$/\1/p' "$room/kit/listens" 2>/dev/null)")
 put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
-  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "listens": "%s", "problems": [%s]}' \
+  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "listens": "%s", "receiver": "%s", "problems": [%s]}' \
     "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
     "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" \
-    "$(printf '%s' "$host_listens" | clean_lines | json_text)" "$host_problems"
+    "$(printf '%s' "$host_listens" | clean_lines | json_text)" "$receiver" "$host_problems"
 )"

@@ -75,9 +75,9 @@ tell_serving() {
   [ -z "$1" ] || serving_name="\"$fitted\""
   read_kit_fields "$1"
   put_patiently "$consul_prefix/serving/$role/$node" "$(
-    printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s%s%s, "releases": [%s]}' \
+    printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s%s%s, "receiver": "%s", "releases": [%s]}' \
       "$serving_name" "$deployment" "$(utc_time)" "$2" "${3:+, \"reason\": \"$(printf '%s' "$3" | clean_lines | json_text)\"}" \
-      "$kit_fields" "$serving_kept"
+      "$kit_fields" "$receiver" "$serving_kept"
   )"
 }
 

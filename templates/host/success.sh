@@ -3,7 +3,7 @@
 # Reads: hook_problem, kit_fields, look_script, node_problem, release, release_path, room, state.
 # Sets: hook_directory, report_more.
 
-# keep_look: what catch-up.sh runs every minute from now on, as long as this release serves.
+# keep_look: what receive.sh runs every minute from now on, as long as this release serves.
 keep_look() {
   read_state kit/target
   [ "$state" = "releases/$release" ] &&
@@ -16,7 +16,7 @@ cat >/dev/null
 exec </dev/null
 name_run
 if recall_node; then
-  # The last word only after the report: without it, catch-up.sh sees to it that both are said.
+  # The last word only after the report: without it, receive.sh sees to it that both are said.
   read_kit_fields "$release"
   report_more=$kit_fields
   report verified "$release serves" '' && tell_serving "$release" true || :

@@ -2,6 +2,7 @@
 on the playground's hosts."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import json
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,8 @@ import jsonschema
 import pytest
 import yaml
 
-from deploytool.playground.host import watch_command
+from deploytool.hosts.app_server import RECEIVE
+from deploytool.playground.host import receive_command, watch_command
 from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
 from tests.support.fab import Result
@@ -149,7 +152,7 @@ def test_cloud_init_takes_the_user_data_which_is_the_script(printer: Printer, ro
     schema = json.loads(checker(CLOUD_SCHEMA).read_text())
     assert [error.message for error in jsonschema.Draft4Validator(schema).iter_errors(data)] == []
     (file,) = data["write_files"]
-    assert file["content"] + "\n" == printer.printed("--role", role)
+    assert gzip.decompress(b64decode(file["content"])).decode() == printer.printed("--role", role)
     assert data["runcmd"] == [[file["path"]]]
 
 
@@ -182,7 +185,9 @@ def exec_start(unit: Path) -> list[str]:
 def test_playground_runs_the_very_watch_that_is_printed(printer: Printer) -> None:
     printer.printed("--role", "web", "--output", "made")
     unit = printer.directory / "made/root/etc/systemd/system/deploy-shop-web-production.service"
-    assert exec_start(unit) == watch_command("shop web production shop/web", "consul", "stretcher")
+    line = "shop web production www/shop"
+    handler = receive_command(line, Path("/var"), RECEIVE, "event")
+    assert exec_start(unit) == watch_command(line, "consul", handler)
 
 
 def test_policy_allows_what_the_worker_calls_and_nothing_else(printer: Printer) -> None:
@@ -321,7 +326,7 @@ def test_script_makes_an_app_server_and_changes_nothing_the_second_time(
         f"-rw-r--r-- root /etc/systemd/system/deploy-shop-{role}-production.service",
         f"-rw-r--r-- root /etc/systemd/system/catch-up-shop-{role}-production.service",
         f"-rw-r--r-- root /etc/systemd/system/catch-up-shop-{role}-production.timer",
-        "-rwxr-xr-x root /usr/local/lib/deploytool/catch-up.sh",
+        "-rwxr-xr-x root /usr/local/lib/deploytool/receive.sh",
         "-rwxr-xr-x root /usr/local/bin/stretcher",
         "-rw------- root /etc/deploytool/shop-production.env",
         f"drwxr-xr-x {user} {deploy_to}/shared",
@@ -360,13 +365,13 @@ def test_printed_watch_and_catch_up_bring_releases_to_a_host(playground: Playgro
     assert result.code == 0, result.err
     project.fab("playground", "deploy", "--no-wait")
     catch_up = exec_start(units / "catch-up-printed-web-playground.service")
-    script = str(tmp_path / "made/root/usr/local/lib/deploytool/catch-up.sh")
-    assert catch_up[:2] == ["/bin/sh", "/usr/local/lib/deploytool/catch-up.sh"]
-    done = playground.run_on_host("app2", ["/bin/sh", script, *catch_up[2:]])
+    script = str(tmp_path / f"made/root{RECEIVE}")
+    assert catch_up[0] == RECEIVE
+    done = playground.run_on_host("app2", [script, *catch_up[1:]])
     assert done.returncode == 0, done.stderr
     assert project.current("app2") is not None
 
-    watch = exec_start(units / "deploy-printed-web-playground.service")
+    watch = [word.replace(RECEIVE, script) for word in exec_start(units / "deploy-printed-web-playground.service")]
     running = threading.Thread(target=playground.run_on_host, args=("app2", ["timeout", "60", *watch]))
     running.start()
     try:

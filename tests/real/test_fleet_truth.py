@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from deploytool.playground.playground import Playground, catch_up_script
+from deploytool.hosts.scripts import receive_script
+from deploytool.playground.playground import Playground
 from tests.support.fab import Result
 from tests.support.truth import ALL, HOSTS, OTHER, ROOT, TRUTH, Truth, commands_on, put_in_order
 from tests.support.waiting import until
@@ -416,10 +417,10 @@ def test_operator_that_goes_at_the_barrier_leaves_everything_as_it_was(truth: Tr
 # --- late joiners and returning hosts
 
 
-def test_catch_up_is_read_by_plain_shells() -> None:
+def test_what_receives_is_read_by_plain_shells() -> None:
     for shell in ("sh", "dash", "bash"):
         if shutil.which(shell):
-            assert subprocess.run([shell, "-n", str(catch_up_script())], capture_output=True).returncode == 0
+            assert subprocess.run([shell, "-n"], input=receive_script().encode(), capture_output=True).returncode == 0
 
 
 def test_host_that_is_added_after_the_deploy_reaches_it_at_its_boot(truth: Truth) -> None:

@@ -448,7 +448,7 @@ def test_process_in_a_network_namespace_of_its_own_is_proven_by_what_it_holds(ho
 
 
 def look(host: Host, deployment: str, release: str, seconds: int = 3) -> str:
-    """What catch-up.sh runs every minute."""
+    """What receive.sh runs every minute."""
     assert (host.deploy_to / ".deploytool/kit/look").is_file()
     done = subprocess.run(
         ["sh", "-c", 'sh "$0" "$1"', host.deploy_to / ".deploytool/kit/look", host.key("serving/web/app1").read_text()],
@@ -744,7 +744,7 @@ def test_way_back_that_is_killed_in_the_middle_is_gone_to_its_end_and_told(host:
     until(host.has_switch_record if when == "switch" else lambda: host.current == f"releases/{OLD}", seconds=30)
     os.killpg(looks.pid, signal.SIGKILL)
     looks.wait()
-    # What catch-up.sh starts, as there is a record of a switch.
+    # What receive.sh starts, as there is a record of a switch.
     assert host.has_switch_record()
     host.run(SECOND, NEW)
     assert host.current == f"releases/{OLD}"

@@ -384,7 +384,7 @@ def test_what_production_is_about_to_deploy_is_either_kept_or_refused(local: Loc
         assert f"the release {old} has been removed" in message or f"has no release {old}" in message
     assert (local.store / f"releases/{target}/tiny.tar.gz").exists()
     for value in (local.directory / "var/consul/deploytool/tiny/production/wanted").glob("*.value"):
-        manifest = unquote(value.read_text().split(" ")[1].removeprefix("file://"))
+        manifest = unquote(value.read_text().split(" ")[1].partition("#")[0].removeprefix("file://"))
         assert Path(unquote(yaml.safe_load(Path(manifest).read_text())["src"].removeprefix("file://"))).exists()
 
 

@@ -66,7 +66,7 @@ class Fleet(Store):
         match do:
             case "unpack_release" | "remove_unpacked":
                 return {"directory": "/srv/unpacked"}
-            case "announce" | "go" | "abort" | "cancel" | "halt" | "settle":
+            case "publish" | "announce" | "go" | "abort" | "cancel" | "halt" | "settle":
                 self._operation()
                 self.asked.append((do, parameters))
                 if do in self.refusals:
@@ -188,7 +188,7 @@ def test_claim_comes_before_the_manifests_and_those_before_the_announcement(worl
 
 
 #: What a deployment asks for up to its announcement, in line: what is there once all before it has gone well.
-LINE = ("lock", "store_exists", "store_exists", "store_put", "release_lock", "store_put", "announce")
+LINE = ("lock", "store_exists", "store_exists", "store_put", "release_lock", "store_put", "publish", "announce")
 
 
 def test_line_up_to_the_announcement_is_asked_for_without_waiting(world: World) -> None:

@@ -118,6 +118,10 @@ class Guarded(Playground):
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
+    def seen(self, path: str) -> Any:
+        """An answer of the server's, with all rights."""
+        return self._consul_get("consul-server", path)
+
     def manage(self, path: str, content: dict[str, Any]) -> Any:
         """A call with all rights."""
         request = urllib.request.Request(

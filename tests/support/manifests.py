@@ -41,6 +41,8 @@ def given_settings(**changes: Any) -> Any:
         "linked_dirs": (),
         "linked_files": (),
         "consul": SimpleNamespace(address=None),
+        "trust": SimpleNamespace(signers=None, key=None),
+        "has_pretend_hosts": False,
         "branch": "main",
         "build": SimpleNamespace(root="/var/tmp/deploytool", compression="gzip"),
         "store": SimpleNamespace(url="s3://acme-deploys/shop"),

@@ -652,7 +652,7 @@ def test_key_that_is_none_deletes_nothing(start: Start, key: str) -> None:
 WRITING = (
     "lock", "release_lock", "break_lock", "name_log", "publish_archive", "unpack_release", "remove_unpacked",
     "store_put", "store_delete", "prune_uploads", "check_store", "check_consul", "probe_hosts", "freeze", "thaw",
-    "prune_keys", "prune_build_server", "announce", "watch", "end_watch", "go", "halt", "settle", "abort",
+    "prune_keys", "prune_build_server", "publish", "announce", "watch", "end_watch", "go", "halt", "settle", "abort",
     "install_compressor",
 )  # fmt: skip
 

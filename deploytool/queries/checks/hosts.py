@@ -4,10 +4,11 @@ A probe is an event of the role's own name. Its manifest only answers (templates
 unpacked or switched.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploytool.connection.client import error_of
@@ -17,14 +18,16 @@ from deploytool.hosts.probes import render_probe, render_proof
 from deploytool.model.fleet import LONGEST_LINE
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
-from deploytool.model.release import DeploymentId, event_name, probe_key, probes_prefix
+from deploytool.model.release import DeploymentId, consul_prefix, event_name, probe_key, probes_prefix
 from deploytool.queries.checks.finding import Check, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role
 from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
-from deploytool.worker.wire import Question, Trouble
+from deploytool.trust.signing import find_key, sign
+from deploytool.trust.statement import name_of, statement
+from deploytool.worker.wire import Answers, Question, Signed, Trouble
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -93,17 +96,7 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
     settings = session.settings
     busy = busy_hosts(session, expected)
     asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
-    asking = session.bus.probe(
-        probe,
-        probes_prefix(settings.environment),
-        [
-            question(settings, role, hosts, probe, render_probe(settings, role, probe))
-            for role, hosts in asked.items()
-            if hosts
-        ],
-        ANSWER_SECONDS,
-    )
-    answer = asking.answer()
+    answer = ask(session, probe, asked, render_probe, ANSWER_SECONDS)
     checks = []
     for role, hosts in expected.up.items():
         failure = answer.failures.get(role)
@@ -116,7 +109,7 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
                 said = read_answer(answer.answers[role].get(host))
                 wanted = expected.single.get((role, host)) or expected.whole.get(role)
                 checks.append(tried(f"watch {host} ({role})", partial(judged, settings, role, said, wanted)))
-                checks += weak_proof(settings, role, host, said)
+                checks += [*weak_proof(settings, role, host, said), *weak_trust(settings, role, host, said)]
     return checks
 
 
@@ -136,11 +129,60 @@ def weak_proof(settings: "Settings", role: str, host: str, said: "HostAnswer | N
     ]
 
 
-def question(settings: "Settings", role: str, hosts: Sequence[str], probe: DeploymentId, manifest: str) -> Question:
-    """A role's probe."""
-    key = probe_key(settings.environment, probe, role)
-    event = event_name(settings.application, role, settings.environment)
-    return Question(role, event, key, manifest, manifest_url(settings.store.url, key), list(hosts))
+def weak_trust(settings: "Settings", role: str, host: str, said: "HostAnswer | None") -> list[Check]:
+    """A line for a host that checks less than the settings ask for before it runs anything."""
+    if said is None or said.receiver not in ("none", "digest"):
+        return []
+    again = f"run again there what `fab {settings.environment} app-server` prints"
+    if said.receiver == "none":
+        return [Check(f"trust {host} ({role})", True, f"it runs what any event names, unchecked; {again}")]
+    if settings.trust.signers is not None:
+        return [Check(f"trust {host} ({role})", True, f"it asks for no signature, and trust.signers is set; {again}")]
+    return []
+
+
+def check_trust(settings: "Settings") -> list[Check]:
+    """What hosts check before they run anything, and whether this machine's key will do."""
+    if settings.has_pretend_hosts:
+        return []
+    if settings.trust.signers is None:
+        return [
+            Check(
+                "trust",
+                True,
+                "hosts run what Consul's keys name, by its digest: whoever can write those can run anything on hosts. "
+                "With `trust.signers` hosts run only what somebody named there has signed",
+            )
+        ]
+    return [tried("trust", partial(signer_found, settings))]
+
+
+def signer_found(settings: "Settings") -> str:
+    key, signers = find_key(settings) or ("", ())
+    names = ", ".join(name for signer in signers for name in signer.names)
+    return f"signed with {key if isinstance(key, Path) else key.split()[-1]}; who may deploy here: {names}"
+
+
+def ask(
+    session: Session,
+    probe: DeploymentId,
+    hosts: Mapping[str, Sequence[str]],
+    render: Callable[["Settings", str, DeploymentId], str],
+    seconds: float,
+) -> Answers:
+    """The answers of these hosts, by role, to a probe, signed as a deployment is. Raises DeployError."""
+    settings = session.settings
+    questions = []
+    for role in (role for role, names in hosts.items() if names):
+        key = probe_key(settings.environment, probe, role)
+        event = event_name(settings.application, role, settings.environment)
+        url = manifest_url(settings.store.url, key)
+        questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role])))
+    manifests = ((name_of(each.role), each.manifest) for each in questions)
+    said = statement(settings.application, settings.environment, probe, manifests)
+    signature = sign(settings, said) if questions else None
+    signed = Signed(said, signature.text if signature else None)
+    return session.bus.probe(probe, probes_prefix(settings.environment), questions, signed, seconds).answer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +199,13 @@ def prove_hosts(session: Session) -> Mapping[RoleHost, ProofAnswer]:
     A host that does not answer has proved nothing. Hosts are left out to which a deployment may be on its way. Raises
     LockedError while somebody deploys, ConsulError if Consul can't be asked.
     """
-    settings, environment = session.settings, session.settings.environment
+    environment = session.settings.environment
     with session.lock(environment, wait=False), session.console.step("prove"):
         expected = read_audience(session)
         busy = busy_hosts(session, expected)
         probe = DeploymentId(moment_name(session.now()))
         asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
-        asking = session.bus.probe(
-            probe,
-            probes_prefix(environment),
-            [
-                question(settings, role, hosts, probe, render_proof(settings, role, probe))
-                for role, hosts in asked.items()
-                if hosts
-            ],
-            PROOF_SECONDS,
-        )
-        answer = asking.answer()
+        answer = ask(session, probe, asked, render_proof, PROOF_SECONDS)
     for (role, host), deployment in busy.items():
         session.console.note(f"{host} ({role}) is not asked: {deployment} is still under way there")
     return {
@@ -213,6 +245,8 @@ class HostAnswer:
     problems: tuple[str, ...]
     #: where the release that serves listens, for people; empty if the host has not learned that
     listens: str = ""
+    #: see `fleet.LastWord`
+    receiver: str = ""
 
     @property
     def stretcher(self) -> str:
@@ -248,7 +282,12 @@ def read_answer(value: str | None) -> HostAnswer | None:
         wanted=text("wanted"),
         problems=tuple(printable(str(each)) for each in problems) if isinstance(problems, list) else (),
         listens=text("listens"),
+        receiver=text("receiver"),
     )
+
+
+def wanted_right(settings: "Settings", role: str) -> str:
+    return f'key_prefix "{consul_prefix(settings.application, settings.environment)}/wanted/{role}" read'
 
 
 def judged(settings: "Settings", role: str, said: HostAnswer | None, wanted: str | None) -> str:
@@ -260,15 +299,13 @@ def judged(settings: "Settings", role: str, said: HostAnswer | None, wanted: str
         raise FleetError(
             f"it did not answer within {ANSWER_SECONDS} s",
             hint=f"on the host: does its watch run (`systemctl status deploy-{settings.application}-{role}-"
-            f"{settings.environment}`, its journal tells more)? May its token read the event and write its report, its "
-            "key read the store? `fab ENV app-server` prints all that it needs",
+            f"{settings.environment}`, its journal tells more)? Has its token the right to read the event, "
+            f"{wanted_right(settings, role)}, and to report, its key to read the store? `fab ENV app-server` prints "
+            "all that it needs",
         )
     problems = list(said.problems)
     if wanted is not None and not said.wanted:
-        problems.append(
-            f"it does not see what is wanted in Consul: its token needs key_prefix "
-            f'"deploytool/{settings.application}/{settings.environment}/wanted/{role}" read'
-        )
+        problems.append(f"it does not see what is wanted in Consul: its token needs {wanted_right(settings, role)}")
     alive = f"hears, {said.stretcher}" + (f", as {said.user}" if said.user else "")
     if problems:
         raise FleetError(f"{alive}; but {'; '.join(problems)}")

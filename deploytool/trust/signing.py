@@ -1,0 +1,158 @@
+"""Signs statements with the operator's own key, by ssh-keygen: a file's, an agent's or a hardware key.
+
+Nothing is asked of any server. With pretend hosts nothing is signed: they are directories of whoever deploys to them.
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploytool.errors import SettingsError, UsageError
+from deploytool.settings.files import environments
+from deploytool.text.untrusted import printable
+from deploytool.trust.signers import NAMESPACE, Signer, allowed_signers, read_signers
+
+if TYPE_CHECKING:
+    from deploytool.settings import Settings
+
+#: A hardware key waits to be touched, a key file for its passphrase.
+SIGN_SECONDS = 120
+CALL_SECONDS = 20
+
+
+def signers_of(settings: "Settings") -> tuple[Signer, ...] | None:
+    """Who may deploy to this environment; None if the settings name no signers. Raises SettingsError."""
+    named = settings.trust.signers
+    if named is None:
+        return None
+    path = settings.directory / named
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is not text"
+        raise SettingsError([f"trust.signers: {named} can't be read: {why}."]) from error
+    known = frozenset(environments(settings.directory))
+    return read_signers(text, settings.environment, known, f"trust.signers: {named}")
+
+
+def find_key(settings: "Settings") -> tuple[Path | str, tuple[Signer, ...]] | None:
+    """What would sign for this environment, and who may; None where nothing is signed. Raises SettingsError."""
+    signers = None if settings.has_pretend_hosts else signers_of(settings)
+    return None if signers is None else (signing_key(settings, signers), signers)
+
+
+def signing_key(settings: "Settings", signers: Sequence[Signer]) -> Path | str:
+    """The key to sign with: what `trust.key` names, or the first of the agent's and the user's that may deploy.
+
+    A path, or a public key that the agent has. Raises SettingsError if there is none.
+    """
+    allowed = {signer.key for signer in signers}
+    named = settings.trust.key
+    if named is not None:
+        path = settings.directory / Path(named).expanduser()
+        if not path.is_file():
+            raise SettingsError([f"trust.key: there is no file {path}."])
+        # Without its public half only ssh-keygen can tell whose it is; it is looked at once something is signed.
+        return path
+    for line in _agent_keys():
+        if _key_of(line) in allowed:
+            return line
+    for path in sorted((Path.home() / ".ssh").glob("id_*.pub")):
+        if path.is_file() and _key_of(path.read_text(encoding="utf-8", errors="replace")) in allowed:
+            return path
+    who = ", ".join(name for signer in signers[:5] for name in signer.names)
+    raise SettingsError(
+        [f"trust.signers: none of your keys may deploy to {settings.environment}; those of {who} may."],
+        hint="`ssh-add` one of them, or set `trust.key` to its file; who is new is added to the file, and "
+        "`fab ENV app-server` run again for each host",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What ssh-keygen has made, and the name of whom hosts take it for."""
+
+    text: str
+    name: str
+
+
+def sign(settings: "Settings", statement: str) -> Signature | None:
+    """The signature of a statement, which hosts will accept; None where nothing is signed.
+
+    Raises SettingsError if no key may sign, UsageError if it can't, or if hosts would refuse what it has signed.
+    """
+    found = find_key(settings)
+    if found is None:
+        return None
+    key, signers = found
+    with tempfile.TemporaryDirectory(prefix="deploytool-") as directory:
+        place = Path(directory)
+        if isinstance(key, str):
+            (place / "key.pub").write_text(f"{key}\n", encoding="utf-8")
+            key = place / "key.pub"
+        signed = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, text=statement, seconds=SIGN_SECONDS)
+        if signed.returncode != 0:
+            raise UsageError(
+                f"the deployment can't be signed with {settings.trust.key or key}",
+                tail=_said(signed),
+                hint="is the key in the agent (`ssh-add -l`)? Is its hardware plugged in? `trust.key` names another",
+            )
+        (place / "signature").write_text(signed.stdout, encoding="utf-8")
+        (place / "signers").write_text(allowed_signers(signers), encoding="utf-8")
+        files = ("-f", str(place / "signers"), "-s", str(place / "signature"))
+        names = _ssh_keygen("find-principals", *files, text="").stdout.split()
+        checked = {name: _ssh_keygen("verify", *files, "-I", name, "-n", NAMESPACE, text=statement) for name in names}
+    good = [name for name, each in checked.items() if each.returncode == 0]
+    if not good:
+        raise UsageError(
+            f"hosts would refuse what {settings.trust.key or 'your key'} signs: it may not deploy to "
+            f"{settings.environment} (any more)",
+            tail=[line for each in checked.values() for line in _said(each)],
+            hint=f"{settings.trust.signers} names those who may, and how long",
+        )
+    return Signature(signed.stdout, good[0])
+
+
+def _agent_keys() -> Iterator[str]:
+    if not os.environ.get("SSH_AUTH_SOCK"):
+        return
+    listed = subprocess.run(
+        ["ssh-add", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=CALL_SECONDS
+    )
+    if listed.returncode == 0:
+        yield from listed.stdout.splitlines()
+
+
+def _key_of(line: str) -> str:
+    """A public key's kind and base64, without its comment."""
+    return " ".join(line.split()[:2])
+
+
+def _ssh_keygen(do: str, *arguments: str, text: str, seconds: int = CALL_SECONDS) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(
+            ["ssh-keygen", "-Y", do, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the deployment can't be signed: this machine has no ssh-keygen",
+            hint="install OpenSSH's client, 8.2 or later",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"the deployment was not signed within {seconds} s",
+            hint="a hardware key waits to be touched, a key for its passphrase",
+        ) from error
+
+
+def _said(done: "subprocess.CompletedProcess[str]") -> list[str]:
+    return [printable(line) for line in done.stderr.splitlines() if line.strip()][-5:]

@@ -1,0 +1,34 @@
+"""The statement of a deployment: whose it is, and the sha256 of each of its manifests. Pure.
+
+A host runs a manifest only if this names it; `wanted` holds the statement's own sha256, and with `trust.signers` it is
+signed. `templates/app-server/receive.sh` reads it.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from deploytool.model.release import DeploymentId
+
+
+def statement(
+    application: str, environment: str, deployment: DeploymentId, manifests: Iterable[tuple[str, str]]
+) -> str:
+    """`manifests`: names, as in `name_of`, and texts. A probe's id stands in a deployment's place."""
+    return "".join(
+        [
+            "deploytool statement 1\n",
+            f"application {application}\n",
+            f"environment {environment}\n",
+            f"deployment {deployment}\n",
+            *(f"manifest {name} {sha256(text)}\n" for name, text in sorted(manifests)),
+        ]
+    )
+
+
+def name_of(role: str, *, kept: bool = False) -> str:
+    """A manifest's name in the statement and in Consul; no role's name has a dot."""
+    return f"{role}.kept" if kept else role
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

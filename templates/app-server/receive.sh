@@ -1,0 +1,244 @@
+#!/bin/sh
+# shellcheck disable=SC2034,SC2154
+# receive.sh HOW APPLICATION ENVIRONMENT ROLE DEPLOY_TO [SIGNERS]
+#
+# Stands between Consul and stretcher. An event is a bell and no more: what this host runs is what `wanted` names in
+# Consul by its digest, and, where SIGNERS is given (ssh-keygen's allowed_signers), only what one of those has signed for
+# this application, environment and deployment. stretcher gets a private copy of that and never hears the event's URL.
+#
+# HOW is `event` for `consul watch`, whose list on stdin is not read, or `catch-up` for a timer: that brings this host to
+# the release that is wanted here, if it missed the event, is new, was cut off in the middle of a switch, or has a last word
+# to say that never arrived; else it sees whether what it serves still does, by the script that the deployment has left
+# here for that. What is to be done, and whether, the manifest's guard decides.
+#
+# Exit status 1, for `catch-up` alone: Consul did not answer, try again.
+how=$1 application=$2 environment=$3 role=$4 deploy_to=$5 signers=${6-}
+consul_prefix=deploytool/$application/$environment
+shared_path=$deploy_to/shared
+deployment=
+# the parts of a manifest's scripts that are needed here
+
+exec </dev/null
+# With it stretcher would read a list of events.
+unset CONSUL_INDEX
+# So that what this host runs can say how much was asked of it.
+DEPLOYTOOL_RECEIVER=${signers:+signed}
+export DEPLOYTOOL_RECEIVER="${DEPLOYTOOL_RECEIVER:-digest}"
+private=
+trap 'rm -rf -- "$private"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# Sets state to the node's name; the agent's own word first, as a machine may be a copy of another one.
+name_node() {
+  (report_seconds=2 && find_node && printf '%s' "$node") 2>/dev/null
+}
+
+# refuse SENTENCE: nothing of this is run. The operator hears it, where that can be said.
+refuse() {
+  say "$deployment: refused: $1"
+  [ -n "$node" ] || return 0
+  report_seconds=10
+  if [ "$following" = probe ]; then
+    put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" \
+      "{\"proven\": false, \"reason\": \"$(printf '%s' "$1" | json_text)\", \"problems\": [\"$(printf '%s' "$1" | json_text)\"]}"
+  else
+    report failed "$1" ''
+  fi || :
+}
+
+# fetch NAME: what Consul has of that name for this deployment, as the private file of that name.
+fetch() {
+  read_clock
+  fetch_deadline=$((clock + report_seconds))
+  until kv_command get "$place/$1" >"$private/$1" 2>"$private/problem"; do
+    fetch_problem="Consul does not give $place/$1: $(tail -n 1 "$private/problem")"
+    read_clock
+    # Asking again makes no key.
+    if grep -q 'No key exists' "$private/problem" || [ "$clock" -ge "$fetch_deadline" ]; then
+      return 1
+    fi
+    sleep 1
+  done
+}
+
+digest_of() {
+  file_digest=$(sha256sum <"$private/$1")
+  file_digest=${file_digest%% *}
+}
+
+# is_signed: whether one of the signers has signed the statement, in time where that is limited.
+is_signed() {
+  fetch signature || return 1
+  [ -r "$signers" ] || {
+    fetch_problem="there is no file $signers, which names those who may deploy"
+    return 1
+  }
+  command -v ssh-keygen >/dev/null 2>&1 || {
+    fetch_problem="there is no ssh-keygen here, which checks signatures: install openssh-client"
+    return 1
+  }
+  set --
+  # What was signed then counts for whoever joins later.
+  if grep -q 'valid-' "$signers"; then
+    signed_at=${deployment%Z*}
+    set -- -O "verify-time=${signed_at%T*}${signed_at#*T}"
+  fi
+  for principal in $(TZ=UTC0 ssh-keygen -Y find-principals "$@" -f "$signers" -s "$private/signature" 2>/dev/null); do
+    TZ=UTC0 ssh-keygen -Y verify "$@" -f "$signers" -I "$principal" -n deploytool -s "$private/signature" \
+      <"$private/statement" >/dev/null 2>&1 && return 0
+  done
+  fetch_problem="it is signed by nobody who may deploy to $environment, as $signers has it"
+  return 1
+}
+
+# names_us: whether the statement is of this application, environment and deployment, and of no other.
+names_us() {
+  [ "$(head -n 4 "$private/statement")" = "deploytool statement 1
+application $application
+environment $environment
+deployment $deployment" ]
+}
+
+# get_manifest DIGEST: the manifest of this role as the private file manifest.yml, once it is proven.
+get_manifest() {
+  place=$consul_prefix/deployments/$deployment/.manifests
+  fetch statement || return 1
+  digest_of statement
+  if [ "$file_digest" != "$1" ]; then
+    fetch_problem="what Consul has for it is not what \`wanted\` names: its statement has the sha256 $file_digest, not $1"
+    return 1
+  fi
+  if ! names_us; then
+    fetch_problem="its statement is of another deployment, environment or application"
+    return 1
+  fi
+  if [ -n "$signers" ]; then
+    is_signed || return 1
+  fi
+  # Who heard the event may have the release still; who comes later has to get it.
+  name=$role
+  if [ "$how" = event ] && grep -q "^manifest $role\\.kept " "$private/statement"; then
+    name=$role.kept
+  fi
+  named=$(sed -n "s/^manifest $name //p" "$private/statement")
+  fetch "$name" || return 1
+  digest_of "$name"
+  if [ -z "$named" ] || [ "$file_digest" != "$named" ]; then
+    fetch_problem="the manifest that Consul has for it is another one: its sha256 is $file_digest, not $named"
+    return 1
+  fi
+  mv -f -- "$private/$name" "$private/manifest.yml"
+}
+
+# follow VALUE: hands stretcher what a value of `wanted`, `DEPLOYMENT URL#sha256=DIGEST`, names. In a shell of its own.
+follow() {
+  deployment=${1%% *}
+  case $deployment in
+    *[!0-9A-Za-z]*) deployment= ;;
+    ????????T??????Z????) ;;
+    *) deployment= ;;
+  esac
+  if [ -z "$deployment" ]; then
+    say "$consul_prefix/wanted/$role names no deployment: $(printf '%s' "$1" | clean_lines | head -n 1)"
+    return 0
+  fi
+  private=$(umask 077 && mktemp -d "${RUNTIME_DIRECTORY:-${TMPDIR:-/tmp}}/receive.XXXXXX") || {
+    refuse "no file can be written in ${RUNTIME_DIRECTORY:-${TMPDIR:-/tmp}}"
+    return 0
+  }
+  trap 'rm -rf -- "$private"' EXIT
+  case $1 in
+    *"#sha256="*)
+      get_manifest "${1##*#sha256=}" || {
+        refuse "$fetch_problem"
+        return 0
+      }
+      manifest_url=file://$(printf '%s' "$private/manifest.yml" | sed -e 's/%/%25/g' -e 's/ /%20/g' -e 's/#/%23/g' -e 's/?/%3F/g')
+      ;;
+    *)
+      # Announced by a deploytool of before: where nobody's signature is asked for, it works on.
+      if [ -n "$signers" ]; then
+        refuse "it was announced by a deploytool that does not sign; deploy again with this one"
+        return 0
+      fi
+      manifest_url=${1#* }
+      ;;
+  esac
+  printf '%s\n' "$manifest_url" | stretcher
+}
+
+until kv_list "$consul_prefix/wanted/$role"; do
+  [ "$how" = event ] || {
+    say "Consul can't be asked: $kv_problem"
+    exit 1
+  }
+  read_clock
+  : "${until_clock:=$((clock + report_seconds))}"
+  [ "$clock" -lt "$until_clock" ] || {
+    say "Consul can't be asked for $consul_prefix/wanted/$role: $kv_problem"
+    exit 0
+  }
+  sleep 1
+done
+read_state node
+node=$(name_node) && [ -n "$node" ] || node=$state
+
+if [ "$how" = event ] && kv_pick "$consul_prefix/wanted/$role.probe"; then
+  (following=probe && follow "$kv_value")
+fi
+
+following=wanted
+kv_pick "$consul_prefix/wanted/$role/${node:--}" || kv_pick "$consul_prefix/wanted/$role" || :
+wanted=$kv_value
+deployment=${wanted%% *}
+if [ -z "$deployment" ]; then
+  # Consul answers a token without the right as if there were no key.
+  say "nothing is wanted at $consul_prefix/wanted/$role; if something was deployed, may this token read it (key_prefix read)?"
+  exit 0
+fi
+
+# Nothing to do: it was dealt with, no switch was cut off, the host is not drained, and Consul has its word for it.
+read_last
+if [ -n "$last_deployment" ] && ! is_before "$last_deployment" "$deployment" &&
+  [ ! -e "$room/switch" ] && [ ! -e "$room/drained" ]; then
+  if [ "$how" = event ]; then
+    say "replay: this host has already switched for $state; nothing to do"
+    exit 0
+  fi
+  kv_list "$consul_prefix/serving/$role/$node" || exit 1
+  kv_pick "$consul_prefix/serving/$role/$node" || :
+  case $kv_value in
+    *"\"deployment\": \"$last_deployment\""*)
+      [ ! -f "$room/kit/look" ] || sh "$room/kit/look" "$kv_value"
+      exit 0
+      ;;
+  esac
+fi
+
+if [ "$how" = event ]; then
+  (follow "$wanted")
+  exit 0
+fi
+
+# Before `go` it is the affair of those hosts that heard the event.
+kv_list "$consul_prefix/deployments/$deployment/$role/go" || exit 1
+kv_pick "$consul_prefix/deployments/$deployment/$role/go" || :
+case "$kv_value " in
+  "go all "* | "go"*" $node "* | "only"*" $node "*) ;;
+  *) exit 0 ;;
+esac
+# A stretcher is at work here already.
+holder=$(readlink "$room/lock") && [ "$(cat "/proc/${holder%%:*}/comm" 2>/dev/null)" = stretcher ] && exit 0
+
+# What failed is tried again, but not every minute: each time costs a download.
+read_clock
+read -r tried when 2>/dev/null <"$room/tried" || tried=
+if [ "$tried" = "$deployment" ] && [ "$clock" -ge "$when" ] &&
+  [ $((clock - when)) -lt "${DEPLOYTOOL_RETRY_SECONDS:-600}" ]; then
+  exit 0
+fi
+started=$clock
+(follow "$wanted")
+{ printf '%s %s\n' "$deployment" "$started" >"$room/tried"; } 2>/dev/null
+exit 0
+

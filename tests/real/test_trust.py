@@ -1,0 +1,313 @@
+"""What a host runs was signed by somebody who may deploy there: attacks with a key each, on real parts.
+
+Gossip is encrypted, ACLs are on and deny by default, and each end has the rights that `fab ENV app-server` prints. app1
+and app2 ask for signatures. app3 is a host of before, whose watch hands every event to stretcher: what it does shows
+that an attack would do something.
+"""
+
+import base64
+import json
+import shlex
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from deploytool.model.release import DeploymentId
+from deploytool.text import ids
+from deploytool.trust.statement import sha256, statement
+from tests.support import gossip
+from tests.support.guarded import Guarded
+from tests.support.project import TINY, Project
+from tests.support.waiting import until
+
+GOSSIP_KEY = base64.b64encode(bytes(range(32))).decode()
+HOSTS = ("app1", "app2", "app3")
+#: those that ask for signatures
+ASKING = ("app1", "app2")
+
+
+class Encrypted(Guarded):
+    """And the gossip has a key."""
+
+    def _consul_config(self, node: str, data_dir: Path) -> str:
+        config = json.loads(super()._consul_config(node, data_dir))
+        return json.dumps({**config, "encrypt": GOSSIP_KEY})
+
+
+def new_key(path: Path) -> str:
+    """Make a key there; returns its public half, without a comment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+    return path.with_suffix(".pub").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
+    with Encrypted(tmp_path_factory.mktemp("trust") / "state", (TINY,)) as running:
+        yield running
+
+
+class Trusting(Project):
+    """A project whose deployments alice signs; bob may deploy to staging alone."""
+
+    playground: Encrypted
+    #: what was wanted before an attack
+    before = ""
+
+    def __init__(self, guarded: Encrypted, directory: Path) -> None:
+        super().__init__(guarded, directory)
+        self.keys = {name: directory / "keys" / name for name in ("alice", "bob", "mallory")}
+        publics = {name: new_key(path) for name, path in self.keys.items()}
+        (self.directory / "config/signers").write_text(
+            f"# who may deploy\nalice@example.org {publics['alice']}\nbob@example.org:staging {publics['bob']}\n"
+        )
+        (self.directory / "config/staging.yml").write_text("")
+        (directory / "token").write_text(guarded.token("build_server") + "\n")
+        self.settings["consul"]["token_file"] = str(directory / "token")
+        self.settings["trust"] = {"signers": "config/signers", "key": str(self.keys["alice"])}
+        # What is shown of web is shown of all roles.
+        del self.settings["roles"]["batch"]
+        self.write()
+        self.write("staging")
+        self.install()
+
+    def install(self) -> None:
+        """What `app-server` prints, where it is installed; app3 stays as it was."""
+        made = self.directory / "made"
+        done = self.fab("playground", "app-server", "--role", "web", "--output", str(made))
+        assert done.code == 0, done.err
+        text = (made / "root/etc/deploytool/tiny-playground.signers").read_text()
+        for host in HOSTS:
+            place = self.playground.host_directory(host) / "signers"
+            place.write_text(text)
+            seen = str(self.playground.host_home / "signers") if host in ASKING else "-"
+            self.playground.watch(host, "tiny", "web", "playground", seen)
+        until(lambda: all(self.is_watched(host) for host in HOSTS), "the watches are as they are to be")
+
+    def is_watched(self, host: str) -> bool:
+        said = self.playground.run_on_host(host, ["pgrep", "-af", "name=deploy_tiny_web_playground"]).stdout
+        return ("receive.sh" in said) == (host in ASKING) and ("signers" in said) == (host in ASKING)
+
+    def log_of(self, host: str) -> str:
+        return (self.playground.host_directory(host) / "log/watch-tiny-web-playground.log").read_text()
+
+    def replays(self, host: str) -> int:
+        """How often it has heard the bell and found nothing new."""
+        return self.log_of(host).count("replay: this host has already switched")
+
+    def have_run(self) -> set[str]:
+        """The hosts on which somebody else's manifest has run."""
+        return {host for host in HOSTS if (self.playground.host_directory(host) / "owned").exists()}
+
+    def evil(self) -> str:
+        """A manifest that nobody has signed: it leaves a file on the host that runs it."""
+        path = shlex.quote(str(self.playground.host_home / "owned"))
+        return f"commands:\n  pre:\n    - {json.dumps(f'touch {path}')}\n"
+
+    def key(self, name: str) -> str:
+        return f"deploytool/tiny/playground/{name}"
+
+    def read(self, name: str) -> str:
+        return base64.b64decode(str(self.playground.consul_entries()[self.key(name)])).decode()
+
+    def refusal(self, host: str, deployment: str) -> str:
+        """What the host has reported of what it did not run."""
+        name = f"reports/web/{host}/{deployment}/failed"
+        until(lambda: self.key(name) in self.playground.consul_entries(), f"{host} has said why")
+        return str(json.loads(self.read(name))["reason"])
+
+    def put(self, name: str, text: str) -> None:
+        self.as_build_server(f"/v1/kv/{self.key(name)}", text)
+
+    def ring(self, payload: str) -> None:
+        self.as_build_server("/v1/event/fire/deploy_tiny_web_playground", payload)
+
+    def as_build_server(self, path: str, body: str) -> None:
+        """A call with the build server's token, which may write keys and fire events."""
+        headers = {"X-Consul-Token": self.playground.token("build_server")}
+        address = self.playground.consul_address() + path
+        request = urllib.request.Request(address, data=body.encode(), method="PUT", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+
+    def forget(self, host: str) -> None:
+        """The host becomes one that has just joined."""
+        place = self.playground.deploy_to_outside(host, "web", "tiny")
+        for name in (".deploytool", "releases", "current"):
+            subprocess.run(["rm", "-rf", "--", str(place / name)], check=True)
+
+    def announce_evil(self, signer: str, *, environment: str = "playground") -> str:
+        """Write all keys as a deployment does, with what nobody should run; returns the deployment."""
+        before = self.read("wanted/web")
+        moment = ids.moment_of(before) + timedelta(seconds=1)
+        deployment = f"{ids.compact(moment)}evil"
+        said = statement("tiny", environment, DeploymentId(deployment), [("web", self.evil())])
+        place = f"deployments/{deployment}"
+        self.put(f"{place}/.manifests/web", self.evil()[:-1])
+        self.put(f"{place}/.manifests/statement", said[:-1])
+        if signer != "nobody":
+            sign = ["ssh-keygen", "-Y", "sign", "-f", str(self.keys[signer]), "-n", "deploytool"]
+            signature = subprocess.run(sign, input=said, capture_output=True, text=True, check=True).stdout
+            self.put(f"{place}/.manifests/signature", signature[:-1])
+        self.put(f"{place}/web/go", "go all")
+        self.put("wanted/web", f"{deployment} file:///nonexistent#sha256={sha256(said)}")
+        self.before = before
+        return deployment
+
+
+@pytest.fixture
+def trusting(guarded: Encrypted, tmp_path: Path) -> Iterator[Trusting]:
+    guarded.allow_hosts()
+    guarded.allow("build_server", guarded.build_server_rules)
+    made = Trusting(guarded, tmp_path)
+    yield made
+    if made.before:
+        # Hosts that ask for no signature would run it.
+        made.put("wanted/web", made.before)
+    for host in HOSTS:
+        guarded.watch(host, "tiny", "web", "playground")
+        for name in ("owned", "signers"):
+            (guarded.host_directory(host) / name).unlink(missing_ok=True)
+
+
+def nothing_was_run(trusting: Trusting) -> None:
+    """On hosts that ask for signatures nobody else's manifest has run; a host of before runs what comes."""
+    assert trusting.have_run() <= {"app3"}
+
+
+def test_fleet_half_of_which_asks_for_signatures_deploys_and_says_which_half(trusting: Trusting) -> None:
+    first = trusting.deploy()
+    assert set(first.verdicts().values()) == {"verified"}
+    trusting.repository.commit({"VERSION": "2"})
+    result = trusting.deploy()
+    assert set(result.verdicts().values()) == {"verified"}
+    assert trusting.fab("playground", "rollback", "--json").code == 0
+    status = trusting.fab("playground", "status")
+    assert "app3 (web) still run what any event names, unchecked" in status.out
+    checked = trusting.fab("playground", "check", "--json")
+    assert checked.code == 0, checked.out
+    lines = {each["name"]: each["text"] for each in checked.json["checks"]}
+    assert "it runs what any event names, unchecked" in lines["trust app3 (web)"]
+    assert "trust app1 (web)" not in lines
+    assert "who may deploy here: alice@example.org" in lines["trust"]
+    record = trusting.fab("playground", "releases", "--json")
+    assert record.code == 0
+
+
+def test_event_of_somebody_with_a_seat_in_the_gossip_and_no_token_runs_nothing(trusting: Trusting) -> None:
+    trusting.deploy()
+    guarded = trusting.playground
+    bucket = guarded.bucket
+    guarded.s3_client(guarded.owner_keys).put_object(Bucket=bucket, Key="tiny/releases/evil.yml", Body=trusting.evil())
+    time = max(event["LTime"] for event in guarded.seen("/v1/event/list")) + 1
+    heard = {host: trusting.replays(host) for host in ASKING}
+    ports = [guarded.ports[f"{host}-serf_lan"] for host in HOSTS]
+    event, url = "deploy_tiny_web_playground", f"s3://{bucket}/tiny/releases/evil.yml"
+    gossip.fire(ports, GOSSIP_KEY, event, url, time=time)
+    until(lambda: "app3" in trusting.have_run(), "the attack has come to the host of before")
+    until(lambda: all(trusting.replays(host) > heard[host] for host in ASKING), "the others have heard the bell")
+    nothing_was_run(trusting)
+    # A watch of before takes it from its list again and again.
+    guarded.s3_client(guarded.owner_keys).delete_object(Bucket=bucket, Key="tiny/releases/evil.yml")
+    assert trusting.fab("playground", "status").code == 0
+
+
+def test_store_rewritten_at_rest_runs_nothing_on_a_host_that_joins_later(trusting: Trusting) -> None:
+    trusting.deploy()
+    guarded = trusting.playground
+    url = trusting.read("wanted/web").split()[1].partition("#")[0]
+    key = url.partition(f"{guarded.bucket}/")[2]
+    guarded.s3_client(guarded.owner_keys).put_object(Bucket=guarded.bucket, Key=key, Body=trusting.evil())
+    for host in HOSTS:
+        trusting.forget(host)
+        assert guarded.catch_up(host, "web", "tiny").returncode == 0
+    nothing_was_run(trusting)
+    assert {trusting.current(host) for host in ASKING} == {trusting.current("app1")} != {None}
+
+
+def test_store_rewritten_between_upload_and_event_runs_nothing(trusting: Trusting) -> None:
+    guarded = trusting.playground
+    client, over = guarded.s3_client(guarded.owner_keys), threading.Event()
+    replaced: list[str] = []
+
+    def replace() -> None:
+        while not over.is_set():
+            below = "tiny/environments/playground/deployments/"
+            found = client.list_objects_v2(Bucket=guarded.bucket, Prefix=below).get("Contents", [])
+            for key in {each["Key"] for each in found if each["Key"].endswith(".yml")} - set(replaced):
+                client.put_object(Bucket=guarded.bucket, Key=key, Body=trusting.evil())
+                replaced.append(key)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        result = trusting.fab("playground", "deploy", "--nodes", ",".join(ASKING), "--json")
+    finally:
+        over.set()
+        thread.join()
+    assert result.code == 0, result.err
+    assert any(result.json["deployment"] in key for key in replaced)
+    nothing_was_run(trusting)
+
+
+@pytest.mark.parametrize("signer", ["nobody", "mallory", "bob"])
+def test_whoever_can_write_the_keys_but_may_not_sign_runs_nothing(trusting: Trusting, signer: str) -> None:
+    trusting.deploy()
+    before = {host: trusting.current(host) for host in HOSTS}
+    deployment = trusting.announce_evil(signer)
+    trusting.ring("file:///nonexistent")
+    until(lambda: all(f"{deployment}: refused" in trusting.log_of(host) for host in ASKING), "they have refused it")
+    nothing_was_run(trusting)
+    assert {host: trusting.current(host) for host in HOSTS} == before
+    reason = trusting.refusal("app1", deployment)
+    assert ("signed by nobody who may deploy to playground" if signer != "nobody" else "signature") in reason
+
+
+def test_what_alice_signed_for_staging_runs_nothing_in_production(trusting: Trusting) -> None:
+    trusting.deploy()
+    deployment = trusting.announce_evil("alice", environment="staging")
+    trusting.ring("file:///nonexistent")
+    until(lambda: f"{deployment}: refused" in trusting.log_of("app1"), "app1 has refused it")
+    assert "of another deployment, environment or application" in trusting.log_of("app1")
+    nothing_was_run(trusting)
+
+
+def test_older_deployment_that_alice_signed_runs_nothing_again(trusting: Trusting) -> None:
+    trusting.deploy()
+    old = trusting.read("wanted/web")
+    trusting.repository.commit({"VERSION": "2"})
+    trusting.deploy()
+    before = {host: trusting.current(host) for host in HOSTS}
+    heard = trusting.replays("app1")
+    trusting.put("wanted/web", old)
+    trusting.ring(old.split()[1])
+    until(lambda: trusting.replays("app1") > heard, "app1 has heard it")
+    assert {host: trusting.current(host) for host in HOSTS} == before
+
+
+def test_manifest_in_consul_that_is_not_what_was_signed_is_refused_with_its_sentence(trusting: Trusting) -> None:
+    trusting.deploy()
+    deployment = trusting.read("wanted/web").split()[0]
+    trusting.put(f"deployments/{deployment}/.manifests/web", trusting.evil())
+    trusting.forget("app1")
+    assert trusting.playground.catch_up("app1", "web", "tiny").returncode == 0
+    nothing_was_run(trusting)
+    reason = trusting.refusal("app1", deployment)
+    assert "the manifest that Consul has for it is another one" in reason
+    assert trusting.current("app1") is None
+
+
+def test_deploy_without_a_key_that_may_sign_changes_nothing(trusting: Trusting) -> None:
+    before = trusting.playground.keys_below("deploytool/")
+    for name in ("bob", "mallory"):
+        trusting.settings["trust"]["key"] = str(trusting.keys[name])
+        trusting.write()
+        result = trusting.fab("playground", "deploy", "--json")
+        assert result.code == 2
+        assert "may not deploy to playground" in result.err
+    assert trusting.playground.keys_below("deploytool/") == before

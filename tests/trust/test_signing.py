@@ -1,0 +1,122 @@
+"""Signing by the real ssh-keygen and ssh-agent, and what hosts would make of it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploytool.errors import DeployError, SettingsError, UsageError
+from deploytool.settings import Settings, load_settings
+from deploytool.trust.signing import find_key, sign
+
+SETTINGS = {
+    "application": "shop",
+    "repository": "git@git.example.org:shop.git",
+    "deploy_to": "/srv/shop",
+    "build": {"server": "build@build.example.org"},
+    "store": {"url": "s3://bucket/shop"},
+    "roles": {"web": {"hosts": {"nodes": ["app1"]}, "restart": "true"}},
+}
+SAID = "deploytool statement 1\napplication shop\n"
+
+
+class Team:
+    """A project whose signers are alice, and bob until a moment that is over; mallory is none."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.home = directory / "home"
+        (self.home / ".ssh").mkdir(parents=True)
+        (directory / "config").mkdir()
+        keys = {name: self.make_key(directory / name) for name in ("alice", "bob", "mallory")}
+        (directory / "config/signers").write_text(
+            f'alice@example.org {keys["alice"]}\nbob@example.org valid-before="20200101" {keys["bob"]}\n'
+        )
+
+    @staticmethod
+    def make_key(path: Path) -> str:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+        return path.with_suffix(".pub").read_text().strip()
+
+    def settings(self, **trust: str) -> Settings:
+        said = {**SETTINGS, "trust": {"signers": "config/signers", **trust}}
+        (self.directory / "config/deploy.yml").write_text("")
+        (self.directory / "config/production.yml").write_text(yaml.safe_dump(said))
+        return load_settings(self.directory, "production", {})
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
+    made = Team(tmp_path)
+    monkeypatch.setenv("HOME", str(made.home))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return made
+
+
+@pytest.fixture
+def agent(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    socket = team.directory / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as process:
+        while not socket.exists():
+            assert process.poll() is None
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+        yield
+        process.terminate()
+
+
+def test_key_file_that_is_named_signs_in_its_owners_name(team: Team) -> None:
+    signature = sign(team.settings(key=str(team.directory / "alice")), SAID)
+    assert signature is not None
+    assert signature.name == "alice@example.org"
+    assert signature.text.startswith("-----BEGIN SSH SIGNATURE-----")
+
+
+def test_agents_key_that_may_deploy_is_found_among_others(team: Team, agent: None) -> None:
+    for name in ("mallory", "alice"):
+        subprocess.run(["ssh-add", "-q", str(team.directory / name)], check=True)
+    # The agent alone has it.
+    (team.directory / "alice").unlink()
+    signature = sign(team.settings(), SAID)
+    assert signature is not None
+    assert signature.name == "alice@example.org"
+
+
+def test_key_in_the_users_own_directory_is_found(team: Team) -> None:
+    for name in ("alice", "alice.pub"):
+        os.rename(team.directory / name, team.home / ".ssh" / f"id_{name.replace('alice', 'ed25519')}")
+    assert find_key(team.settings()) is not None
+    assert sign(team.settings(), SAID) is not None
+
+
+def test_nobodys_key_is_said_before_anything_begins(team: Team) -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_key(team.settings())
+    assert "none of your keys may deploy to production; those of alice@example.org, bob@example.org may" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("who", ["mallory", "bob"])
+def test_what_hosts_would_refuse_is_not_announced(team: Team, who: str) -> None:
+    """A key that is nobody's, and one whose time is over."""
+    with pytest.raises(UsageError) as caught:
+        sign(team.settings(key=str(team.directory / who)), SAID)
+    assert "may not deploy to production (any more)" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("trust", "problem"), [({"key": "nowhere"}, "there is no file"), ({"signers": "none"}, "No such")]
+)
+def test_file_that_is_not_there_is_named(team: Team, trust: dict[str, str], problem: str) -> None:
+    with pytest.raises(DeployError) as caught:
+        find_key(team.settings(**trust))
+    assert problem in str(caught.value)
+
+
+def test_pretend_hosts_need_no_signature(team: Team) -> None:
+    settings = team.settings()
+    pretend = settings.model_copy(update={"consul": settings.consul.model_copy(update={"address": "file:///var/bus"})})
+    assert sign(pretend, SAID) is None
