@@ -73,7 +73,7 @@ class HookError(StepError):
 
 
 class ConnectionFailed(DeployError):
-    """The build server can't be reached, its key is unknown or changed, or the connection broke."""
+    """The build server can't be reached or trusted: its key is unknown or changed, or others can change what we run."""
 
     exit_code = 5
     kind = "connection"

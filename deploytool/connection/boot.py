@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import shlex
 import sys
 import zipfile
@@ -34,7 +35,7 @@ class Refusal(IntEnum):
 
     NO_PYTHON = 91
     NO_ROOT = 92
-    NOT_OURS = 93
+    UNSAFE = 93
     BAD_TRANSFER = 94
     NO_SPACE = 95
     NOT_WRITABLE = 96
@@ -53,12 +54,15 @@ exit 91
 """
 
 #: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker. It says
-#: `need` or `ready`, and `ready` after `need` when the file is there. A file that is used is touched: retention removes
-#: those that nobody has used for long. The same with compiled modules is preferred if the worker has kept it, and it is
-#: whole (`worker/compiled.py`). One that may write nothing (`read-only`) keeps the file in memory instead, and has
-#: Python leave no compiled modules anywhere.
-RECEIVE_WORKER = """
-import errno, hashlib, os, sys
+#: `need` or `ready`, and `ready` after `need` when the file is there; or `unsafe`, with a sentence and a hint, before
+#: anything is run from there. A file that is used is touched: retention removes those that nobody has used for long.
+#: The same with compiled modules is preferred if the worker has kept it, and it is whole (`worker/compiled.py`). One
+#: that may write nothing (`read-only`) keeps the file in memory instead, and has Python leave no compiled modules
+#: anywhere.
+RECEIVE_WORKER = (
+    (Path(__file__).parents[1] / "worker/strict.py").read_text("utf-8")
+    + """
+import errno, hashlib, json, os, sys
 root, digest, size = os.path.expanduser(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 read_only = sys.argv[4] == "read-only"
 home = os.path.join(root, ".worker")
@@ -103,14 +107,16 @@ def keep_on_disk(data):
         raise
 os.umask(0o077)
 try:
+    refuse_unsafe_way(root, shared=True)
     if not read_only:
         os.makedirs(home, exist_ok=True)
-    owner = os.geteuid() if read_only and not os.path.lexists(home) else os.stat(home).st_uid
+    # In a sticky directory another user may have been quicker.
+    refuse_unsafe_area(home)
+except Unsafe as unsafe:
+    say("unsafe " + json.dumps(unsafe.args))
+    sys.exit(93)
 except OSError as error:
     refuse(error, 92)
-if owner != os.geteuid():
-    sys.stderr.write("%s belongs to user id %d\\n" % (home, owner))
-    sys.exit(93)
 def use(path):
     try:
         if not read_only:
@@ -145,6 +151,7 @@ say("ready")
 os.umask(0o022)
 os.execv(sys.executable, [sys.executable, *(["-B", path, "read-only"] if read_only else [path])])
 """
+)
 
 
 def worker_archive() -> bytes:
@@ -216,6 +223,10 @@ def boot(channel: "LocalChannel | SshChannel", build: "Build", archive: bytes) -
             _, marked, word = text.partition(MARK)
             if not marked:
                 strange.append(text)
+            elif word.startswith("unsafe "):
+                channel.end(SHORT_FAREWELL_SECONDS)
+                sentence, hint = json.loads(word.partition(" ")[2])
+                raise ConnectionFailed(f"{where} can't be used safely: {sentence}", hint=hint)
             elif word == "need":
                 # A worker that refuses has said why, and then it does not read: its exit status tells.
                 with contextlib.suppress(BrokenPipeError):
@@ -249,10 +260,6 @@ _REFUSALS: Mapping[int, tuple[str, str]] = {
         "install python3 there (on Debian: `apt install python3`)",
     ),
     Refusal.NO_ROOT: ("the work area {root} can't be made on {where}", "mend build.root, or the rights there"),
-    Refusal.NOT_OURS: (
-        "the work area {root} on {where} belongs to another user",
-        "deploy as that user, or choose another build.root",
-    ),
     Refusal.NO_SPACE: (
         "the work area {root} can't be written on {where}: no space left on the device",
         "free some space there, or mend the quota (`df -h {quoted}` and `df -i` tell), or choose another build.root",

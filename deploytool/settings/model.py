@@ -380,7 +380,7 @@ class Build(Model):
     ssh_config: Line | None = Field(
         default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
     )
-    # The worker makes it for its user alone, and refuses one that is another user's (`NOT_OURS`).
+    # The worker makes it for its user alone, and refuses one that others can change (`worker/strict.py`).
     root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")  # noqa: S108
     recipe: Annotated[str, _choice(*RECIPES)] = Field(
         default="none", description="a kind of application: defaults for the commands below, see recipes.md"

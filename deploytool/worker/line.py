@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Optional, Set
 
 from deploytool.text.masking import secrets_in
 
-from . import compressors, shapes, wire
+from . import compressors, shapes, strict, wire
 from .context import Context, Tell
 from .failure import Failure
 from .requests_build import BuildRequests
@@ -239,8 +239,13 @@ class Worker:
         root = os.path.abspath(os.path.expanduser(greeting.root))
         self._here.root = os.path.join(root, greeting.application)
         try:
+            strict.refuse_unsafe_way(root, shared=True)
             if not self._here.read_only:
                 os.makedirs(self._here.root, exist_ok=True)
+            strict.refuse_unsafe_area(self._here.root)
+        except strict.Unsafe as unsafe:
+            sentence, hint = unsafe.args
+            raise Failure("connection", "the build server can't be used safely: " + sentence, hint=hint) from None
         except OSError as error:
             raise Failure(
                 "step",

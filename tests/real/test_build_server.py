@@ -124,12 +124,14 @@ def test_missing_ssh_config_has_a_sentence(playground: Playground, tmp_path: Pat
         start_worker(build(playground, ssh_config=str(tmp_path / "gone")))
 
 
-def test_work_area_of_another_user_is_not_touched(playground: Playground, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mine", ["root/.worker", "root", "."])
+def test_work_area_of_another_user_is_not_touched(playground: Playground, tmp_path: Path, mine: str) -> None:
     (tmp_path / "root/.worker").mkdir(parents=True)
     if os.geteuid() == 0:
-        os.chown(tmp_path / "root/.worker", 12345, 12345)
-        with pytest.raises(StepError, match="belongs to another user"):
+        os.chown(tmp_path / mine, 12345, 12345)
+        with pytest.raises(ConnectionFailed, match=rf"{(tmp_path / mine).name} belongs to 12345, not to") as refused:
             start_worker(build(playground, root=str(tmp_path / "root")))
+        assert "chown" in str(refused.value.hint)
     assert list((tmp_path / "root/.worker").iterdir()) == []
 
 

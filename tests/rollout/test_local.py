@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,29 @@ def test_local_deploy_needs_no_server(local: Local) -> None:
     local.repository.commit({"VERSION": "2"})
     assert local.fab("local", "deploy").code == 0
     assert local.served() == dict.fromkeys(HOSTS, "2")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_mirror_that_another_user_has_made_first_runs_nothing(local: Local, tmp_path: Path) -> None:
+    mirror = local.directory / "var/build/tiny/repository.git"
+    subprocess.run(["git", "clone", "--quiet", "--mirror", local.repository.directory, mirror], check=True)
+    trap = tmp_path / "trap"
+    trap.write_text(f"#!/bin/sh\ntouch '{tmp_path}/sprung'\nexec git-upload-pack \"$@\"\n")
+    trap.chmod(0o755)
+    subprocess.run(["git", "-C", mirror, "config", "remote.origin.uploadpack", trap], check=True)
+    for path in (mirror, *mirror.rglob("*")):
+        os.chown(path, 42424, 42424)
+    before = sorted((local.directory / "var/build").rglob("*"))
+    result = local.fab("local", "build")
+    assert not (tmp_path / "sprung").exists()
+    assert result.code == 5
+    assert f"{mirror} belongs to 42424, not to root: its owner can have commands run as root" in result.err
+    assert f"chown -hR root '{mirror}'" in result.err
+    assert result.err == local.fab("local", "build").err
+    left = [path for path in sorted((local.directory / "var/build").rglob("*")) if ".worker" not in path.parts]
+    assert left == before, "nothing was made but the worker"
+    checked = local.fab("local", "check")
+    assert (checked.code, "belongs to 42424" in checked.out + checked.err) == (5, True)
 
 
 def test_local_deploy_needs_neither_rsync_nor_curl_nor_consul(local: Local, tmp_path: Path) -> None:
