@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deploytool.connection.client import Asked, Pending, Worker
+from deploytool.model.release import Release
 from deploytool.worker import wire
 
 
@@ -86,10 +87,17 @@ class BuildServer:
             demands=demands,
         )
 
-    def unpack_release(self, key: str, *, compression: str, checksum: str, name: str) -> Pending[wire.Unpacked]:
-        """Unpack an archive of the store under that name, in place of this environment's last."""
+    def unpack_release(self, release: Release) -> Pending[wire.Unpacked]:
+        """Unpack the release's archive under its name, in place of this environment's last."""
         return self._worker.start(
-            "unpack_release", wire.Unpacked, key=key, compression=compression, checksum=checksum, name=name
+            "unpack_release",
+            wire.Unpacked,
+            key=release.archive_key,
+            compression=release.compression,
+            checksum=release.checksum,
+            size_bytes=release.size_bytes,
+            unpacked_bytes=release.unpacked_bytes,
+            name=release.id,
         )
 
     def remove_unpacked(self) -> Pending[wire.Done]:

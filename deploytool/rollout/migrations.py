@@ -185,10 +185,7 @@ def chosen(session: Session, release_id: str | None, outcome: Outcome) -> Releas
 def unpacked(session: Session, release: Release) -> Iterator[str]:
     """The release, unpacked on the build server for its migrations."""
     with session.console.step("unpack"):
-        unpacking = session.build_server.unpack_release(
-            release.archive_key, compression=release.compression, checksum=release.checksum, name=release.id
-        )
-        directory = unpacking.answer().directory
+        directory = session.build_server.unpack_release(release).answer().directory
     yield directory
     # After a failure it stays, until the next one is unpacked: a migration may still be running in it. And it must not
     # make a deployment fail that it can't be removed now.

@@ -13,7 +13,8 @@ import os
 import re
 import signal
 import subprocess
-from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
+import tempfile
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 from deploytool.text.compressions import COMPRESSIONS
 
@@ -28,6 +29,14 @@ CHUNK_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
 #: Linux; Python has a name for it since 3.10.
 F_SETPIPE_SZ = 1031
+
+BLOCK_BYTES = 512
+#: A file's size in a header of the archive.
+SIZE = re.compile(rb"([0-7]+)[\0 ]*")
+#: The kinds of entries that `tar_command` makes: files, links, directories, and the long names of these.
+KINDS = frozenset((b"0", b"\0", b"2", b"5", b"L", b"K"))
+NO_CONTENT = frozenset((b"2", b"5"))
+SPECIAL = {b"1": "hard link", b"3": "device", b"4": "device", b"6": "named pipe"}
 
 #: What tar's `--totals` says at its end, in the C locale.
 TOTAL = re.compile(rb"^Total bytes written: (\d+)", re.MULTILINE)
@@ -57,6 +66,8 @@ def tar_command(directory: str, exclude: Sequence[str], epoch: int, index: Optio
         "--owner=0",
         "--group=0",
         "--numeric-owner",
+        # A directory below one with setgid has it, too.
+        "--mode=ug-s",
         "--hard-dereference",
         "--wildcards",
         "--no-wildcards-match-slash",
@@ -66,6 +77,17 @@ def tar_command(directory: str, exclude: Sequence[str], epoch: int, index: Optio
         *patterns,
         ".",
     ]
+
+
+class Known(NamedTuple):
+    """What a release's record says of its archive."""
+
+    compression: str
+    #: sha256
+    checksum: str
+    size_bytes: int
+    #: of the archive before it is compressed
+    unpacked_bytes: int
 
 
 class PackedStream:
@@ -206,50 +228,142 @@ class PackedStream:
             errors.close()
 
 
-def unpack(archive: IO[Any], directory: str, compression: str, checksum: str, groups: Groups) -> None:
-    """Unpack the archive into `directory`, which must not exist yet. The checksum is verified before anything is used.
+def unpack(archive: IO[Any], directory: str, known: Known, groups: Groups) -> None:
+    """Unpack the archive into `directory`, which must not exist yet; its parent does.
 
-    The tree appears under its name only when it is whole. Raises Failure if the archive is not what the record says.
+    Nothing is unpacked before all of the archive is there and its sha256 is the known one. What is unpacked is ours,
+    without setuid and setgid; a device, a named pipe, a hard link, or more than the known size is refused. The tree
+    appears under its name only when it is whole, and whatever fails leaves nothing. Raises Failure.
     """
     beside = directory + ".part"
     subprocess.run(["rm", "-rf", "--", beside, directory], check=True, stdin=subprocess.DEVNULL)
-    os.makedirs(beside, mode=0o755)
-    digest = hashlib.sha256()
-    options = ["--directory=" + beside, "--no-same-owner", *COMPRESSIONS[compression].tar_options]
-    with os.fdopen(os.memfd_create("deploytool-tar"), "w+b") as errors:
-        process = groups.start(
-            ["tar", "--extract", "--file=-", *options],
-            stdin=subprocess.PIPE,
-            stdout=errors,
-            stderr=errors,
-        )
-        assert process.stdin is not None
+    # It has no name, so that a killed worker leaves none of it.
+    with tempfile.TemporaryFile(dir=os.path.dirname(directory)) as whole:
+        _fetch(archive, whole, known, groups)
+        os.makedirs(beside, mode=0o755)
         try:
-            while True:
-                data = archive.read(CHUNK_BYTES)
-                if not data:
-                    break
-                digest.update(data)
-                process.stdin.write(data)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass
-        status = process.wait()
-        groups.finished(process)
+            _extract(whole, beside, known, groups)
+            os.rename(beside, directory)
+        except BaseException:
+            subprocess.run(["rm", "-rf", "--", beside], stdin=subprocess.DEVNULL)
+            raise
+
+
+def _fetch(archive: IO[Any], whole: IO[bytes], known: Known, groups: Groups) -> None:
+    """Copy the archive. Raises Failure unless it is the known one, and reads no more than that one has."""
+    digest, size_bytes = hashlib.sha256(), 0
+    while size_bytes <= known.size_bytes:
+        groups.refuse_if_cancelled("fetching the release")
+        data = archive.read(CHUNK_BYTES)
+        if not data:
+            break
+        size_bytes += len(data)
+        digest.update(data)
+        whole.write(data)
+    if (size_bytes, digest.hexdigest()) != (known.size_bytes, known.checksum):
+        raise Failure(
+            "step",
+            "the archive in the store is not the one that was built: {}; its record says {} bytes, sha256 {}".format(
+                "it has more bytes"
+                if size_bytes > known.size_bytes
+                else "it has {} bytes, sha256 {}".format(size_bytes, digest.hexdigest()),
+                known.size_bytes,
+                known.checksum,
+            ),
+            hint="nothing of it was unpacked; somebody changed it: build a new release",
+        )
+    whole.flush()
+    whole.seek(0)
+
+
+def _extract(whole: IO[bytes], directory: str, known: Known, groups: Groups) -> None:
+    """Have tar unpack it, which gets only what was looked at. Raises Failure."""
+    programs = COMPRESSIONS[known.compression].programs
+    # tar itself refuses names with `..`, and puts no file behind a link that leads out.
+    command = ["tar", "--extract", "--file=-", "--directory=" + directory, "--no-same-owner", "--no-same-permissions"]
+    started: List[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as opened:
+        errors = opened.enter_context(os.fdopen(os.memfd_create("deploytool-tar"), "w+b"))
+        try:
+            source = whole
+            for argv in [[each, "-dc"] for each in programs]:
+                started.append(groups.start(argv, stdin=whole, stdout=subprocess.PIPE, stderr=errors))
+                source = cast("IO[bytes]", started[-1].stdout)
+                opened.callback(source.close)
+            environment = {**os.environ, "LC_ALL": "C", "TAR_OPTIONS": ""}
+            tar = groups.start(command, stdin=subprocess.PIPE, stdout=errors, stderr=errors, env=environment)
+            started.append(tar)
+            with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", tar.stdin) as target:
+                for data in _looked_at(source, known.unpacked_bytes):
+                    groups.refuse_if_cancelled("unpacking the release")
+                    target.write(data)
+            # Where tar has died, nobody reads the rest.
+            source.close()
+            ends = [(name, process.wait()) for name, process in zip((*programs, "tar"), started)]  # noqa: B905
+            failed = [end for end in ends if end[1] != 0]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+                groups.finished(process)
         groups.refuse_if_cancelled("unpacking the release")
-        errors.seek(0)
-        if digest.hexdigest() != checksum:
+        if failed:
+            program, status = failed[-1]
+            errors.seek(0)
             raise Failure(
                 "step",
-                "the archive in the store is not the one that was built: sha256 {}, its record says {}".format(
-                    digest.hexdigest(), checksum
-                ),
-                hint="somebody changed it; build a new release",
-            )
-        if status != 0:
-            raise Failure(
-                "step",
-                "unpacking the release on the build server failed: tar ended with exit status {}".format(status),
+                "unpacking on the build server failed: {} ended with exit status {}".format(program, status),
                 tail=errors.read().decode("utf-8", "replace").splitlines()[-20:],
             )
-    os.rename(beside, directory)
+
+
+def _looked_at(source: IO[bytes], most_bytes: int) -> Iterator[bytes]:
+    """The uncompressed archive, piece by piece. Raises Failure before the first piece that `tar_command` makes not."""
+    left = most_bytes
+
+    def read(size_bytes: int) -> bytes:
+        nonlocal left
+        data = source.read(size_bytes)
+        left -= len(data)
+        if left < 0:
+            raise _refused("it unpacks to more than the {} bytes of its record".format(most_bytes))
+        return data
+
+    while True:
+        header = read(BLOCK_BYTES)
+        yield header
+        if not header.strip(b"\0"):
+            break
+        size, kind = header[124:136], header[156:157]
+        plain = SIZE.fullmatch(size)
+        if not plain and size[:1] != b"\x80":
+            raise _refused("it has a header that makes no sense")
+        size_bytes = int(plain.group(1), 8) if plain else int.from_bytes(size[1:], "big")
+        if kind not in KINDS or (kind in NO_CONTENT and size_bytes):
+            name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
+            raise _refused("{} in it is a {}".format(name, SPECIAL.get(kind, "file of an unknown kind")))
+        if sum(header[:148] + b" " * 8 + header[156:]) != int(header[148:156].strip(b"\0 ") or b"0", 8):
+            raise _refused("it has a header that makes no sense")
+        rest = -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        while rest > 0:
+            data = read(min(rest, CHUNK_BYTES))
+            if not data:
+                raise _refused("it ends in the middle of a file")
+            rest -= len(data)
+            yield data
+    while True:
+        data = read(CHUNK_BYTES)
+        if data.strip(b"\0"):
+            raise _refused("it goes on after its end")
+        if not data:
+            return
+        yield data
+
+
+def _refused(why: str) -> Failure:
+    return Failure(
+        "step",
+        "the archive in the store is refused: {}".format(why),
+        hint="deploytool packs no such archive: somebody else made it; what was unpacked of it is removed; build a new "
+        "release",
+    )

@@ -159,14 +159,24 @@ class BuildRequests:
             stream.stop()
         return wire.Packed(stream.checksum, stream.size_bytes, stream.unpacked_bytes, stream.links)
 
-    def unpack_release(self, tell: Tell, key: str, compression: str, checksum: str, name: str) -> wire.Unpacked:
+    def unpack_release(
+        self,
+        tell: Tell,
+        key: str,
+        compression: str,
+        checksum: str,
+        size_bytes: int,
+        unpacked_bytes: int,
+        name: str,
+    ) -> wire.Unpacked:
         """Unpack an archive of the store below `unpacked/`, in place of this environment's last."""
         directory = os.path.join(self._here.root, "unpacked", self._here.hello.environment, name)
         refuse_outside(self._here.root, directory)
         shutil.rmtree(os.path.dirname(directory), ignore_errors=True)
         os.makedirs(os.path.dirname(directory), exist_ok=True)
         with self._here.store.open(key) as stream:
-            archive.unpack(stream, directory, compression, checksum, self._here.groups)
+            known = archive.Known(compression, checksum, size_bytes, unpacked_bytes)
+            archive.unpack(stream, directory, known, self._here.groups)
         return wire.Unpacked(directory)
 
     def remove_unpacked(self, tell: Tell) -> None:

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import stat
 import struct
 import subprocess
 import threading
@@ -269,6 +270,8 @@ class Inspection:
         self._watched = self._by_first_name()
         self._packed: Dict[bytes, List[bytes]] = {}
         self._findings: List[Finding] = []
+        #: neither files nor directories nor links
+        self._special: List[bytes] = []
         self._seen = 0
         self._trouble: Optional[BaseException] = None
         read, self.index = os.pipe()
@@ -327,6 +330,9 @@ class Inspection:
                 self._look_at_link(name, os.readlink(name, dir_fd=top))
             return
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._special.append(name)
+                return
             found = self._in_file(name, descriptor)
         except OSError:
             return
@@ -399,6 +405,7 @@ class Inspection:
         self.raise_trouble()
         if self._seen == 0:
             raise Failure("step", "packing failed: tar did not tell what it packed", hint="install GNU tar there")
+        self._refuse_special()
         self._refuse_outside()
         self._refuse_empty()
         links = self._linked()
@@ -413,6 +420,14 @@ class Inspection:
         self._thread.join()
         if self._trouble is not None:
             raise self._trouble
+
+    def _refuse_special(self) -> None:
+        if self._special:
+            raise Failure(
+                "step",
+                "the build left a named pipe or a device in the release: {}".format(_shown(self._special[0])),
+                hint="have the step that makes it remove it, or name it in `build.exclude`; nothing was published",
+            )
 
     def _refuse_named(self) -> None:
         findings = [each for each in self._findings if not (self._allowed and self._allowed.fullmatch(each.name))]

@@ -18,7 +18,7 @@ from deploytool.connection.boot import start_worker
 from deploytool.errors import StepError
 from deploytool.worker.inside import leads_out
 from tests.support.stage_server import Outcome, Repository, Server, run
-from tests.support.worker import RawClient, hello
+from tests.support.worker import RawClient, hello, known
 
 LEADS_OUT = 77
 
@@ -329,7 +329,7 @@ def test_worker_neither_unpacks_nor_removes_through_a_link(
     KINDS[kind](link.parent, link.name, outside)
     before = snapshot(outside)
     with pytest.raises(StepError, match=f"{link.name} on the build server is a link that leads to "):
-        worker.ask("unpack_release", key="a.tar", compression="none", checksum=packed["checksum"], name="r")
+        worker.ask("unpack_release", key="a.tar", compression="none", name="r", **known(packed))
     if linked == "unpacked":
         with pytest.raises(StepError, match="is a link that leads to "):
             worker.ask("remove_unpacked")

@@ -16,7 +16,7 @@ from deploytool.connection.boot import start_worker
 from deploytool.errors import Interrupted, StepError, StoreError
 from deploytool.playground.playground import Playground
 from deploytool.worker.directory_store import DirectoryStore
-from tests.support.worker import RawClient
+from tests.support.worker import RawClient, known
 
 Start = Callable[..., RawClient]
 PART_BYTES = 16 << 20
@@ -93,7 +93,7 @@ def test_large_archive_comes_back_as_it_was(start: Start, tree: Path) -> None:
     worker = start()
     packed = publish(worker, tree, "a.tar")
     assert packed["size_bytes"] > 3 * PART_BYTES
-    found = worker.ask("unpack_release", key="a.tar", compression="none", checksum=packed["checksum"], name="r")
+    found = worker.ask("unpack_release", key="a.tar", compression="none", name="r", **known(packed))
     assert (Path(found["directory"]) / "large").read_bytes() == (tree / "large").read_bytes()
 
 

@@ -1,9 +1,11 @@
 """The embedded default: no sshd, no S3, no Consul; pretend hosts and a directory for everything."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,27 @@ def test_mirror_that_another_user_has_made_first_runs_nothing(local: Local, tmp_
     assert left == before, "nothing was made but the worker"
     checked = local.fab("local", "check")
     assert (checked.code, "belongs to 42424" in checked.out + checked.err) == (5, True)
+
+
+def test_tampered_archive_is_not_migrated_with_and_leaves_nothing(local: Local, tmp_path: Path) -> None:
+    local.settings["build"]["migrate"] = [f"sh ./migrate '{tmp_path}/migrated'"]
+    local.write()
+    local.repository.commit({"migrate": 'echo ours >>"$1"\n'})
+    assert local.fab("local", "deploy").code == 0
+    (archive,) = (local.directory / "var/store").rglob("*.tar.gz")
+    with tarfile.open(archive, "w:gz") as forged:
+        evil = tarfile.TarInfo("./migrate")
+        evil.size, evil.mode = 17, 0o6755
+        forged.addfile(evil, io.BytesIO(b'echo evil >>"$1"\n'))
+    before = {path: path.lstat().st_mtime_ns for path in (local.directory / "var/store").rglob("*")}
+    result = local.fab("local", "migrate")
+    assert result.code == 4
+    assert "the archive in the store is not the one that was built: " in result.err
+    assert "nothing of it was unpacked" in result.err
+    assert (tmp_path / "migrated").read_text() == "ours\n"
+    assert list((local.directory / "var/build/tiny/unpacked").rglob("*/*")) == []
+    assert {path: path.lstat().st_mtime_ns for path in (local.directory / "var/store").rglob("*")} == before
+    assert local.served() == dict.fromkeys(HOSTS, "1")
 
 
 def test_local_deploy_needs_neither_rsync_nor_curl_nor_consul(local: Local, tmp_path: Path) -> None:

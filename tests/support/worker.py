@@ -49,6 +49,11 @@ def hello(root: Path, store: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def known(packed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record keeps of an archive: `unpack_release` asks for it."""
+    return {name: packed[name] for name in ("checksum", "size_bytes", "unpacked_bytes")}
+
+
 def s3(playground: Playground, prefix: str) -> dict[str, Any]:
     keys = playground.deploy_keys
     return {

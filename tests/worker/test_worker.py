@@ -2,6 +2,7 @@
 
 import fcntl
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -28,7 +29,7 @@ from deploytool.worker.line import READ_ONLY
 from deploytool.worker.line import Worker as RealWorker
 from deploytool.worker.wire import Line, Selector, Waiting
 from tests.support.waiting import until
-from tests.support.worker import TELLS_VERSION, RawClient, fake_program, run, tree
+from tests.support.worker import TELLS_VERSION, RawClient, fake_program, known, run, tree
 
 Start = Callable[..., RawClient]
 
@@ -504,21 +505,147 @@ def test_checksum_and_sizes_are_those_of_what_is_in_the_store(start: Start, tmp_
 def test_every_compression_unpacks_to_the_same_tree(start: Start, tmp_path: Path, compression: str) -> None:
     worker = start(compression=compression)
     answer = publish(worker, tree(tmp_path / "tree"), "a")
-    found = worker.ask("unpack_release", key="a", compression=compression, checksum=answer["checksum"], name="r")
+    found = worker.ask("unpack_release", key="a", compression=compression, name="r", **known(answer))
     unpacked = Path(found["directory"])
     assert (unpacked / "app/tmp/kept").read_text() == "deep"
     assert os.readlink(unpacked / "link") == "README"
     assert (unpacked / "run").stat().st_mode & 0o777 == 0o755
 
 
-def test_changed_archive_is_not_used(start: Start, tmp_path: Path) -> None:
+def left_unpacked(tmp_path: Path) -> list[str]:
+    return os.listdir(tmp_path / "root/shop/unpacked/test")
+
+
+@pytest.mark.parametrize("change", [lambda it: it + b"x", lambda it: it[:-1], lambda it: it[:-1] + b"x"])
+def test_changed_archive_is_not_used(start: Start, tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     worker = start()
     answer = publish(worker, tree(tmp_path / "tree"), "a.tar.gz")
     path = tmp_path / "store/a.tar.gz"
-    path.write_bytes(path.read_bytes() + b"x")
+    path.write_bytes(change(path.read_bytes()))
     with pytest.raises(StepError, match="is not the one that was built"):
-        worker.ask("unpack_release", key="a.tar.gz", compression="gzip", checksum=answer["checksum"], name="r")
-    assert not (tmp_path / "root/shop/unpacked/r").exists()
+        worker.ask("unpack_release", key="a.tar.gz", compression="gzip", name="r", **known(answer))
+    assert left_unpacked(tmp_path) == []
+
+
+def test_nothing_is_unpacked_before_the_whole_archive_is_known(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start()
+    answer = publish(worker, tree(tmp_path / "tree"), "a.tar")
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "tar", f"touch '{tmp_path}/begun'\n"))
+    watched = start()
+    path = tmp_path / "store/a.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StepError, match="is not the one that was built"):
+        watched.ask("unpack_release", key="a.tar", compression="none", name="r", **known(answer))
+    assert not (tmp_path / "begun").exists()
+
+
+def forged(path: Path, *members: tarfile.TarInfo, compressed: bool = False) -> dict[str, Any]:
+    """An archive of somebody who can also write its record, and what that record says."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(b"x" * member.size) if member.isreg() else None)
+    unpacked = path.read_bytes()
+    path.write_bytes(gzip.compress(unpacked) if compressed else unpacked)
+    content = path.read_bytes()
+    return {
+        "checksum": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+        "unpacked_bytes": len(unpacked),
+    }
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **changes: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for field, value in changes.items():
+        setattr(info, field, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    ("odd", "what"),
+    [
+        (member("null", tarfile.CHRTYPE, devmajor=1, devminor=3), "null in it is a device"),
+        (member("disk", tarfile.BLKTYPE, devmajor=8), "disk in it is a device"),
+        (member("pipe", tarfile.FIFOTYPE), "pipe in it is a named pipe"),
+        (member("twice", tarfile.LNKTYPE, linkname="/etc/passwd"), "twice in it is a hard link"),
+        (member("odd", b"S"), "odd in it is a file of an unknown kind"),
+        (member("../outside", size=1), "tar ended with exit status 2"),
+    ],
+)
+def test_archive_with_more_than_files_directories_and_links_is_refused_and_removed(
+    start: Start, tmp_path: Path, odd: tarfile.TarInfo, what: str
+) -> None:
+    (tmp_path / "store").mkdir()
+    found = forged(tmp_path / "store/a.tar", member("first", size=3), odd)
+    with pytest.raises(StepError, match=what):
+        start().ask("unpack_release", key="a.tar", compression="none", name="r", **found)
+    assert left_unpacked(tmp_path) == []
+
+
+def test_no_file_gets_behind_a_link_that_leads_out(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "outside").mkdir()
+    way = member("way", tarfile.SYMTYPE, linkname=str(tmp_path / "outside"))
+    found = forged(tmp_path / "store/a.tar", way, member("way/planted", size=1))
+    with pytest.raises(StepError, match="tar ended with exit status 2"):
+        start().ask("unpack_release", key="a.tar", compression="none", name="r", **found)
+    assert os.listdir(tmp_path / "outside") == left_unpacked(tmp_path) == []
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_tar_that_dies_while_it_unpacks_has_a_sentence(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/large").write_bytes(os.urandom(3 << 20))
+    answer = publish(start(compression=compression), tmp_path / "tree", "a")
+    monkeypatch.setenv("PATH", fake_program(tmp_path / "bin", "tar", "echo full >&2; kill -9 $$\n"))
+    worker = start()
+    with pytest.raises(StepError, match="tar ended with exit status -9") as failed:
+        worker.ask("unpack_release", key="a", compression=compression, name="r", limit_seconds=60, **known(answer))
+    assert failed.value.tail == ("full",)
+    assert left_unpacked(tmp_path) == []
+
+
+def test_what_is_unpacked_is_ours_without_setuid(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    others: dict[str, Any] = {"uid": 42424, "gid": 42424, "mode": 0o6755}
+    found = forged(tmp_path / "store/a.tar", member("d", tarfile.DIRTYPE, **others), member("d/run", size=9, **others))
+    answer = start().ask("unpack_release", key="a.tar", compression="none", name="r", **found)
+    for name in ("d", "d/run"):
+        state = (Path(answer["directory"]) / name).stat()
+        assert (state.st_uid, oct(state.st_mode & 0o7777)) == (os.geteuid(), "0o755")
+
+
+def test_archive_that_is_larger_than_its_record_says_fills_no_disk(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    found = forged(tmp_path / "store/a.tar.gz", member("large", size=300 << 20), compressed=True)
+    assert found["size_bytes"] < 400_000
+    worker = start()
+    with pytest.raises(StepError, match="it unpacks to more than the 20480 bytes of its record"):
+        worker.ask("unpack_release", key="a.tar.gz", compression="gzip", name="r", **{**found, "unpacked_bytes": 20480})
+    assert left_unpacked(tmp_path) == []
+    with pytest.raises(StepError, match="is not the one that was built: it has more bytes"):
+        worker.ask("unpack_release", key="a.tar.gz", compression="gzip", name="r", **{**found, "size_bytes": 1000})
+    assert left_unpacked(tmp_path) == []
+
+
+def test_setuid_and_setgid_are_never_packed(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    plain = publish(worker, tree(tmp_path / "tree"), "a.tar.gz")
+    (tmp_path / "tree/run").chmod(0o6755)
+    (tmp_path / "tree/app").chmod(0o2755)
+    assert publish(worker, tmp_path / "tree", "b.tar.gz")["checksum"] == plain["checksum"]
+
+
+def test_named_pipe_in_a_release_is_refused_with_its_name(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tree(tmp_path / "tree") / "app/control")
+    with pytest.raises(StepError, match="left a named pipe or a device in the release: app/control"):
+        publish(start(), tmp_path / "tree", "a.tar.gz")
+    assert os.listdir(tmp_path / "store") == ["application.json"]
 
 
 def test_tar_that_dies_half_way_publishes_nothing(
