@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from deploytool.errors import UsageError
 from deploytool.hosts.probes import unpacking_programs
-from deploytool.hosts.scripts import own_templates, receive_script
+from deploytool.hosts.scripts import host_part, own_templates, receive_script
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import consul_prefix, event_name
 from deploytool.text.masking import Masking
@@ -171,6 +171,7 @@ def app_server(
             *(["unzip"] if stretcher.url.endswith(".zip") else []),
         ),
         "stretcher": stretcher,
+        "strict": host_part("strict"),
     }
     files = (
         HostFile(f"{UNITS}/deploy-{name}.service", "644", _rendered("watch.service.j2", values)),

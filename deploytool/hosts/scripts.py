@@ -11,7 +11,7 @@ from deploytool.model.release import consul_prefix
 #: Stands for the file of the bus in use: consul.sh, or directory.sh for pretend hosts.
 BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
-_TO_TELL = ("limits", "log", "process", "keys", "http", BUS, "room", "report")
+_TO_TELL = ("limits", "log", "process", "keys", "http", BUS, "strict", "room", "report")
 _ALWAYS = (*_TO_TELL, "hooks")
 _TREE = ("inside", "shared", "incoming", "virtualenv")
 _PROOF = ("sockets", "verify")

@@ -79,7 +79,7 @@ def _refuse_unsafe(path: str, *, sticky: bool = False, in_area: bool = False) ->
 
     found, us = os.lstat(path), os.geteuid()
     mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid not in (us, 0):
+    if found.st_uid not in (us, 0) and found.st_uid != _unmapped():
         raise Unsafe(
             "{} belongs to {}, not to {}: its owner can have commands run as {}".format(
                 path, _user(found.st_uid), _user(us) if us == 0 else _user(us) + " or root", _user(us)
@@ -104,6 +104,18 @@ def _refuse_unsafe(path: str, *, sticky: bool = False, in_area: bool = False) ->
                 "" if in_area else ", or set `build.root` to another directory",
             ),
         )
+
+
+def _unmapped() -> int:
+    """Whose root's files seem to be in a user namespace that does not have root; -1 in any other.
+
+    Nothing else can be told of them there.
+    """
+    try:
+        with open("/proc/self/uid_map") as users, open("/proc/sys/kernel/overflowuid") as nobody:
+            return -1 if users.read().split()[2:3] == ["4294967295"] else int(nobody.read())
+    except OSError:
+        return -1
 
 
 def _is_private(gid: int) -> bool:

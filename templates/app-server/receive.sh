@@ -167,6 +167,13 @@ follow() {
   printf '%s\n' "$manifest_url" | stretcher
 }
 
+# What others can change is neither read nor run. The operator hears of it by what the manifest itself reports.
+strict=yes
+if ! is_strict; then
+  say "$strict_problem"
+  strict=no
+  [ "$how" = event ] || exit 0
+fi
 until kv_list "$consul_prefix/wanted/$role"; do
   [ "$how" = event ] || {
     say "Consul can't be asked: $kv_problem"
@@ -180,7 +187,8 @@ until kv_list "$consul_prefix/wanted/$role"; do
   }
   sleep 1
 done
-read_state node
+state=
+[ "$strict" = no ] || read_state node
 node=$(name_node) && [ -n "$node" ] || node=$state
 
 if [ "$how" = event ] && kv_pick "$consul_prefix/wanted/$role.probe"; then
@@ -198,7 +206,8 @@ if [ -z "$deployment" ]; then
 fi
 
 # Nothing to do: it was dealt with, no switch was cut off, the host is not drained, and Consul has its word for it.
-read_last
+last_deployment=
+[ "$strict" = no ] || read_last
 if [ -n "$last_deployment" ] && ! is_before "$last_deployment" "$deployment" &&
   [ ! -e "$room/switch" ] && [ ! -e "$room/drained" ]; then
   if [ "$how" = event ]; then

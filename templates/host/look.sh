@@ -2,8 +2,8 @@
 # Does the release that this host has verified still serve? Kept on the host with its kit, and run every minute by
 # receive.sh, which gives the host's last word. Looks at processes and sockets, and asks nothing of the application but to
 # take a connection. A release that has died is told; while its rollout is still open, the host goes back.
-# Reads: clock, consul_prefix, current_target, doubt, heard_before, kit_text, kv_value, last_deployment, node, own, proven,
-#   release, release_path, role, room, serving_now, verify_real.
+# Reads: clock, consul_prefix, current_target, doubt, heard_before, kit_text, kv_value, last_deployment, node, own,
+#   owner_problem, proven, release, release_path, role, room, serving_now, verify_real.
 # Sets: boot_seconds, deployment, holder, hook_seconds, restarted, stable_seconds, stamp, state, switch_deployment,
 #   switch_previous, switch_release, undone, verify_command, verify_path, verify_url.
 
@@ -98,6 +98,10 @@ is_still_so() {
 
 cd /
 exec </dev/null
+check_owner || {
+  say "$owner_problem"
+  exit 0
+}
 name_run
 holder=$(readlink "$room/lock") && holder_lives "$holder" && exit 0
 read_switch

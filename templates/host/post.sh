@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `post`, to begin with: the release is unpacked in incoming/, or was kept from before. Nothing has changed yet.
-# Reads: current_problem, current_target, deploy_to, deployment, kept, link_problem, release, release_path, room,
-#   switch_back, switch_deployment, switch_release, unpacked, virtualenv_problem.
+# Reads: current_problem, current_target, deploy_to, deployment, kept, link_problem, owner_problem, plain_problem, release,
+#   release_path, room, switch_back, switch_deployment, switch_release, unpacked, virtualenv_problem.
 # Sets: switch_previous.
 
 # Sets switch_previous to what an undo goes back to. A switch that was cut off, by a reboot say, left a release in
@@ -19,6 +19,7 @@ find_previous() {
   switch_previous=$current_target
 }
 
+check_owner || leave failed "$owner_problem"
 cd -- "$deploy_to" || leave failed "$deploy_to is gone"
 incoming=$deploy_to/incoming/$deployment
 if [ "$kept" = yes ]; then
@@ -36,6 +37,7 @@ if [ -d "$release_path" ]; then
   link_shared "$release_path" || leave failed "$link_problem"
 else
   [ -d "$incoming" ] || bring_in "$incoming" || leave failed "$unpacked can't be brought to $incoming"
+  make_plain "$incoming" || leave failed "$plain_problem"
   link_shared "$incoming" || leave failed "$link_problem"
   # What `current` points to must be there after a power cut, too.
   sync -f "$incoming" 2>/dev/null || :

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The host's own directory below deploy_to: who owns deploy_to, who works in it, what was done last, and the switch that
 # is under way. Files: owner, node, lock, last, switch, verified, tried (receive.sh), kit/, drained/, log/.
-# Reads: application, clock, deploy_to, deployment, environment, role, shared_path.
+# Reads: application, clock, deploy_to, deployment, environment, role, shared_path, strict_problem.
 # Sets: holder, last_deployment, node, owner_problem, process_start, room, state, switch_back, switch_deployment,
 #   switch_previous, switch_release.
 
@@ -65,9 +65,14 @@ is_before() {
   LC_ALL=C expr "x$1" '<' "x$2" >/dev/null
 }
 
-# Sets owner_problem if deploy_to belongs to another application, environment or role.
+# Sets owner_problem if deploy_to belongs to another application, environment or role, or others can change what is run
+# from there: then nothing of it is read or run.
 check_owner() {
   owner_problem=
+  if ! is_strict; then
+    owner_problem=$strict_problem
+    return 1
+  fi
   read_state owner
   if [ -n "$state" ] && [ "$state" != "$application $environment $role" ]; then
     owner_problem="$deploy_to belongs to '$state' (application, environment, role), not to '$application $environment $role'; give each its own deploy_to"

@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `success`: the release serves, and everything that follows may fail without harm.
-# Reads: hook_problem, kit_fields, look_script, node_problem, release, release_path, room, state.
+# Reads: hook_problem, kit_fields, look_script, node_problem, owner_problem, release, release_path, room, state.
 # Sets: hook_directory, report_more.
 
 # keep_look: what receive.sh runs every minute from now on, as long as this release serves.
@@ -14,6 +14,10 @@ cd /
 # stretcher's log is on stdin: taken off, so that it never waits for us, and of no further use.
 cat >/dev/null
 exec </dev/null
+check_owner || {
+  say "$owner_problem"
+  exit 1
+}
 name_run
 if recall_node; then
   # The last word only after the report: without it, receive.sh sees to it that both are said.

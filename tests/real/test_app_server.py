@@ -338,6 +338,22 @@ def test_script_makes_an_app_server_and_changes_nothing_the_second_time(
         assert f"/etc/systemd/system/timers.target.wants/catch-up-shop-{role}-production.timer" in found
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("user", ["deploy", "root"])
+def test_script_says_that_others_could_change_what_is_run(
+    printer: Printer, tmp_path: Path, download: tuple[str, str], user: str
+) -> None:
+    url, checksum = download
+    script = printer.printed("--role", "web", "--user", user, "--stretcher", url, "--stretcher-sha256", checksum)
+    command = "mkdir -p /var/www; chown 42424 /var/www; sh /root/setup.sh"
+    done = run_in_a_root_of_its_own(script, command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "  - no deployment will change anything here: /var/www belongs to UNKNOWN (42424), who could have commands run "
+        f"as {user}: type 'chown -h {user} /var/www' if you trust all in it"
+    ) in done.stdout
+
+
 def test_script_refuses_a_stretcher_with_another_checksum(
     printer: Printer, tmp_path: Path, download: tuple[str, str]
 ) -> None:

@@ -1477,7 +1477,7 @@ def test_full_disk_is_reported(tmp_path: Path, parts: Parts) -> None:
         pytest.skip("small disks need root")
     host = make_host(tmp_path, parts, "www")
     host.deploy_to.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(host.deploy_to)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "tmpfs", str(host.deploy_to)], check=True)
     try:
         host.deploy(FIRST, OLD)
         host.tree = {"big": "x" * 400_000}

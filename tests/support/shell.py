@@ -7,7 +7,21 @@ from deploytool.hosts.scripts import host_part
 
 #: files that only define functions and values, in the order in which phases read them
 PARTS = (
-    *("limits", "log", "process", "keys", "consul", "room", "report", "hooks", "guard", "switch", "inside", "shared"),
+    *(
+        "limits",
+        "log",
+        "process",
+        "keys",
+        "consul",
+        "strict",
+        "room",
+        "report",
+        "hooks",
+        "guard",
+        "switch",
+        "inside",
+        "shared",
+    ),
     *("virtualenv", "sockets", "verify", "retention"),
 )
 

@@ -1,10 +1,14 @@
 """What somebody else could change is refused before any of it is run. The other user is a number that nobody has."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from deploytool.worker import strict
 from deploytool.worker.strict import Unsafe, refuse_unsafe_area, refuse_unsafe_way
 
 OTHER = 42424
@@ -78,6 +82,20 @@ def test_link_is_as_safe_as_the_place_where_it_lies_and_the_place_where_it_leads
     os.lchown(tmp_path / "link", 0, 0)
     os.chown(tmp_path / "real", OTHER, OTHER)
     assert refusal(tmp_path / "again")[0].startswith(f"{tmp_path}/real belongs to {OTHER}")
+
+
+@as_root
+def test_in_a_user_namespace_roots_directories_are_fine_whoever_they_seem_to_belong_to(tmp_path: Path) -> None:
+    script = f"{Path(strict.__file__).read_text()}\nrefuse_unsafe_way('/usr/lib'); refuse_unsafe_way('{tmp_path}')"
+    # One that everybody may run.
+    python = [shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable, "-ISB", "-c", script]
+    other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    inside = subprocess.run([*other, "unshare", "--user", "--map-root-user", *python], capture_output=True, text=True)
+    if "unshare: " in inside.stderr:
+        pytest.skip(inside.stderr)
+    assert (inside.returncode, inside.stderr) == (0, "")
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
