@@ -191,6 +191,24 @@ def test_host_that_lacks_what_a_deployment_needs(project: Project) -> None:
     assert "shared/config/database.yml on this host; put it there" in checks["watch app1 (web)"]["text"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_host_where_another_user_could_have_commands_run(project: Project) -> None:
+    assert project.deploy().code == 0
+    (place,) = {path.parent for path in project.playground.host_directory("app1").rglob("current")} & {
+        path.parent for path in project.playground.host_directory("app1").rglob(".deploytool")
+    }
+    os.chown(place, 42424, 42424)
+    try:
+        result = project.fab("playground", "check")
+        assert result.code == 8
+        assert "belongs to UNKNOWN (42424), who could have commands run as root: type 'chown -h root " in result.out
+        deployed = project.fab("playground", "deploy", "--json")
+        assert (deployed.code, deployed.verdicts()["app1/web"]) == (8, "failed")
+    finally:
+        os.chown(place, 0, 0)
+    assert project.deploy().code == 0
+
+
 def test_host_that_may_not_read_what_is_wanted(project: Project, guarded: Guarded) -> None:
     project.deploy()
     guarded.allow_hosts(without="wanted")
