@@ -5,8 +5,14 @@
 # Reads: deploy_to, room.
 # Sets: strict_problem, strict_uid.
 
+# Sets strict_user, which only a problem needs.
+name_strict() {
+  strict_user=${strict_user:-$(id -un 2>/dev/null || id -u)}
+}
+
 # strict_group GID: whether nobody but the user, or root, is in it: a umask of 002 goes with those.
 strict_group() {
+  name_strict
   case $(getent group "$1" 2>/dev/null) in
     "$strict_user":*: | "$strict_user":*:"$strict_user" | root:*: | root:*:root) return 0 ;;
   esac
@@ -21,6 +27,7 @@ strict_each() {
     case $strict_owner in
       '' | 0 | "$strict_uid" | "$strict_unmapped") ;;
       *)
+        name_strict
         # A report has room for 300 characters of it.
         strict_tree=$strict_path strict_deep=
         case $strict_path in "$room" | "$room"/*) strict_tree=$room strict_deep=R ;; esac
@@ -34,6 +41,7 @@ strict_each() {
     elif [ "$strict_sticky" = yes ] && [ $((0$strict_mode & 01000)) -ne 0 ] && [ "$strict_path" != "$strict_last" ]; then
       continue
     elif [ $((0$strict_mode & 2)) -ne 0 ] || ! strict_group "$strict_gid"; then
+      name_strict
       strict_problem="$strict_path can be written by others (mode $strict_mode, group $(stat -c %G -- "$strict_path")), who could have commands run as $strict_user: type 'chmod go-w $strict_path'"
       return 1
     fi
@@ -72,22 +80,28 @@ strict_way() {
   strict_each "$@"
 }
 
-# strict_for UID NAME: all that stretcher runs or trusts here when it runs as that user. Fails, with strict_problem.
+# strict_for UID [NAME]: all that stretcher runs or trusts here when it runs as that user. Fails, with strict_problem.
 strict_for() {
-  strict_uid=$1 strict_user=$2 strict_unmapped=
+  strict_uid=$1 strict_user=${2-} strict_unmapped=
   # In a user namespace root's files may show as nobody's, and nothing else can be told of them.
   read -r _ _ strict_size </proc/self/uid_map 2>/dev/null || strict_size=
   if [ "${strict_size:-4294967295}" != 4294967295 ]; then
     read -r strict_unmapped </proc/sys/kernel/overflowuid || :
   fi
-  strict_way "$deploy_to" && strict_way "$room" && strict_way "$deploy_to/releases" && strict_way "$deploy_to/incoming" &&
-    strict_way "${TMPDIR:-/tmp}" shared || return 1
+  strict_way "$deploy_to" || return 1
+  for strict_name in "$room" "$deploy_to/releases" "$deploy_to/incoming"; do
+    [ ! -L "$strict_name" ] || strict_way "$strict_name" || return 1
+  done
+  case ${TMPDIR:-/tmp} in
+    "$deploy_to"/.tmp) [ ! -L "$TMPDIR" ] ;;
+    *) false ;;
+  esac || strict_way "${TMPDIR:-/tmp}" shared || return 1
   strict_sticky=no
-  strict_each "$room"/* "$room"/*/* "$room"/*/*/*
+  strict_each "$deploy_to/.tmp" "$deploy_to/releases" "$deploy_to/incoming" "$room" "$room"/* "$room"/*/* "$room"/*/*/*
 }
 
 # Asked once in a run: what is safe stays safe.
 is_strict() {
   [ -z "${strict_known-}" ] || return 0
-  strict_for "$(id -u)" "$(id -un 2>/dev/null || id -u)" && strict_known=yes
+  strict_for "$(id -u)" && strict_known=yes
 }
