@@ -66,7 +66,7 @@ def _names(path: str) -> list[str]:
 def _entries(directory: str) -> list[str]:
     try:
         return [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
 

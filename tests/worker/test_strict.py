@@ -1,10 +1,13 @@
 """What somebody else could change is refused before any of it is run. The other user is a number that nobody has."""
 
+import grp
 import os
+import pwd
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +59,21 @@ def test_group_that_nobody_else_is_in_may_write(tmp_path: Path) -> None:
     (tmp_path / "private").mkdir()
     (tmp_path / "private").chmod(0o775)
     refuse_unsafe_way(str(tmp_path / "private"))
+
+
+@as_root
+@pytest.mark.parametrize(("name", "members", "fine"), [("me", ["me"], True), ("me", ["eve"], False), ("us", [], False)])
+def test_private_group_is_the_one_of_the_users_name_with_nobody_else_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, members: list[str], fine: bool
+) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="me", pw_gid=OTHER))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: SimpleNamespace(gr_name=name, gr_mem=members))
+    os.chown(tmp_path, 0, OTHER)
+    tmp_path.chmod(0o2775)
+    if fine:
+        refuse_unsafe_way(str(tmp_path))
+    else:
+        assert f"can be written by the group {name} (mode 2775)" in refusal(tmp_path)[0]
 
 
 @as_root

@@ -776,6 +776,24 @@ def test_key_that_is_none_deletes_nothing(start: Start, key: str) -> None:
 
 # --- a worker that writes nothing
 
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("planted", [".", "locks", "workspace", "shared", "repository.git", "../.worker"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_nothing_is_done_in_a_work_area_that_another_user_has_a_part_of(
+    start: Start, tmp_path: Path, planted: str, read_only: bool
+) -> None:
+    area = tmp_path / "root/shop"
+    (tmp_path / "root/.worker").mkdir(parents=True)
+    (area / planted).mkdir(parents=True, exist_ok=True)
+    os.chown(area / planted, 42424, 42424)
+    before = snapshot(area)
+    with pytest.raises(ConnectionFailed, match=r"can't be used safely: .* belongs to 42424, not to root") as refused:
+        start(read_only=read_only)
+    assert "type `chown -h" in str(refused.value.hint)
+    assert snapshot(area) == before
+
+
 WRITING = (
     "lock", "release_lock", "break_lock", "name_log", "publish_archive", "unpack_release", "remove_unpacked",
     "store_put", "store_delete", "prune_uploads", "check_store", "check_consul", "probe_hosts", "freeze", "thaw",
