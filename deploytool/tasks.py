@@ -487,8 +487,8 @@ def settings(context: Context, json: bool = False) -> None:
         "output": "write all of it as files into this directory, with the policies for Consul and S3",
         "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
         "user": "who runs stretcher and the hooks there; made if missing",
-        "stretcher": "URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
-        "stretcher_sha256": "the sha256 of what is at that URL",
+        "stretcher": "https URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
+        "stretcher_sha256": "the sha256 of what is at that URL; --stretcher needs it",
         "json": _JSON,
     },
 )

@@ -42,7 +42,7 @@ class Stretcher:
 
     #: a program, or a .zip or .tar.gz that holds it
     url: str
-    #: sha256 of what is there, 64 hexadecimal digits; empty: it is not checked
+    #: sha256 of what is there, 64 hexadecimal digits
     checksum: str
     #: what `uname -m` says on machines that it runs on; empty: that is the caller's affair
     machine: str
@@ -98,9 +98,16 @@ def choose_stretcher(url: str | None, checksum: str | None) -> Stretcher:
         if checksum is not None:
             raise UsageError("--stretcher-sha256 is of what --stretcher names, which is missing")
         return RELEASED
-    if not re.fullmatch(r"https?://[!-~]+", url):
-        raise UsageError(f"--stretcher: {url!r} is no http or https URL")
-    return Stretcher(url, checksum or "", "")
+    if not re.fullmatch(r"https://[!-~]+", url):
+        raise UsageError(
+            f"--stretcher: {url!r} is not an https URL", hint="app servers run what is there: serve it over https"
+        )
+    if checksum is None:
+        raise UsageError(
+            "--stretcher needs --stretcher-sha256: app servers install a download only if its checksum matches",
+            hint="`sha256sum FILE` prints it",
+        )
+    return Stretcher(url, checksum, "")
 
 
 def choose_role(settings: "Settings", role: str | None) -> str:

@@ -146,3 +146,10 @@ def test_command_is_in_the_readme_and_completed(command: str) -> None:
     contexts = dict.fromkeys(tasks.make_namespace(["staging"]).task_names, SimpleNamespace())
     known = Vocabulary(SimpleNamespace(flags={}), contexts, ["staging"], list(contexts), lambda flag, environment: ())
     assert command in candidates(["staging", ""], known)
+
+
+def test_an_example_runs_no_action_that_somebody_can_move() -> None:
+    """A tag can be moved to another commit; a commit's hash can't."""
+    used = re.findall(r"uses: (.+)", (ROOT / "examples/ci/github-actions.yml").read_text())
+    assert used
+    assert [each for each in used if not re.fullmatch(r"\S+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []

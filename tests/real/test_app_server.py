@@ -5,21 +5,28 @@ import functools
 import gzip
 import hashlib
 import http.server
+import ipaddress
 import json
 import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deploytool.hosts.app_server import RECEIVE
 from deploytool.playground.host import receive_command, watch_command
@@ -98,13 +105,25 @@ def test_mistakes_are_told_with_what_exists(printer: Printer) -> None:
         (("--role", "web", "--format", "yaml"), "neither script nor cloud-init"),
         (("--role", "web", "--user", "a b"), "can't be the name of a user"),
         (("--role", "web", "--node", 'a" { policy'), "can't be the name of a Consul node"),
-        (("--role", "web", "--stretcher", "ftp://x"), "no http or https URL"),
+        (("--role", "web", "--stretcher", "ftp://x"), "is not an https URL"),
         (("--role", "web", "--stretcher-sha256", "12"), "64 hexadecimal digits"),
         (("--role", "web", "--output", "/proc/nothing"), "can't be written"),
     ):
         result = printer.run(*arguments)
         assert (result.code, result.out) == (2, "")
         assert words in result.err
+
+
+def test_stretcher_is_never_installed_over_http_or_without_its_checksum(printer: Printer) -> None:
+    checksum = ("--stretcher-sha256", "0" * 64)
+    for arguments, words in (
+        (("--stretcher", "http://example.com/stretcher", *checksum), "is not an https URL"),
+        (("--stretcher", "https://example.com/stretcher"), "--stretcher needs --stretcher-sha256"),
+    ):
+        result = printer.run("--role", "web", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert words in result.err
+    assert "http:" not in re.sub("#.*", "", printer.printed("--role", "web"))
 
 
 def test_pretend_hosts_need_nothing(printer: Printer) -> None:
@@ -265,6 +284,26 @@ done
 """
 
 
+def own_certificate(directory: Path) -> tuple[Path, Path]:
+    """The files of a certificate for 127.0.0.1 that vouches for itself, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "certificate.pem", directory / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
 @pytest.fixture
 def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """The URL of stretcher on a server of its own, and its sha256."""
@@ -277,11 +316,14 @@ def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(place)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*own_certificate(tmp_path))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         yield (
-            f"http://127.0.0.1:{server.server_port}/stretcher",
+            f"https://127.0.0.1:{server.server_port}/stretcher",
             hashlib.sha256((place / "stretcher").read_bytes()).hexdigest(),
         )
     finally:
@@ -291,8 +333,11 @@ def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]
 
 
 def run_in_a_root_of_its_own(script: str, command: str, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    """The command run as root, with the script as /root/setup.sh; downloads trust `own_certificate` and no other."""
     (tmp_path / "setup.sh").write_text(script)
     (tmp_path / "root").mkdir(exist_ok=True)
+    trusted = shlex.quote((tmp_path / "certificate.pem").read_text())
+    command = f"printf %s {trusted} >/root/ca.pem; export CURL_CA_BUNDLE=/root/ca.pem\n{command}"
     arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), str(TOOLS), command]
     return subprocess.run(
         ["unshare", *as_root(), "--mount", "sh", "-c", ROOT_OF_ITS_OWN, "sh", *arguments],
