@@ -58,6 +58,8 @@ class Session:
     python: str
     #: what would compress an archive there
     compressor: wire.Compressor
+    #: what the build server calls itself
+    host: str
     #: None if nobody is to be told
     notifications: "Notifications | None" = None
 
@@ -244,6 +246,7 @@ def open_session(
             clock_offset_seconds=offset_seconds,
             python=f"{hello.python} ({hello.executable})",
             compressor=hello.compressor,
+            host=hello.host,
             notifications=notifications,
         )
     finally:

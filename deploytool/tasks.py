@@ -288,19 +288,42 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
 @command(
     help={
         "deployments": "every deployment instead: who, when, from where to where, how it ended",
+        "verify": "read every release, and compare it with its record, provenance and SBOM",
+        "release": "with --verify: this release only",
         "json": _JSON,
     }
 )
-def releases(context: Context, deployments: bool = False, json: bool = False) -> None:
+def releases(
+    context: Context,
+    deployments: bool = False,
+    verify: bool = False,
+    release: str | None = None,
+    json: bool = False,
+) -> None:
     """List the releases, or the deployments, newest first
 
     Which environment runs which release, which are good or bad here; or who has deployed what, when, and how it ended.
+    With --verify: whether each release is what was published, from its record to the archive's bytes.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool.cli.seen_names import remember_all
         from deploytool.queries import releases as listing
+        from deploytool.queries.verify import verify_releases
 
+        if verify and deployments:
+            raise UsageError("--verify and --deployments exclude each other")
+        if release is not None and not verify:
+            raise UsageError("--release needs --verify", hint="`fab ENV releases` lists all of them")
+        _check_release_id(release)
+        if verify:
+            with this.session(f"verify releases of {this.settings.environment}", read_only=True) as session:
+                chains = verify_releases(session, release)
+            this.outcome.exit_code = chains.exit_code
+            if not json:
+                for line in chains.lines():
+                    this.console.print(line)
+            return chains.as_dict()
         with this.session(f"releases of {this.settings.environment}") as session:
             found = listing.list_deployments(session) if deployments else listing.list_releases(session)
         if isinstance(found, listing.Releases):

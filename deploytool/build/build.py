@@ -4,9 +4,10 @@ Each stage takes what the one before made. Nothing here migrates or announces an
 before what it points to.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,10 +16,12 @@ import deploytool
 from deploytool.build import stages
 from deploytool.build.demands import demands
 from deploytool.build.linked_paths import links_of, links_recorded, notes, refuse_covered, unchecked
-from deploytool.build.stages import Fetched
+from deploytool.build.stages import Fetched, git
 from deploytool.connection.client import Asked, Later, Pending
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.hosts.rehearsal import render_all
+from deploytool.model.lock_files import LOCK_FILES
+from deploytool.model.provenance import Run, sha256, statement
 from deploytool.model.release import (
     Release,
     ReleaseId,
@@ -27,13 +30,17 @@ from deploytool.model.release import (
     build_key,
     build_record_key,
     is_release_id,
+    provenance_key,
     record_key,
     release_record,
+    sbom_key,
 )
+from deploytool.model.sbom import sbom
 from deploytool.screen.summary import Outcome
 from deploytool.session import Begun, Session
 from deploytool.state.releases import checked_release
 from deploytool.text import ids
+from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
 from deploytool.trace import log
 from deploytool.worker.wire import Existed, Exists
@@ -103,10 +110,12 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     HookError if the operator's side objects.
     """
     fetched = stages.fetched(fetching.step.results())
+    started_at = ids.recorded(session.now())
     session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
     for sentence in stages.unfit(fetched.unmanaged, fetched.tools):
         session.console.note(sentence)
-    key = build_key(build_inputs(session.settings, fetched, compressor_of(session)))
+    inputs = build_inputs(session.settings, fetched, compressor_of(session))
+    key = build_key(inputs)
     new_id = new_release_id(session, fetched.revision)
     found = find_built(session, key)
     unknown = unchecked(session.settings, found) if found is not None else ()
@@ -122,7 +131,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
         return Built(found, reused=True)
     session.hook("before_build", Outcome(revision=fetched.revision, branch=fetching.reference))
     release = build_release(
-        session, new_id.answer(), fetching.reference, fetched, key, replace=rebuild or bool(unknown)
+        session, new_id.answer(), fetching.reference, fetched, inputs, started_at, replace=rebuild or bool(unknown)
     )
     session.let_go(WORKSPACE_LOCK)
     session.hook(
@@ -164,9 +173,16 @@ def find_built(session: Session, key: str) -> Release | None:
 
 
 def build_release(
-    session: Session, release_id: ReleaseId, reference: str, fetched: Fetched, key: str, *, replace: bool = False
+    session: Session,
+    release_id: ReleaseId,
+    reference: str,
+    fetched: Fetched,
+    inputs: Mapping[str, object],
+    started_at: str,
+    *,
+    replace: bool = False,
 ) -> Release:
-    """Check out, install, build, pack and publish. The workspace's lock is held.
+    """Check out, install, build, pack and publish. The workspace's lock is held; `inputs` are of `build_inputs`.
 
     With `replace`, whatever equal inputs gave before, from now on they give this one.
     """
@@ -195,6 +211,7 @@ def build_release(
         allow=settings.build.allow_paths,
         links=links_of(session.every),
         demands=demands(settings.build),
+        lock_files=list(LOCK_FILES),
     )
     try:
         for each in begun:
@@ -206,6 +223,7 @@ def build_release(
         raise
     with session.console.step("publish"):
         packed = publishing.answer()
+        links = links_recorded(session.every, packed.links)
         release = Release(
             id=release_id,
             application=settings.application,
@@ -213,16 +231,20 @@ def build_release(
             branch=reference,
             built_at=ids.recorded(session.now()),
             built_by=str(session.operator),
-            build_key=key,
+            build_key=build_key(inputs),
             compression=settings.build.compression,
             checksum=packed.checksum,
             size_bytes=packed.size_bytes,
             unpacked_bytes=packed.unpacked_bytes,
             subject=printable(fetched.subject),
-            **links_recorded(session.every, packed.links),
+            links_checked=links["links_checked"],
+            links_covering=links["links_covering"],
         )
-        put_new_records(session, release, replace=replace)
-    for sentence in notes(session.every, settings.environment, packed.links):
+        repository = git.remote(settings.repository).url
+        run = Run(session.host, repository, inputs, packed.lock_files, started_at)
+        release, documents, unread = documents_of(session, release, run)
+        put_new_records(session, release, documents, replace=replace)
+    for sentence in (*unread, *notes(session.every, settings.environment, packed.links)):
         session.console.note(sentence)
     session.console.note(
         f"built release {release.id}: {release.size_bytes / 1e6:.1f} MB, sha256 {release.checksum[:12]}…"
@@ -230,11 +252,27 @@ def build_release(
     return release
 
 
-def put_new_records(session: Session, release: Release, *, replace: bool = False) -> None:
+def documents_of(
+    session: Session, release: Release, run: Run
+) -> tuple[Release, Sequence[tuple[str, str]], Sequence[str]]:
+    """The release that knows its provenance; key and text of each document beside it; what the SBOM lacks, in words.
+
+    Whoever signs them puts each signature at `signature_key`, into the same request.
+    """
+    bill, unread = sbom(release, run.lock_files)
+    told = statement(release, run, bill, Masking(session.settings.secrets))
+    documents = [(sbom_key(release.id), bill), (provenance_key(release.id), told)]
+    return dataclasses.replace(release, provenance=sha256(told)), documents, unread
+
+
+def put_new_records(
+    session: Session, release: Release, documents: Sequence[tuple[str, str]] = (), *, replace: bool = False
+) -> None:
     """Write what tells of a release whose archive is in the store. Raises StoreError if its id is taken."""
-    record, for_reuse = record_key(release.id), build_record_key(release.build_key)
-    text = release_record(release)
-    first = session.store.put_new(record, text)
+    for_reuse = build_record_key(release.build_key)
+    # The record comes last: what it names is there.
+    entries = {**dict(documents), record_key(release.id): release_record(release)}
+    first = session.store.put_new(list(entries.items()))
 
     def put_others(after: Asked | None) -> Pending[Existed]:
         if replace:
@@ -244,11 +282,12 @@ def put_new_records(session: Session, release: Release, *, replace: bool = False
         return session.store.put(entries, after=after)
 
     others = put_others(first)
-    if first.answer().existed:
+    if existed := first.answer().existed:
         # A write that was repeated because its answer got lost finds what it wrote itself: that is no clash.
-        if session.store.get(record).answer().content != text:
+        there = session.store.read(existed).answer().contents
+        if taken := next((key for key in existed if there[key] != entries[key]), None):
             raise StoreError(
-                f"{session.settings.store.url}/{record} is there already, and nothing in the store is ever overwritten",
+                f"{session.settings.store.url}/{taken} is there already, and nothing in the store is ever overwritten",
                 hint="another build got the same id at the same time; run the same command again",
             )
         others = put_others(None)

@@ -70,6 +70,7 @@ class BuildServer:
         allow: Sequence[str],
         links: Mapping[str, Sequence[str]],
         demands: Sequence[wire.Demand],
+        lock_files: Sequence[str],
         after: Asked | None = None,
     ) -> Pending[wire.Packed]:
         """See `BuildRequests.publish_archive`."""
@@ -85,6 +86,7 @@ class BuildServer:
             allow=allow,
             links=links,
             demands=demands,
+            lock_files=lock_files,
         )
 
     def unpack_release(self, release: Release) -> Pending[wire.Unpacked]:

@@ -27,9 +27,13 @@ class StoreClient:
         """Write each key with its text, in this order; what exists already stays as it is."""
         return self._worker.start("store_put", wire.Existed, entries=entries, after=after)
 
-    def put_new(self, key: str, text: str) -> Pending[wire.Existed]:
-        """The same for one key. What comes after this is done only if it is new."""
-        return self._worker.start("store_put", wire.Existed, entries=[(key, text)], expect={"existed": []})
+    def put_new(self, entries: Sequence[tuple[str, str]]) -> Pending[wire.Existed]:
+        """The same. What comes after this is done only if all of them are new."""
+        return self._worker.start("store_put", wire.Existed, entries=entries, expect={"existed": []})
+
+    def digest(self, key: str) -> Pending[wire.Digest]:
+        """The sha256 and size of what stands there, read on the build server."""
+        return self._worker.start("store_digest", wire.Digest, key=key)
 
     def list(self, prefix: str, beyond: str = "", *, after: Asked | None = None) -> Pending[wire.Keys]:
         """The keys below a prefix; with `beyond`, those only that come after it."""

@@ -44,6 +44,21 @@ def record_key(release: ReleaseId) -> str:
     return f"releases/{release}/release.json"
 
 
+def provenance_key(release: ReleaseId) -> str:
+    """How and from what it was built; see `provenance`."""
+    return f"releases/{release}/provenance.json"
+
+
+def sbom_key(release: ReleaseId) -> str:
+    """What its lock files name; see `sbom`."""
+    return f"releases/{release}/sbom.cdx.json"
+
+
+def signature_key(key: str) -> str:
+    """Where the signature of a document of the store stands."""
+    return f"{key}.sig"
+
+
 def built_manifest_key(release: ReleaseId, environment: str, role: str) -> str:
     """The manifest rendered at build time, for reading; no event ever names it."""
     return f"releases/{release}/manifests/{environment}/{role}.yml"
@@ -130,6 +145,8 @@ class Release:
     links_checked: tuple[str, ...] | None = None
     #: those of them that hide something that the build made
     links_covering: tuple[str, ...] = ()
+    #: sha256 of the text at `provenance_key`; None in records of before there was one
+    provenance: str | None = None
 
     @property
     def archive_key(self) -> str:
@@ -179,6 +196,9 @@ def _are_lines(value: object) -> bool:
     return isinstance(value, list) and all(_is_line(each) for each in value)
 
 
+_is_sha256 = _matches("[0-9a-f]{64}")
+
+
 _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "id": (lambda value: isinstance(value, str) and is_release_id(value), "no release id"),
     "application": (_matches(NAME.pattern), "no application's name"),
@@ -186,19 +206,20 @@ _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "branch": (_is_line, "not one line of text"),
     "built_at": (_matches("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"), "no time"),
     "built_by": (_is_line, "not one line of text"),
-    "build_key": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
+    "build_key": (_is_sha256, "not 64 hexadecimal digits"),
     "compression": (
         lambda value: isinstance(value, str) and value in COMPRESSIONS,
         f"none of {', '.join(COMPRESSIONS)}",
     ),
-    "checksum": (_matches("[0-9a-f]{64}"), "not 64 hexadecimal digits"),
+    "checksum": (_is_sha256, "not 64 hexadecimal digits"),
     "size_bytes": (_is_size, "no number of bytes"),
     "unpacked_bytes": (_is_size, "no number of bytes"),
     "subject": (_is_line, "not one line of text"),
     "links_checked": (lambda value: value is None or _are_lines(value), "no list of paths"),
     "links_covering": (_are_lines, "no list of paths"),
+    "provenance": (lambda value: value is None or _is_sha256(value), "not 64 hexadecimal digits"),
 }
-_OPTIONAL = frozenset({"subject", "links_checked", "links_covering"})
+_OPTIONAL = frozenset({"subject", "links_checked", "links_covering", "provenance"})
 
 
 def _record_problems(record: Mapping[str, object], expected_id: ReleaseId) -> Iterator[str]:

@@ -22,6 +22,7 @@ from deploytool.model.release import (
     build_record_key,
     deployment_record_key,
     is_release_id,
+    provenance_key,
     read_record,
     record_key,
 )
@@ -268,7 +269,7 @@ def _remove(
             *reuse[release],
             *manifests.get(release, ()),
             *(key for key in listed[release] if key.startswith(f"releases/{release}/manifests/")),
-            *(key for key in listed[release] if key == record_key(release)),
+            *(key for key in (record_key(release), provenance_key(release)) if key in listed[release]),
             *listed[release],
         ]
         session.store.delete(list(dict.fromkeys(order))).answer()

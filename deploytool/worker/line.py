@@ -46,6 +46,7 @@ READ_ONLY = frozenset(
         "store_get",
         "store_read",
         "store_exists",
+        "store_digest",
         "store_list",
         "store_directories",
         "store_newest",

@@ -110,11 +110,13 @@ class BuildRequests:
         allow: List[str] = [],  # noqa: B006
         links: Dict[str, List[str]] = {},  # noqa: B006
         demands: List[wire.Demand] = [],  # noqa: B006
+        lock_files: List[str] = [],  # noqa: B006
     ) -> wire.Packed:
         """Pack the tree and upload it under a new key, in one pass, by the compressor of `hello`.
 
         A build has had it installed before, as its name is an input of the build. From `workspace` on, it is what
-        `Inspection` must know to tell whether the tree stands alone.
+        `Inspection` must know to tell whether the tree stands alone. Of `lock_files`, names in the directory, the
+        answer has the texts.
         """
         store = self._here.own_store
         self.install_compressor(tell, again=False)
@@ -157,7 +159,13 @@ class BuildRequests:
                 raise Failure("step", "packing {} gave nothing".format(directory))
         finally:
             stream.stop()
-        return wire.Packed(stream.checksum, stream.size_bytes, stream.unpacked_bytes, stream.links)
+        return wire.Packed(
+            stream.checksum,
+            stream.size_bytes,
+            stream.unpacked_bytes,
+            stream.links,
+            [read for name in lock_files for read in archive.lock_file(directory, name)],
+        )
 
     def unpack_release(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from deploytool.text.untrusted import read_json
 
 from . import retention, wire
+from .archive import CHUNK_BYTES
 from .context import Context, Tell
 from .failure import Failure
 from .findings import Findings
@@ -140,6 +142,19 @@ class StoreRequests:
 
     def store_exists(self, tell: Tell, key: str) -> wire.Exists:
         return wire.Exists(self._here.store.exists(key))
+
+    def store_digest(self, tell: Tell, key: str) -> wire.Digest:
+        """Read the whole object, and keep none of it."""
+        store = self._here.store
+        if not store.exists(key):
+            return wire.Digest(None, 0)
+        digest, size_bytes = hashlib.sha256(), 0
+        with store.open(key) as stream:
+            for block in iter(lambda: stream.read(CHUNK_BYTES), b""):
+                self._here.groups.refuse_if_cancelled("reading {}".format(key))
+                digest.update(block)
+                size_bytes += len(block)
+        return wire.Digest(digest.hexdigest(), size_bytes)
 
     def store_put(self, tell: Tell, entries: List[List[str]]) -> wire.Existed:
         """Write each [key, content] in this order; names that exist already are given back, untouched."""

@@ -151,12 +151,23 @@ class Hidden(NamedTuple):
     ours_names: List[str]
 
 
+class LockFile(NamedTuple):
+    """A lock file in the application's directory."""
+
+    path: str
+    sha256: str
+    #: None: it is too large, or not UTF-8
+    text: Optional[str]
+
+
 class Packed(NamedTuple):
     checksum: str
     size_bytes: int
     unpacked_bytes: int
     #: linked path → what it would hide
     links: Dict[str, Hidden]
+    #: those that were asked for and are there
+    lock_files: List[LockFile]
 
 
 class Unpacked(NamedTuple):
@@ -198,6 +209,13 @@ class Contents(NamedTuple):
 
 class Exists(NamedTuple):
     exists: bool
+
+
+class Digest(NamedTuple):
+    """What stands at a key; None if nothing does."""
+
+    sha256: Optional[str]
+    size_bytes: int
 
 
 class Existed(NamedTuple):
@@ -379,6 +397,7 @@ ANSWERS: Mapping[str, Any] = {
     "store_get": Content,
     "store_read": Contents,
     "store_exists": Exists,
+    "store_digest": Digest,
     "store_put": Existed,
     "store_list": Keys,
     "store_directories": Names,

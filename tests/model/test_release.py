@@ -161,6 +161,8 @@ class StoreOnly(Answering):
         match do:
             case "store_get":
                 return {"content": self.objects.get(parameters["key"])}
+            case "store_read":
+                return {"contents": {key: self.objects.get(key) for key in parameters["keys"]}}
             case "store_built":
                 release = named_release(self.objects.get(parameters["key"]))
                 record = self.objects.get(f"releases/{release}/release.json")
@@ -251,5 +253,13 @@ def test_release_whose_id_is_taken_is_not_announced_under_the_other_record() -> 
         put_new_records(session, AGAIN)
 
 
+def test_provenance_that_is_there_already_is_not_taken_for_our_own() -> None:
+    key = f"releases/{AGAIN.id}/provenance.json"
+    with pytest.raises(StoreError, match=f"{key} is there already"):
+        put_new_records(session_with({key: "another's"}), AGAIN, [(key, "ours")])
+
+
 def test_record_that_a_repeated_write_finds_is_our_own() -> None:
-    put_new_records(session_with({f"releases/{AGAIN.id}/release.json": release_record(AGAIN)}), AGAIN)
+    key = f"releases/{AGAIN.id}/provenance.json"
+    objects = {f"releases/{AGAIN.id}/release.json": release_record(AGAIN), key: "ours"}
+    put_new_records(session_with(objects), AGAIN, [(key, "ours")])

@@ -17,6 +17,8 @@ from deploytool.playground.playground import Application, Playground, Playground
 from tests.support import product_parts
 from tests.support.fab import Result
 from tests.support.project import Project, part
+from tests.support.releases import text_of
+from tests.support.schemas import checked_provenance, checked_sbom
 
 HOSTS = ("app1", "app2", "app3")
 WAIT = {"fetch_seconds": 60, "activate_seconds": 150, "hook_seconds": 60, "stable_seconds": 0}
@@ -87,6 +89,16 @@ class Product:
         assert set(self.project.served().values()) == {result.json["release"]}
         return result
 
+    def components(self, release: str) -> set[str]:
+        """What the release's SBOM names, once all that is published beside the archive is valid, and holds."""
+        below = f"releases/{release}"
+        bill = checked_sbom(text_of(self.project, f"{below}/sbom.cdx.json"))
+        statement = checked_provenance(text_of(self.project, f"{below}/provenance.json"))
+        assert statement["subject"][0]["name"].startswith(below)
+        result = self.project.fab("playground", "releases", "--verify", "--release", release)
+        assert result.code == 0, result.out
+        return {each["purl"] for each in bill["components"]}
+
     def roll_back(self, release: str) -> None:
         result = self.project.fab("playground", "rollback", "--json")
         assert result.code == 0, f"{result.out}\n{result.err}"
@@ -155,6 +167,9 @@ def test_rails_application(playground: Playground, tmp_path: Path) -> None:
     release = product.project.file("app1", f"releases/{first}")
     assert not (release / "test").exists()
     assert (release / "public/uploads").is_symlink()
+    locked = re.findall(r"^    (\S+) \(([0-9.]+)\)$", (here / "Gemfile.lock").read_text(), re.MULTILINE)
+    assert product.components(first) == {f"pkg:gem/{name}@{version}" for name, version in locked}
+    assert {"puma", "rails"} <= {name for name, _ in locked}
 
     product.repository.commit(rails_controller("second"))
     second = product.deploy()
@@ -236,6 +251,7 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
     assert product.answers() == {"first: 0 notes"}
     release = product.project.file("app1", f"releases/{first}")
     assert (release / "static/admin/css/base.css").is_file()
+    assert product.components(first) == {f"pkg:pypi/{each.lower().replace('==', '@')}" for each in product_parts.WHEELS}
 
     product.repository.commit(django_view("second"))
     second = product.deploy()
@@ -318,6 +334,7 @@ def test_express_application_with_a_bundler(playground: Playground, tmp_path: Pa
     modules = product.project.file("app1", f"releases/{first}/node_modules")
     assert (modules / "express").is_dir()
     assert not (modules / "esbuild").exists()
+    assert any(each.startswith("pkg:npm/express@") for each in product.components(first))
 
     product.repository.commit({"client/greeting.js": 'export const greeting = "second";\n'})
     second = product.deploy()

@@ -1,0 +1,153 @@
+"""`fab ENV releases --verify`: whether releases are what was published, link by link, from the record to the bytes.
+
+It changes nothing. The archive is read on the build server, and hashed there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deploytool.errors import StoreError, UsageError
+from deploytool.model.provenance import contradictions, sbom_digest, sha256
+from deploytool.model.release import (
+    Release,
+    ReleaseId,
+    provenance_key,
+    read_record,
+    record_key,
+    sbom_key,
+    signature_key,
+)
+from deploytool.session import Session
+from deploytool.text import ids
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link of a release's chain."""
+
+    #: record, archive, provenance, sbom or signature
+    name: str
+    #: None: there is nothing to compare, as with releases of earlier versions
+    holds: bool | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A release, and each link from its record to its bytes."""
+
+    release: ReleaseId
+    links: tuple[Link, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(link.holds is not False for link in self.links)
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """The releases that were verified, newest first."""
+
+    rows: tuple[Chain, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the store's: it holds something else than was published."""
+        return 0 if all(row.holds for row in self.rows) else StoreError.exit_code
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {
+            "releases": [
+                {
+                    "release": row.release,
+                    "holds": row.holds,
+                    "links": [{"name": link.name, "holds": link.holds, "words": link.words} for link in row.links],
+                }
+                for row in self.rows
+            ]
+        }
+
+    def lines(self) -> list[str]:
+        if not self.rows:
+            return ["the store has no release yet"]
+        marks = {True: "ok", False: "BROKEN", None: "-"}
+        lines = []
+        for row in self.rows:
+            lines.append(row.release if row.holds else f"{row.release}: is not what was published")
+            lines += [f"  {marks[link.holds]:<6}  {link.name:<10}  {link.words}" for link in row.links]
+        return lines
+
+
+def verify_releases(session: Session, release: str | None) -> Chains:
+    """The chain of that release, or of every one in the store. Raises UsageError if there is none of that id."""
+    keys = session.store.list("releases/" if release is None else f"releases/{release}/").answer().keys
+    names = sorted({ReleaseId(name) for key in keys if ids.RELEASE.fullmatch(name := key.split("/")[1])}, reverse=True)
+    if release is not None and not names:
+        raise UsageError(f"the store {session.settings.store.url} has no release {release}")
+    with session.console.step("verify"):
+        return Chains(tuple(_chain(session, name, frozenset(keys)) for name in names))
+
+
+def _chain(session: Session, name: ReleaseId, keys: frozenset[str]) -> Chain:
+    record, provenance, sbom = record_key(name), provenance_key(name), sbom_key(name)
+    signed = [(key, signature_key(key)) for key in (provenance, sbom) if signature_key(key) in keys]
+    asked = [record, *(key for key in (provenance, sbom) if key in keys), *(signature for _, signature in signed)]
+    texts = session.store.read(asked).answer().contents
+    try:
+        release = read_record(texts[record] or "", name)
+    except ValueError as error:
+        why = f"{record} is damaged: {error}" if texts[record] is not None else f"{record} is missing"
+        return Chain(name, (Link("record", False, why),))
+    return Chain(
+        name,
+        (
+            Link("record", True, f"revision {release.revision}, built at {release.built_at} by {release.built_by}"),
+            _archive(session, release),
+            *_documents(release, texts.get(provenance), texts.get(sbom)),
+            *_signatures(texts, signed),
+        ),
+    )
+
+
+def _archive(session: Session, release: Release) -> Link:
+    found = session.store.digest(release.archive_key).answer()
+    if found.sha256 is None:
+        return Link("archive", False, f"{release.archive_key} is missing")
+    if (found.sha256, found.size_bytes) != (release.checksum, release.size_bytes):
+        return Link(
+            "archive",
+            False,
+            f"{release.archive_key} has {found.size_bytes} bytes with sha256 {found.sha256}; the record names "
+            f"{release.size_bytes} bytes with sha256 {release.checksum}",
+        )
+    return Link("archive", True, f"{found.size_bytes} bytes, sha256 {found.sha256}")
+
+
+def _documents(release: Release, provenance: str | None, sbom: str | None) -> Sequence[Link]:
+    there, bill = provenance_key(release.id), sbom_key(release.id)
+    if release.provenance is None:
+        if provenance is not None:
+            return [Link("provenance", False, f"{there} is there, and the record does not name it")]
+        return [Link("provenance", None, "none: an earlier version of deploytool built this release")]
+    if provenance is None:
+        return [Link("provenance", False, f"{there} is missing")]
+    problems = contradictions(release, provenance)
+    links = [
+        Link(
+            "provenance",
+            not problems,
+            "; ".join(problems) or "names this archive, revision and build key; its sha256 is the record's",
+        )
+    ]
+    if sbom is None:
+        return [*links, Link("sbom", False, f"{bill} is missing")]
+    same = sbom_digest(provenance) == sha256(sbom)
+    words = "its sha256 is the one in the provenance" if same else f"{bill} has not the sha256 in the provenance"
+    return [*links, Link("sbom", same, words)]
+
+
+def _signatures(texts: Mapping[str, str | None], signed: Sequence[tuple[str, str]]) -> Sequence[Link]:
+    """A link for each document that is signed: `texts` has the document and, at the second key, its signature."""
+    if not signed:
+        return [Link("signature", None, "none: whoever can write to the store could have replaced all of this")]
+    return [Link("signature", None, f"{signature} is there, and is not checked") for _, signature in signed]
