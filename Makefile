@@ -5,6 +5,7 @@
 # make faults      every fault at every point of a deployment (tests/faults), of which make test-real runs a few
 # make check       all that CI does
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
+# make lock        the lock files anew, after a change to pyproject.toml; LOCK_ARGS=--upgrade takes the newest versions
 # make docs        docs/settings.md anew, from the model of the settings
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
@@ -23,29 +24,38 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 BARE_ARGS ?=
+LOCK_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check docs bench soak bare playground playground-down \
+.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check lock docs bench soak bare playground playground-down \
   playground-status clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-# The stamp is newer than pyproject.toml, or the environment is made up to date.
-$(VENV)/.stamp: pyproject.toml
+# What was locked, and nothing else: exact versions, whose files have these hashes. $(call install,NAME) takes
+# requirements/NAME.txt, then this checkout.
+PIP := -m pip install --quiet --disable-pip-version-check
+define install
+$(BIN)/python $(PIP) --require-hashes --requirement requirements/$(1).txt
+$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
+endef
+
+# The stamp is newer than pyproject.toml and the lock file, or the environment is made up to date.
+$(VENV)/.stamp: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv --upgrade-deps $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call install,dev)
 	touch $@
 
 venv: $(VENV)/.stamp
 
 # Only what the tool itself needs.
-$(VENV)/.run-stamp: pyproject.toml
+$(VENV)/.run-stamp: pyproject.toml requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(call install,run)
 	touch $@
 
 demo: $(VENV)/.run-stamp
@@ -93,11 +103,20 @@ audit: venv
 
 check: lint audit parts test-all
 
+# uv finds what fits every platform and Python at once; it is locked itself, and in an environment of its own.
+.tools/uv/.stamp: requirements/lock.txt
+	test -x .tools/uv/bin/python || $(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/python $(PIP) --require-hashes --requirement requirements/lock.txt
+	touch $@
+
+lock: venv .tools/uv/.stamp
+	PATH="$(CURDIR)/.tools/uv/bin:$$PATH" $(BIN)/python -m tools.lock $(LOCK_ARGS)
+
 docs: venv
 	$(BIN)/python -m deploytool.settings.reference >docs/settings.md
 
-$(VENV)/.bench-stamp: pyproject.toml | $(VENV)/.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+$(VENV)/.bench-stamp: pyproject.toml requirements/bench.txt | $(VENV)/.stamp
+	$(call install,bench)
 	touch $@
 
 # CAPISTRANO_STRETCHER=/path/to/a/checkout measures that peer, too.

@@ -18,9 +18,11 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from deploytool.text.untrusted import one_line, read_json
 
+from . import pinned
 from .processes import Groups, end_group
 
 #: The newest versions that have wheels: for Python 3.8 to 3.13, and for later ones. Another version gives other bytes.
+#: `make lock` writes the hashes of their files.
 VERSION, VERSION_FOR_LATER = "1.7.2", "1.8.0"
 #: The level that igzip and python-isal call their default: nearly as small as gzip's, at the speed of the fastest.
 LEVEL = "2"
@@ -187,7 +189,8 @@ class OwnIsal:
                 python = os.path.join(environment, "bin", "python")
             install = [python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
             install += [*PIP_LIMITS, "--no-deps", "--only-binary=:all:", "--target", beside]
-            self._run([*install, "isal==" + self.version], groups, deadline)
+            install += ["--require-hashes", "--requirement", "/dev/stdin"]
+            self._run(install, groups, deadline, pinned.ISAL.encode())
             if os.path.lexists(self.directory):
                 os.rename(self.directory, damaged)
             os.rename(beside, self.directory)

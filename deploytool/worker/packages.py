@@ -1,4 +1,6 @@
-"""boto3, which the worker needs for S3 and its Python may lack: in a virtual environment, made once."""
+"""boto3, which the worker needs for S3 and its Python may lack: in a virtual environment, made once, with the versions
+and hashes of `pinned`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from typing import Optional
 
+from . import pinned
 from .failure import Failure
 from .processes import Groups
 
@@ -79,10 +82,11 @@ def _make_environment(environment: str, groups: Groups) -> None:
     for leftover in (beside, unusable):
         shutil.rmtree(leftover, ignore_errors=True)
     install = [os.path.join(beside, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+    install += ["--only-binary=:all:", "--require-hashes", "--requirement", "/dev/stdin"]
     try:
-        for command in ([sys.executable, "-m", "venv", beside], [*install, "boto3"]):
-            process = groups.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            output, _ = process.communicate()
+        for command in ([sys.executable, "-m", "venv", beside], install):
+            process = groups.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            output, _ = process.communicate(pinned.BOTO3.encode())
             groups.finished(process)
             groups.refuse_if_cancelled("installing boto3")
             if process.returncode != 0:
@@ -92,7 +96,7 @@ def _make_environment(environment: str, groups: Groups) -> None:
                     "status {}".format(sys.executable, " ".join(command[1:4]), process.returncode),
                     tail=output.decode("utf-8", "replace").splitlines()[-20:],
                     hint="install it there by hand (on Debian: `apt install python3-boto3`, or python3-venv and a "
-                    "reachable package index), or set build.server to a machine that has it",
+                    "reachable package index with these very versions), or set build.server to a machine that has it",
                 )
         if os.path.lexists(environment):
             os.rename(environment, unusable)

@@ -1,5 +1,6 @@
 """What one forgets who adds a setting, a recipe, a module or a command: each of these fails then."""
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 from invoke.tasks import Task
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploytool import tasks
 from deploytool.build import stages
@@ -21,7 +24,10 @@ from deploytool.init.survey import Survey
 from deploytool.model.release import Revision
 from deploytool.settings.model import Build, Verify
 from deploytool.settings.recipes import RECIPES
+from deploytool.worker import pinned
+from deploytool.worker.own_isal import VERSION, VERSION_FOR_LATER, version_for
 from tests.support.manifests import DEPLOYMENT, RELEASE, given_settings
+from tools.lock import wanted
 
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "templates/host"
@@ -153,3 +159,54 @@ def test_an_example_runs_no_action_that_somebody_can_move() -> None:
     used = re.findall(r"uses: (.+)", (ROOT / "examples/ci/github-actions.yml").read_text())
     assert used
     assert [each for each in used if not re.fullmatch(r"\S+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
+
+
+def pinned_in(text: str) -> dict[str, list[str]]:
+    """Each package of a lock file by its name, as PyPI writes it, with its versions."""
+    found: dict[str, list[str]] = {}
+    for name, version in re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", text):
+        found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+@pytest.mark.parametrize("name", wanted())
+def test_a_changed_dependency_is_in_the_lock_files(name: str) -> None:
+    """`make lock` writes them."""
+    locked = pinned_in((ROOT / "requirements" / f"{name}.txt").read_text())
+    missing = [
+        each
+        for each in map(Requirement, wanted()[name])
+        if not any(each.specifier.contains(version) for version in locked.get(canonicalize_name(each.name), ()))
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*(path.read_text() for path in sorted((ROOT / "requirements").iterdir())), pinned.BOTO3, pinned.ISAL],
+    ids=[*(path.name for path in sorted((ROOT / "requirements").iterdir())), "boto3", "isal"],
+)
+def test_every_locked_package_has_hashes_and_no_index_is_named(text: str) -> None:
+    lines = [line.removesuffix(" \\") for line in text.splitlines() if line and not line.startswith("#")]
+    packages = [line for line in lines if not line.startswith(" ")]
+    assert packages
+    assert [each for each in packages if not re.match(r"[A-Za-z0-9._-]+==[^\s;]+( ; .+)?$", each)] == []
+    assert [
+        each for each in lines if each.startswith(" ") and not re.fullmatch(" +--hash=sha256:[0-9a-f]{64}", each)
+    ] == []
+    for before, after in itertools.pairwise([*lines, ""]):
+        assert before.startswith(" ") or after.startswith(" "), before
+
+
+def test_the_worker_installs_the_isal_that_the_build_key_names() -> None:
+    assert pinned_in(pinned.ISAL) == {"isal": [VERSION, VERSION_FOR_LATER]}
+    for python in ((3, 8), (3, 9), (3, 11), (3, 13), (3, 14), (3, 15)):
+        full = {"python_full_version": f"{python[0]}.{python[1]}.1"}
+        for text, packages in ((pinned.ISAL, {"isal": version_for(python)}), (pinned.BOTO3, {"boto3": None})):
+            heads = [line.removesuffix(" \\") for line in text.splitlines() if re.match(r"[a-z]", line)]
+            applying = [each for each in map(Requirement, heads) if each.marker is None or each.marker.evaluate(full)]
+            # Each package once, whatever the Python.
+            assert len({each.name for each in applying}) == len(applying)
+            for name, version in packages.items():
+                (found,) = (each for each in applying if each.name == name)
+                assert version is None or found.specifier.contains(version)

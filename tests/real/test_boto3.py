@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from deploytool.connection.boot import boot, boot_command, worker_archive
 from deploytool.connection.channel import LocalChannel
 from deploytool.errors import StepError
 from deploytool.playground.playground import Application, Playground
+from deploytool.worker import pinned
 from tests.support.worker import NO_INDEX, RawClient
 
 ENVIRONMENT = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -81,6 +84,28 @@ def test_boto3_that_cannot_be_had_has_a_sentence_and_leaves_nothing_half_made(
     ):
         client.ask("store_exists", key="releases/x")
     assert left_in(tmp_path) == set()
+
+
+def test_a_package_index_that_gives_another_file_installs_nothing(
+    playground: Playground, bare: Path, tmp_path: Path
+) -> None:
+    for text, ran in ((pinned.BOTO3, "boto3"), (pinned.ISAL, "isal")):
+        for name, version in re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", text):
+            ours = name.replace("-", "_")
+            info = f"{ours}-{version}.dist-info"
+            with zipfile.ZipFile(tmp_path / f"{ours}-{version}-py3-none-any.whl", "w") as wheel:
+                wheel.writestr(f"{ran}/__init__.py", "raise SystemExit('forged')")
+                wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+                wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+                wheel.writestr(f"{info}/RECORD", "")
+    root = tmp_path / "root"
+    with worker(playground, bare, root, {**NO_INDEX, "PIP_FIND_LINKS": str(tmp_path)}) as client:
+        with pytest.raises(StepError, match="it can't be installed there") as refused:
+            client.ask("store_exists", key="releases/x")
+        assert "HASHES" in "\n".join(refused.value.tail)
+        warning = client.ask("install_compressor", again=True)["warning"]
+    assert "can't be installed" in warning
+    assert not any("isal" in name and "failed" not in name for name in left_in(root))
 
 
 def test_boto3_is_installed_once_and_a_damaged_installation_is_no_bug(
