@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploytool.playground.parts import GO, NODE, SEAWEEDFS, ZIG
 from deploytool.worker import pinned
 from deploytool.worker.own_isal import VERSION, VERSION_FOR_LATER
 
@@ -38,7 +39,13 @@ def wanted() -> dict[str, list[str]]:
     extras = project["project"]["optional-dependencies"]
     run = [*project["project"]["dependencies"], *project["build-system"]["requires"], *BUILD]
     dev = [*run, *extras["dev"]]
-    return {"bench": [*dev, *extras["bench"]], "dev": dev, "run": run, "lock": ["uv"]}
+    return {
+        "bench": [*dev, *extras["bench"]],
+        "dev": dev,
+        "run": run,
+        "lock": ["uv"],
+        "playground": [SEAWEEDFS, GO, NODE, ZIG],
+    }
 
 
 def resolved(requirements: Sequence[str], python: str, known: Path, *, upgrade: bool, constraint: Path | None) -> str:
@@ -61,7 +68,7 @@ def main() -> int:
         file = REQUIREMENTS / f"{name}.txt"
         text = resolved(requirements, "3.11", file, upgrade=upgrade, constraint=larger)
         file.write_text(HEAD + text)
-        larger = file if name != "run" else None
+        larger = file if name in ("bench", "dev") else None
     parts = [PINNED_HEAD]
     for name, requirements in WORKER.items():
         scratch = REQUIREMENTS / f".{name.lower()}.txt"

