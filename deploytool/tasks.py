@@ -511,6 +511,7 @@ def settings(context: Context, json: bool = False) -> None:
         "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
         "user": "who runs stretcher and the hooks there; made if missing",
         "stretcher": "https URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
+        "sandbox": "units in which no hook can gain rights: for hosts whose hooks need no sudo",
         "stretcher_sha256": "the sha256 of what is at that URL; --stretcher needs it",
         "json": _JSON,
     },
@@ -524,6 +525,7 @@ def app_server(
     user: str = "deploy",
     stretcher: str | None = None,
     stretcher_sha256: str | None = None,
+    sandbox: bool = False,
     json: bool = False,
 ) -> None:
     """Print a script that makes a machine an app server
@@ -543,7 +545,12 @@ def app_server(
             raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
         name = made.choose_role(this.settings, role)
         server = made.app_server(
-            this.settings, name, user=user, stretcher=made.choose_stretcher(stretcher, stretcher_sha256), node=node
+            this.settings,
+            name,
+            user=user,
+            stretcher=made.choose_stretcher(stretcher, stretcher_sha256),
+            node=node,
+            sandbox=sandbox,
         )
         if output is not None:
             written = made.write(server, Path(output))

@@ -122,9 +122,10 @@ def choose_role(settings: "Settings", role: str | None) -> str:
 
 
 def app_server(
-    settings: "Settings", role: str, *, user: str, stretcher: Stretcher, node: str | None = None
+    settings: "Settings", role: str, *, user: str, stretcher: Stretcher, node: str | None = None, sandbox: bool = False
 ) -> AppServer:
     """What app servers of the role need; `user` runs stretcher. `node` is the one whose policy it is; see `policies`.
+    With `sandbox` neither stretcher nor a hook can gain rights, so that sudo does not work.
 
     Raises UsageError for pretend hosts, for odd users and nodes, and where it would hold a secret.
     """
@@ -179,6 +180,7 @@ def app_server(
         ),
         "stretcher": stretcher,
         "strict": host_part("strict"),
+        "sandbox": sandbox,
     }
     files = (
         HostFile(f"{UNITS}/deploy-{name}.service", "644", _rendered("watch.service.j2", values)),

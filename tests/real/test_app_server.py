@@ -175,9 +175,11 @@ def test_cloud_init_takes_the_user_data_which_is_the_script(printer: Printer, ro
     assert data["runcmd"] == [[file["path"]]]
 
 
-@pytest.mark.parametrize("role", ["web", "batch"])
-def test_systemd_takes_the_units(printer: Printer, tmp_path: Path, playground: Playground, role: str) -> None:
-    printer.printed("--role", role, "--output", "made", "--user", "root")
+@pytest.mark.parametrize(("role", "flags"), [("web", ()), ("batch", ()), ("batch", ("--sandbox",))])
+def test_systemd_takes_the_units(
+    printer: Printer, tmp_path: Path, playground: Playground, role: str, flags: tuple[str, ...]
+) -> None:
+    printer.printed("--role", role, "--output", "made", "--user", "root", *flags)
     root = printer.directory / "made/root"
     units = sorted((root / "etc/systemd/system").iterdir())
     assert len(units) == 3
@@ -194,6 +196,18 @@ def test_systemd_takes_the_units(printer: Printer, tmp_path: Path, playground: P
     done = subprocess.run(verify, capture_output=True, text=True, env={**os.environ, "SYSTEMD_UNIT_PATH": paths})
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "shop" in line]
     assert (done.returncode, ours) == (0, []), done.stdout + done.stderr
+
+
+def test_hooks_may_use_sudo_unless_a_sandbox_is_asked_for(printer: Printer) -> None:
+    for flags, expected in (((), False), (("--sandbox",), True)):
+        printer.printed("--role", "web", "--output", "made", *flags)
+        for unit in (printer.directory / "made/root/etc/systemd/system").glob("*.service"):
+            lines = unit.read_text().splitlines()
+            assert "UMask=0022" in lines
+            assert ("NoNewPrivileges=yes" in lines) == expected
+            # Most of these imply it for a user who is not root.
+            implying = ("Private", "Protect", "RestrictA", "RestrictR", "RestrictS", "Lock", "SystemCall")
+            assert any(line.startswith(implying) for line in lines) == expected
 
 
 def exec_start(unit: Path) -> list[str]:
