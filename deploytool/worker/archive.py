@@ -46,14 +46,15 @@ TOTAL = re.compile(rb"^Total bytes written: (\d+)", re.MULTILINE)
 
 
 def lock_file(directory: str, name: str) -> Iterator[LockFile]:
-    """That file of the tree, if it is there. A link is none: it may lead anywhere."""
+    """That file of the tree, if it is there. A link is none: it may lead anywhere. Nor is anything else but a file."""
     try:
         descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return
         digest, start = hashlib.sha256(), file.read(LOCK_FILE_BYTES + 1)
         digest.update(start)
         for block in iter(lambda: file.read(CHUNK_BYTES), b""):

@@ -96,12 +96,19 @@ def test_verify_refuses_what_it_can_not_answer(local: Local) -> None:
         assert words in result.err
 
 
-def test_a_link_in_the_tree_is_no_lock_file(local: Local, tmp_path: Path) -> None:
+def test_a_link_a_directory_or_a_pipe_is_no_lock_file(local: Local, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("hunter22==1\n")
     (local.repository.directory / "requirements.txt").unlink()
     (local.repository.directory / "requirements.txt").symlink_to(secret)
-    local.repository.commit({})
+    local.repository.commit({"yarn.lock/README": "a directory", "package-lock.json": "\x00{"})
     local.settings["build"]["exclude"] = ["requirements.txt"]
     local.write()
-    assert "hunter22" not in (built(local) / "sbom.cdx.json").read_text()
+    # A pipe that nobody writes into.
+    local.settings["build"]["assets"] = ["mkfifo uv.lock"]
+    local.settings["build"]["exclude"] += ["uv.lock"]
+    local.write()
+    bill = checked_sbom((built(local) / "sbom.cdx.json").read_text())
+    assert bill["components"] == []
+    named = {each["name"]: each["value"] for each in bill["metadata"]["properties"]}
+    assert set(named.values()) == {"package-lock.json"}
