@@ -99,7 +99,11 @@ def test_number_that_64_bits_do_not_hold_is_no_answer(number: str) -> None:
     for do, answer, name in (
         ("hello", hello, "time"),
         ("hello", hello, "pid"),
-        ("publish_archive", {"checksum": "x", "size_bytes": 1, "unpacked_bytes": 1, "links": {}}, "size_bytes"),
+        (
+            "publish_archive",
+            {"checksum": "x", "size_bytes": 1, "unpacked_bytes": 1, "links": {}, "lock_files": []},
+            "size_bytes",
+        ),
         ("prune_build_server", {"removed": [], "freed_bytes": 1}, "freed_bytes"),
     ):
         with asked({"ok": answer}, do) as question:
