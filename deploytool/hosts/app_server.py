@@ -155,6 +155,7 @@ def app_server(
         "environment": environment,
         "role": role,
         "user": user,
+        "sandbox": sandbox,
         "deploy_to": deploy_to,
         "temporary": f"{deploy_to}/.tmp",
         "event": event_name(application, role, environment),
@@ -180,7 +181,6 @@ def app_server(
         ),
         "stretcher": stretcher,
         "strict": host_part("strict"),
-        "sandbox": sandbox,
     }
     files = (
         HostFile(f"{UNITS}/deploy-{name}.service", "644", _rendered("watch.service.j2", values)),

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import signal
-import stat
 import subprocess
 import tempfile
 from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, cast
@@ -23,11 +22,9 @@ from .compressors import Compressor
 from .failure import Failure
 from .processes import Groups
 from .standalone import Inspection
-from .wire import Hidden, LockFile
+from .wire import Hidden
 
 CHUNK_BYTES = 1 << 20
-#: A lock file that is larger is not read: the largest of real applications have a few megabytes.
-LOCK_FILE_BYTES = 16 << 20
 #: As much as an unprivileged process may have in one pipe: fewer turns between the programs.
 PIPE_BYTES = 1 << 20
 #: Linux; Python has a name for it since 3.10.
@@ -43,27 +40,6 @@ SPECIAL = {b"1": "hard link", b"3": "device", b"4": "device", b"6": "named pipe"
 
 #: What tar's `--totals` says at its end, in the C locale.
 TOTAL = re.compile(rb"^Total bytes written: (\d+)", re.MULTILINE)
-
-
-def lock_file(directory: str, name: str) -> Iterator[LockFile]:
-    """That file of the tree, if it is there. A link is none: it may lead anywhere. Nor is anything else but a file."""
-    try:
-        descriptor = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return
-    with os.fdopen(descriptor, "rb") as file:
-        digest, start = hashlib.sha256(), file.read(LOCK_FILE_BYTES + 1)
-        digest.update(start)
-        for block in iter(lambda: file.read(CHUNK_BYTES), b""):
-            digest.update(block)
-    try:
-        text: Optional[str] = start.decode() if len(start) <= LOCK_FILE_BYTES else None
-    except UnicodeDecodeError:
-        text = None
-    yield LockFile(name, digest.hexdigest(), text)
 
 
 def tar_command(directory: str, exclude: Sequence[str], epoch: int, index: Optional[int] = None) -> List[str]:

@@ -11,6 +11,7 @@ from . import archive, compressors, locks, retention, steps, unfinished, wire
 from .context import Context, Tell
 from .failure import Failure
 from .inside import refuse_outside
+from .lock_files import lock_file
 from .own_isal import OwnIsal
 from .standalone import Inspection
 
@@ -164,7 +165,7 @@ class BuildRequests:
             stream.size_bytes,
             stream.unpacked_bytes,
             stream.links,
-            [read for name in lock_files for read in archive.lock_file(directory, name)],
+            [read for name in lock_files for read in lock_file(directory, name)],
         )
 
     def unpack_release(
