@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.project import copy_checkout
+from tests.support.schemas import checked_provenance, checked_sbom
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -99,6 +100,11 @@ def test_demo_deploys_then_shows_a_failure_and_puts_it_right_and_stops(clone: Cl
     served = answers(clone.make("demo"))
     assert set(served) == {"app1", "app2", "app3"}
     assert len(set(served.values())) == 1
+    shop = (clone.directory / "examples/shop/requirements.txt").read_text().lower().replace("==", "@").split()
+    (release,) = (clone.directory / "var/store/releases").iterdir()
+    bill = checked_sbom((release / "sbom.cdx.json").read_text())
+    assert [each["purl"] for each in bill["components"]] == [f"pkg:pypi/{each}" for each in shop]
+    assert checked_provenance((release / "provenance.json").read_text())["subject"][0]["name"].startswith("releases/")
     second = clone.make("demo")
     assert "(exit code 8)" in second
     assert "NOT verified on 1 of 4 hosts" in second
