@@ -254,7 +254,10 @@ class Fleet:
             case None:
                 # A deployment that was given up early has not listened for long: not a reason to suspect the host.
                 heard = f"not a word in {self.listened_seconds:.0f} s"
-                return f"{heard}: is it still fetching, is its consul watch running, and can it read the store?"
+                return (
+                    f"{heard}: is it still fetching, is its consul watch running, may its token read what is wanted "
+                    "(key_prefix read), and can it read the store?"
+                )
             case State.FETCHED:
                 return "it fetched the archive and said nothing more"
             case _:
