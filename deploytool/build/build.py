@@ -34,6 +34,7 @@ from deploytool.model.release import (
     record_key,
     release_record,
     sbom_key,
+    signature_key,
 )
 from deploytool.model.sbom import sbom
 from deploytool.screen.summary import Outcome
@@ -43,6 +44,8 @@ from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
 from deploytool.trace import log
+from deploytool.trust.signers import RELEASE_NAMESPACE
+from deploytool.trust.signing import sign
 from deploytool.worker.wire import Existed, Exists
 
 if TYPE_CHECKING:
@@ -255,14 +258,23 @@ def build_release(
 def documents_of(
     session: Session, release: Release, run: Run
 ) -> tuple[Release, Sequence[tuple[str, str]], Sequence[str]]:
-    """The release that knows its provenance; key and text of each document beside it; what the SBOM lacks, in words.
+    """The release that knows its provenance; key and text of each document beside it; what the operator should know.
 
-    Whoever signs them puts each signature at `signature_key`, into the same request.
+    The signature is of the provenance, which holds the SBOM's digest, too. Nobody needs a key to build: who has none
+    that may deploy here makes releases that nobody has signed.
     """
     bill, unread = sbom(release, run.lock_files)
     told = statement(release, run, bill, Masking(session.settings.secrets))
     documents = [(sbom_key(release.id), bill), (provenance_key(release.id), told)]
-    return dataclasses.replace(release, provenance=sha256(told)), documents, unread
+    notes = [*unread]
+    try:
+        signature = sign(session.settings, told, RELEASE_NAMESPACE)
+    except UsageError as error:
+        signature = None
+        notes.append(f"the release is not signed: {error.tail[0] if error.tail else error.message}")
+    if signature is not None:
+        documents.append((signature_key(provenance_key(release.id)), signature.text))
+    return dataclasses.replace(release, provenance=sha256(told)), documents, notes
 
 
 def put_new_records(

@@ -18,6 +18,7 @@ from deploytool.model.release import (
     signature_key,
 )
 from deploytool.session import Session
+from deploytool.state.releases import signer_of_provenance
 from deploytool.text import ids
 
 
@@ -90,13 +91,12 @@ def verify_releases(session: Session, release: str | None) -> Chains:
 
 def _chain(session: Session, name: ReleaseId, keys: frozenset[str]) -> Chain:
     record, provenance, sbom = record_key(name), provenance_key(name), sbom_key(name)
-    signed = [(key, signature_key(key)) for key in (provenance, sbom) if signature_key(key) in keys]
-    asked = [record, *(key for key in (provenance, sbom) if key in keys), *(signature for _, signature in signed)]
-    texts = session.store.read(asked).answer().contents
+    signature = signature_key(provenance)
+    texts = session.store.read([key for key in (record, provenance, sbom, signature) if key in keys]).answer().contents
     try:
-        release = read_record(texts[record] or "", name)
+        release = read_record(texts.get(record) or "", name)
     except ValueError as error:
-        why = f"{record} is damaged: {error}" if texts[record] is not None else f"{record} is missing"
+        why = f"{record} is damaged: {error}" if texts.get(record) is not None else f"{record} is missing"
         return Chain(name, (Link("record", False, why),))
     return Chain(
         name,
@@ -104,7 +104,7 @@ def _chain(session: Session, name: ReleaseId, keys: frozenset[str]) -> Chain:
             Link("record", True, f"revision {release.revision}, built at {release.built_at} by {release.built_by}"),
             _archive(session, release),
             *_documents(release, texts.get(provenance), texts.get(sbom)),
-            *_signatures(texts, signed),
+            _signature(session, release, texts.get(provenance), texts.get(signature)),
         ),
     )
 
@@ -146,8 +146,12 @@ def _documents(release: Release, provenance: str | None, sbom: str | None) -> Se
     return [*links, Link("sbom", same, words)]
 
 
-def _signatures(texts: Mapping[str, str | None], signed: Sequence[tuple[str, str]]) -> Sequence[Link]:
-    """A link for each document that is signed: `texts` has the document and, at the second key, its signature."""
-    if not signed:
-        return [Link("signature", None, "none: whoever can write to the store could have replaced all of this")]
-    return [Link("signature", None, f"{signature} is there, and is not checked") for _, signature in signed]
+def _signature(session: Session, release: Release, provenance: str | None, signature: str | None) -> Link:
+    if provenance is None or signature is None:
+        return Link("signature", None, "none: whoever can write to the store could have replaced all of this")
+    if session.settings.trust.signers is None:
+        return Link("signature", None, "there is one; `trust.signers` names nobody whose it could be")
+    name = signer_of_provenance(session, release, provenance, signature)
+    if name is None:
+        return Link("signature", False, f"of nobody whom {session.settings.trust.signers} names")
+    return Link("signature", True, f"signed by {name}")

@@ -1,14 +1,19 @@
 """Releases of the store, read from their records."""
 
-from deploytool.errors import UsageError
+from deploytool.errors import StoreError, UsageError
+from deploytool.model.provenance import contradictions
 from deploytool.model.release import (
     Release,
     ReleaseId,
     is_release_id,
+    provenance_key,
     read_record,
     record_key,
+    signature_key,
 )
 from deploytool.session import Session
+from deploytool.text import ids
+from deploytool.trust.signing import signer_of_release
 
 
 def read_release(session: Session, release_id: str) -> Release:
@@ -38,3 +43,29 @@ def checked_release(session: Session, release_id: str, content: str | None) -> R
             f"release {release_id} is of the application {release.application}, not of {session.settings.application}"
         )
     return release
+
+
+def check_signer(session: Session, release: Release) -> str | None:
+    """Who of those who may deploy has signed what the store has of the release; None: nobody.
+
+    Raises StoreError if the store has something else than was signed.
+    """
+    there = provenance_key(release.id)
+    texts = session.store.read([there, signature_key(there)]).answer().contents
+    provenance, signature = texts[there], texts[signature_key(there)]
+    if provenance is None or signature is None:
+        return None
+    name = signer_of_provenance(session, release, provenance, signature)
+    problems = [*contradictions(release, provenance), *([] if name else [f"{there} was signed by nobody who may"])]
+    if problems:
+        raise StoreError(
+            f"the release {release.id} is not what was published: {problems[0]}",
+            hint=f"look who can write to {session.settings.store.url}; `fab ENV releases --verify --release "
+            f"{release.id}` tells more, `fab ENV deploy --rebuild` builds anew",
+        )
+    return name
+
+
+def signer_of_provenance(session: Session, release: Release, provenance: str, signature: str) -> str | None:
+    moment = ids.compact(ids.read(release.built_at)).replace("T", "").rstrip("Z")
+    return signer_of_release(session.settings, provenance, signature, moment)

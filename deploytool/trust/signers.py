@@ -11,6 +11,8 @@ from deploytool.errors import SettingsError
 
 #: of ssh-keygen; what is signed for git, say, is no deployment
 NAMESPACE = "deploytool"
+#: and what is signed of a release is none either
+RELEASE_NAMESPACE = "deploytool-release"
 
 _LINE = re.compile(
     r"(?P<principals>\S+)\s+(?:(?P<options>\S+)\s+)?(?P<kind>(?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+)\s+(?P<key>[A-Za-z0-9+/]+=*)(?:\s.*)?"
@@ -28,14 +30,13 @@ class Signer:
     #: the key's kind and its base64, as a public key's file begins
     key: str
 
-    @property
-    def line(self) -> str:
-        options = ",".join(part for part in (f'namespaces="{NAMESPACE}"', self.options) if part)
+    def line(self, namespace: str) -> str:
+        options = ",".join(part for part in (f'namespaces="{namespace}"', self.options) if part)
         return f"{','.join(self.names)} {options} {self.key}"
 
 
-def read_signers(text: str, environment: str, environments: frozenset[str], name: str) -> tuple[Signer, ...]:
-    """Those of `text` who may deploy to the environment. `name` is the file's, for its problems.
+def read_signers(text: str, environment: str | None, environments: frozenset[str], name: str) -> tuple[Signer, ...]:
+    """Those of `text` who may deploy to the environment; None: to any. `name` is the file's, for its problems.
 
     Raises SettingsError with every line that says nothing, and if it names nobody.
     """
@@ -59,19 +60,19 @@ def read_signers(text: str, environment: str, environments: frozenset[str], name
             who, _, where = principal.partition(":")
             if where and where not in environments:
                 problems.append(f"{name}, line {number}: there is no environment `{where}`")
-            if where in ("", environment):
+            if environment is None or where in ("", environment):
                 names.append(who)
         namespaces = _NAMESPACES.search(options)
         if names and (namespaces is None or NAMESPACE in namespaces[1].split(",")):
             rest = _NAMESPACES.sub("", options).strip(",")
             found.append(Signer(tuple(names), rest, f"{match['kind']} {match['key']}"))
     if not found and not problems:
-        problems.append(f"{name}: names nobody who may deploy to {environment}")
+        problems.append(f"{name}: names nobody who may deploy{f' to {environment}' if environment else ''}")
     if problems:
         raise SettingsError(problems)
     return tuple(found)
 
 
-def allowed_signers(signers: tuple[Signer, ...]) -> str:
-    """The file for hosts of that environment."""
-    return "".join(f"{signer.line}\n" for signer in signers)
+def allowed_signers(signers: tuple[Signer, ...], namespace: str = NAMESPACE) -> str:
+    """The file for ssh-keygen, on hosts of that environment and here."""
+    return "".join(f"{signer.line(namespace)}\n" for signer in signers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from deploytool.errors import SettingsError, UsageError
 from deploytool.settings.files import environments
 from deploytool.text.untrusted import printable
-from deploytool.trust.signers import NAMESPACE, Signer, allowed_signers, read_signers
+from deploytool.trust.signers import NAMESPACE, RELEASE_NAMESPACE, Signer, allowed_signers, read_signers
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -24,8 +24,8 @@ SIGN_SECONDS = 120
 CALL_SECONDS = 20
 
 
-def signers_of(settings: "Settings") -> tuple[Signer, ...] | None:
-    """Who may deploy to this environment; None if the settings name no signers. Raises SettingsError."""
+def signers_of(settings: "Settings", *, anywhere: bool = False) -> tuple[Signer, ...] | None:
+    """Who may deploy to this environment, or `anywhere`; None if the settings name no signers. Raises SettingsError."""
     named = settings.trust.signers
     if named is None:
         return None
@@ -36,12 +36,13 @@ def signers_of(settings: "Settings") -> tuple[Signer, ...] | None:
         why = getattr(error, "strerror", None) or "is not text"
         raise SettingsError([f"trust.signers: {named} can't be read: {why}."]) from error
     known = frozenset(environments(settings.directory))
-    return read_signers(text, settings.environment, known, f"trust.signers: {named}")
+    environment = None if anywhere else settings.environment
+    return read_signers(text, environment, known, f"trust.signers: {named}")
 
 
-def find_key(settings: "Settings") -> tuple[Path | str, tuple[Signer, ...]] | None:
+def find_key(settings: "Settings", *, anywhere: bool = False) -> tuple[Path | str, tuple[Signer, ...]] | None:
     """What would sign for this environment, and who may; None where nothing is signed. Raises SettingsError."""
-    signers = None if settings.has_pretend_hosts else signers_of(settings)
+    signers = None if settings.has_pretend_hosts else signers_of(settings, anywhere=anywhere)
     return None if signers is None else (signing_key(settings, signers), signers)
 
 
@@ -80,41 +81,62 @@ class Signature:
     name: str
 
 
-def sign(settings: "Settings", statement: str) -> Signature | None:
+def sign(settings: "Settings", text: str, namespace: str = NAMESPACE) -> Signature | None:
     """The signature of a statement, which hosts will accept; None where nothing is signed.
+
+    A release is of no environment: whoever may deploy to any may sign one.
 
     Raises SettingsError if no key may sign, UsageError if it can't, or if hosts would refuse what it has signed.
     """
-    found = find_key(settings)
+    found = find_key(settings, anywhere=namespace == RELEASE_NAMESPACE)
     if found is None:
         return None
     key, signers = found
     with tempfile.TemporaryDirectory(prefix="deploytool-") as directory:
-        place = Path(directory)
         if isinstance(key, str):
-            (place / "key.pub").write_text(f"{key}\n", encoding="utf-8")
-            key = place / "key.pub"
-        signed = _ssh_keygen("sign", "-f", str(key), "-n", NAMESPACE, text=statement, seconds=SIGN_SECONDS)
-        if signed.returncode != 0:
-            raise UsageError(
-                f"the deployment can't be signed with {settings.trust.key or key}",
-                tail=_said(signed),
-                hint="is the key in the agent (`ssh-add -l`)? Is its hardware plugged in? `trust.key` names another",
-            )
-        (place / "signature").write_text(signed.stdout, encoding="utf-8")
-        (place / "signers").write_text(allowed_signers(signers), encoding="utf-8")
-        files = ("-f", str(place / "signers"), "-s", str(place / "signature"))
-        names = _ssh_keygen("find-principals", *files, text="").stdout.split()
-        checked = {name: _ssh_keygen("verify", *files, "-I", name, "-n", NAMESPACE, text=statement) for name in names}
-    good = [name for name, each in checked.items() if each.returncode == 0]
-    if not good:
+            place = Path(directory) / "key.pub"
+            place.write_text(f"{key}\n", encoding="utf-8")
+            key = place
+        signed = _ssh_keygen("sign", "-f", str(key), "-n", namespace, text=text, seconds=SIGN_SECONDS)
+    named = settings.trust.key or "your key"
+    if signed.returncode != 0:
         raise UsageError(
-            f"hosts would refuse what {settings.trust.key or 'your key'} signs: it may not deploy to "
-            f"{settings.environment} (any more)",
-            tail=[line for each in checked.values() for line in _said(each)],
+            f"{named} can't sign",
+            tail=_said(signed),
+            hint="is the key in the agent (`ssh-add -l`)? Is its hardware plugged in? `trust.key` names another",
+        )
+    name = _signer(signers, text, signed.stdout, namespace)
+    if name is None:
+        raise UsageError(
+            f"hosts would refuse what {named} signs: it may not deploy to {settings.environment} (any more)",
             hint=f"{settings.trust.signers} names those who may, and how long",
         )
-    return Signature(signed.stdout, good[0])
+    return Signature(signed.stdout, name)
+
+
+def signer_of_release(settings: "Settings", text: str, signature: str, moment: str) -> str | None:
+    """Who of those who may deploy anywhere has signed what tells of a release; None: nobody. Raises SettingsError.
+
+    Keys count that were valid at that moment, `YYYYMMDDhhmmss` in UTC.
+    """
+    return _signer(signers_of(settings, anywhere=True) or (), text, signature, RELEASE_NAMESPACE, moment)
+
+
+def _signer(
+    signers: tuple[Signer, ...], text: str, signature: str, namespace: str, moment: str | None = None
+) -> str | None:
+    # Older ones of OpenSSH know neither the option nor what it is for.
+    timed = moment and any("valid-" in signer.options.lower() for signer in signers)
+    at = ("-O", f"verify-time={moment}") if timed else ()
+    with tempfile.TemporaryDirectory(prefix="deploytool-") as directory:
+        place = Path(directory)
+        (place / "signature").write_text(signature, encoding="utf-8")
+        (place / "signers").write_text(allowed_signers(signers, namespace), encoding="utf-8")
+        files = (*at, "-f", str(place / "signers"), "-s", str(place / "signature"))
+        for name in _ssh_keygen("find-principals", *files, text="").stdout.split():
+            if _ssh_keygen("verify", *files, "-I", name, "-n", namespace, text=text).returncode == 0:
+                return name
+    return None
 
 
 def _agent_keys() -> Iterator[str]:
@@ -141,15 +163,16 @@ def _ssh_keygen(do: str, *arguments: str, text: str, seconds: int = CALL_SECONDS
             text=True,
             check=False,
             timeout=seconds,
+            env={**os.environ, "TZ": "UTC0"},
         )
     except FileNotFoundError as error:
         raise UsageError(
-            "the deployment can't be signed: this machine has no ssh-keygen",
+            "nothing can be signed, nor a signature checked: this machine has no ssh-keygen",
             hint="install OpenSSH's client, 8.2 or later",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"the deployment was not signed within {seconds} s",
+            f"ssh-keygen has not ended within {seconds} s",
             hint="a hardware key waits to be touched, a key for its passphrase",
         ) from error
 

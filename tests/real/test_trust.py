@@ -6,12 +6,14 @@ that an attack would do something.
 """
 
 import base64
+import gzip
+import hashlib
 import json
 import shlex
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -311,3 +313,32 @@ def test_deploy_without_a_key_that_may_sign_changes_nothing(trusting: Trusting) 
         assert result.code == 2
         assert "may not deploy to playground" in result.err
     assert trusting.playground.keys_below("deploytool/") == before
+
+
+def test_release_that_was_rewritten_in_the_store_is_not_signed_for(trusting: Trusting) -> None:
+    """Whoever writes archive, record and provenance all alike lacks the key."""
+    release = trusting.deploy().json["release"]
+    verified = trusting.fab("playground", "releases", "--verify", "--release", release)
+    assert (verified.code, "signed by alice@example.org" in verified.out) == (0, True)
+    guarded = trusting.playground
+    client, below = guarded.s3_client(guarded.owner_keys), f"tiny/releases/{release}/"
+
+    def changed(name: str, change: Callable[[bytes], bytes]) -> bytes:
+        found = client.get_object(Bucket=guarded.bucket, Key=below + name)["Body"].read()
+        client.put_object(Bucket=guarded.bucket, Key=below + name, Body=(new := change(found)))
+        return new
+
+    archive = changed("tiny.tar.gz", lambda _: gzip.compress(b"\0" * 10240))
+    digest = hashlib.sha256(archive).hexdigest().encode()
+    old = json.loads(client.get_object(Bucket=guarded.bucket, Key=below + "release.json")["Body"].read())
+    was = old["checksum"].encode()
+    provenance = changed("provenance.json", lambda text: text.replace(was, digest))
+    told, tells = old["provenance"].encode(), hashlib.sha256(provenance).hexdigest().encode()
+    changed("release.json", lambda text: text.replace(was, digest).replace(told, tells))
+    before = {host: trusting.current(host) for host in HOSTS}
+    result = trusting.fab("playground", "deploy", "--json")
+    assert result.code == 6, result.err
+    assert f"the release {release} is not what was published" in result.err
+    assert {host: trusting.current(host) for host in HOSTS} == before
+    verified = trusting.fab("playground", "releases", "--verify", "--release", release)
+    assert (verified.code, "of nobody whom config/signers names" in verified.out) == (6, True)
