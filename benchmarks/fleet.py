@@ -144,7 +144,7 @@ def measure(port: int, count: int, directory: Path) -> Measured:
     fleet = Fleet({"web": hosts})
     with open("/dev/null", "w") as nowhere:
         session: Any = SimpleNamespace(console=Console(as_json=True, progress=nowhere))
-        listening = Listening(session, fleet, BusClient(worker).watch(DEPLOYMENT))
+        listening = Listening(session, fleet, BusClient(worker).watch(DEPLOYMENT, "", {"web": hosts}))
         peaks = {"worker": 0, "operator": 0}
         processes_seen = {"worker": psutil.Process(pid), "operator": psutil.Process()}
         cpu = {name: sum(process.cpu_times()[:2]) for name, process in processes_seen.items()}

@@ -509,6 +509,7 @@ def settings(context: Context, json: bool = False) -> None:
         "format": "what stdout gets: script or cloud-init",
         "output": "write all of it as files into this directory, with the policies for Consul and S3",
         "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
+        "shared_token": "in place of --node: a policy with which any host of the role can speak for all others",
         "user": "who runs stretcher and the hooks there; made if missing",
         "stretcher": "https URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
         "sandbox": "units in which no hook can gain rights: for hosts whose hooks need no sudo",
@@ -522,6 +523,7 @@ def app_server(
     format: str = "script",
     output: str | None = None,
     node: str | None = None,
+    shared_token: bool = False,
     user: str = "deploy",
     stretcher: str | None = None,
     stretcher_sha256: str | None = None,
@@ -531,7 +533,7 @@ def app_server(
     """Print a script that makes a machine an app server
 
     Run it as root there. With --output also its files one by one, and the least rights in Consul and S3 of app servers
-    and build server, for whoever hands out tokens and keys. Connects to nothing.
+    and build server, for whoever hands out tokens and keys: for the host that --node names. Connects to nothing.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
@@ -544,6 +546,8 @@ def app_server(
         if format not in ("script", "cloud-init"):
             raise UsageError(f"--format: {format!r} is neither script nor cloud-init")
         name = made.choose_role(this.settings, role)
+        # The script is the same for all hosts of a role, and cloud-init's for those that have no name yet.
+        made.refuse_nobodys_policy(node, shared_token=shared_token, is_printed=json or output is not None)
         server = made.app_server(
             this.settings,
             name,

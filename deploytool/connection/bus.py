@@ -48,11 +48,11 @@ class BusClient:
         in_waves: bool,
         goes_back: bool,
         after: Asked | None = None,
-    ) -> Pending[wire.Frozen]:
+    ) -> Pending[wire.Announced]:
         """Answers with the freeze that it passed, as it goes back."""
         return self._worker.start(
             "announce",
-            wire.Frozen,
+            wire.Announced,
             deployment=deployment,
             roles=roles,
             only_hosts=only_hosts,
@@ -62,9 +62,11 @@ class BusClient:
             after=after,
         )
 
-    def watch(self, deployment: str, *, after: Asked | None = None) -> Pending[wire.Done]:
-        """Hear the hosts' `Reports`, as events, until `end_watch`."""
-        return self._worker.start("watch", wire.Done, deployment=deployment, after=after)
+    def watch(
+        self, deployment: str, release: str, hosts: Mapping[str, Sequence[str]], *, after: Asked | None = None
+    ) -> Pending[wire.Done]:
+        """Hear the `Reports` of these hosts, by role, as events, until `end_watch`."""
+        return self._worker.start("watch", wire.Done, deployment=deployment, release=release, hosts=hosts, after=after)
 
     def check(self, probe: str, events: Sequence[str], services: Sequence[str]) -> Pending[wire.Findings]:
         """Try every right, with keys of `probe`, an id that no deployment has."""

@@ -121,6 +121,18 @@ def choose_role(settings: "Settings", role: str | None) -> str:
     return role
 
 
+def refuse_nobodys_policy(node: str | None, *, shared_token: bool, is_printed: bool) -> None:
+    """Raise UsageError unless it is said whose the policy for Consul is that is printed: one host's, or all hosts'."""
+    if node is not None and shared_token:
+        raise UsageError("--node names one host, --shared-token means all of them", hint="leave one of them out")
+    if is_printed and node is None and not shared_token:
+        raise UsageError(
+            "--node is missing: the policy for Consul is one host's, so that its token can speak for no other host",
+            hint="name the host as Consul does: `--node app1`; with `--shared-token` any host of the role can report "
+            "that all others are verified",
+        )
+
+
 def app_server(
     settings: "Settings", role: str, *, user: str, stretcher: Stretcher, node: str | None = None, sandbox: bool = False
 ) -> AppServer:

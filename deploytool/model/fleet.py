@@ -66,6 +66,8 @@ class Report:
     proof: str = ""
     #: what else it saw when it proved the release, in a sentence
     notes: str = ""
+    #: greater for what was written later; 0 if that is unknown
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def grouped(results: Iterable[HostResult]) -> tuple[Bad, ...]:
     return tuple(Bad(verdict, reason, log, tuple(names)) for (verdict, reason, log), names in hosts.items())
 
 
-def read_report(role: str, host: str, state: str, value: str) -> Report | None:
+def read_report(role: str, host: str, state: str, value: str, written: int = 0) -> Report | None:
     """A report as it stands in Consul; None for a state that we do not know.
 
     The value is JSON with `reason` and `log`; what can't be read as such is kept as the log, since any host may write
@@ -139,7 +141,8 @@ def read_report(role: str, host: str, state: str, value: str) -> Report | None:
     except (ValueError, AttributeError):
         reason, log, incomplete, proof, notes = "", value, False, "", ""
     lines = tuple(printable(line[:LONGEST_LINE]) for line in log.splitlines()[-20:])
-    return Report(role, host, known, _sentence(reason), lines, incomplete, known_proof(proof), _sentence(notes))
+    said = _sentence(reason)
+    return Report(role, host, known, said, lines, incomplete, known_proof(proof), _sentence(notes), written)
 
 
 def _sentence(text: str) -> str:
@@ -164,6 +167,11 @@ class LastWord:
     proof: str = ""
     #: what it checks before it runs anything: `digest` or `signed`; `none` for a watch of before; empty: unknown
     receiver: str = ""
+
+    @property
+    def sentence(self) -> str:
+        verified = "verified" if self.verified else "not verified"
+        return f"it serves {self.release or 'nothing'} by {self.deployment or 'no deployment'}, {verified}"
 
 
 def read_last_word(value: str | None) -> LastWord:
@@ -201,7 +209,10 @@ class Fleet:
         self.expected: tuple[tuple[str, str], ...] = tuple(
             (role, host) for role, hosts in expected.items() for host in hosts
         )
-        self._reports: dict[tuple[str, str], list[tuple[Report, float]]] = {}
+        #: host → its last report of each state and when that was heard, the last heard at the end
+        self._reports: dict[tuple[str, str], dict[State, tuple[Report, float]]] = {}
+        #: what hosts that reported verified say that they serve; None if that is the release, by this deployment
+        self._words: dict[tuple[str, str], str | None] = {}
         # Kept up to date with each report: whoever waits for thousands of hosts asks after every one of them.
         #: expected hosts without a final report, in their order
         self._silent = dict.fromkeys(self.expected)
@@ -216,37 +227,86 @@ class Fleet:
     def hear(self, report: Report, seconds: float) -> bool:
         """Take in one report, `seconds` after the announcement; False if the host was not expected."""
         key = (report.role, report.host)
-        self._reports.setdefault(key, []).append((report, seconds))
+        said = self._reports.setdefault(key, {})
+        said.pop(report.state, None)
+        said[report.state] = (report, seconds)
         if key not in self._known:
             return False
-        self._unheard.pop(key, None)
-        if report.state in _FINAL:
-            self._silent.pop(key, None)
-            if self.result(*key).verdict is Verdict.VERIFIED:
-                self._lost.pop(key, None)
-            else:
-                self._lost[key] = None
+        if report.state not in (State.ACTIVATED, State.VERIFIED):
+            self._unheard.pop(key, None)
+        self._settle(key)
         return True
 
+    def hear_word(self, role: str, host: str, serves: str | None) -> None:
+        """Take in what a host that reported verified says that it serves; None: the release, by this deployment."""
+        self._words[role, host] = serves
+        if (role, host) in self._known:
+            self._settle((role, host))
+
+    def _settle(self, key: tuple[str, str]) -> None:
+        match self.result(*key).verdict:
+            case Verdict.SILENT:
+                self._silent[key] = None
+                self._lost.pop(key, None)
+            case Verdict.VERIFIED:
+                self._silent.pop(key, None)
+                self._lost.pop(key, None)
+            case _:
+                self._silent.pop(key, None)
+                self._lost[key] = None
+
     def result(self, role: str, host: str) -> HostResult:
-        best: tuple[int, Verdict, Report] | None = None
-        state: State | None = None
-        last: float | None = None
-        for report, seconds in self._reports.get((role, host), ()):
-            last = seconds
+        said = self._reports.get((role, host), {})
+        last = next((seconds for _, seconds in reversed(said.values())), None)
+        state = next((each for each in reversed(_PROGRESS) if each in said), None)
+        doubt = self._doubt(role, host)
+        best: tuple[int, int, Verdict, Report] | None = None
+        for report, _ in said.values():
             final = _FINAL.get(report.state)
-            if final is None:
-                if state is None or _PROGRESS.index(report.state) > _PROGRESS.index(state):
-                    state = report.state
-            elif best is None or final[0] >= best[0]:
-                best = (*final, report)
+            if final is not None and not (doubt and report.state is State.VERIFIED):
+                rank, verdict = final
+                if best is None or (rank, report.written) >= best[:2]:
+                    best = (rank, report.written, verdict, report)
         if best is None:
-            return HostResult(role, host, Verdict.SILENT, state, last, self._still(state), ())
-        if best[1] is Verdict.VERIFIED:
+            return HostResult(role, host, Verdict.SILENT, state, last, doubt or self._still(state), ())
+        *_, verdict, told = best
+        if verdict is Verdict.VERIFIED:
             state = State.VERIFIED
-        _, verdict, said = best
         return HostResult(
-            role, host, verdict, state, last, said.reason, said.log, said.incomplete, said.proof, said.notes
+            role, host, verdict, state, last, told.reason, told.log, told.incomplete, told.proof, told.notes
+        )
+
+    def _doubt(self, role: str, host: str) -> str:
+        """Why a report of `verified` does not count, in a sentence; empty if it does, or there is none.
+
+        Whoever may write there may write anything; but the bus tells in which order, and the last word has to agree.
+        """
+        said = self._reports.get((role, host), {})
+        if State.VERIFIED not in said:
+            return ""
+        written = {state: report.written for state, (report, _) in said.items()}
+        proven, fetched = written[State.VERIFIED], written.get(State.FETCHED)
+        # Whoever begins again after a failure fetches again.
+        earlier = next((each for each in _FINAL if (fetched or 0) < written.get(each, proven) < proven), None)
+        if proven and fetched is None:
+            odd = "it has not fetched the release"
+        elif fetched is not None and fetched > proven:
+            odd = "it fetched the release only later"
+        elif written.get(State.ACTIVATED, 0) > proven:
+            odd = "it switched only later"
+        elif earlier is not None:
+            odd = f"it had {earlier.value} before, and has not begun again"
+        elif (word := self._words.get((role, host), "there is none")) is not None:
+            return (
+                f"it reported verified, but its last word, `serving/{role}/{host}` in Consul, does not agree: {word}. "
+                f"Check what the host runs, whether its token may write that key, and which other tokens may write "
+                f"`reports/{role}/{host}/`"
+            )
+        else:
+            return ""
+        return (
+            f"its `verified` report does not count: by the order in Consul, {odd}. Somebody else may have written it. "
+            f"Check what the host runs, and which Consul tokens may write `reports/{role}/{host}/`"
         )
 
     def _still(self, state: State | None) -> str:

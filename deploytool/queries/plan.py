@@ -32,7 +32,16 @@ from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.status import read_status
-from deploytool.state.targets import Expected, Here, Live, check_event_sizes, here_by, read_audience, refuse_deaf_roles
+from deploytool.state.targets import (
+    Expected,
+    Here,
+    Live,
+    check_event_sizes,
+    here_by,
+    read_audience,
+    refuse_deaf_roles,
+    refuse_impossible_ids,
+)
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
@@ -210,6 +219,7 @@ def _refusals(session: Session, audience: Expected) -> Iterator[DeployError]:
         (lambda: rehearse_manifests(session.every), SettingsError),
         (lambda: check_event_sizes(session), ConsulError),
         (lambda: refuse_if_frozen(session), LockedError),
+        (lambda: refuse_impossible_ids(session, audience), ConsulError),
         (lambda: refuse_deaf_roles(session, audience), ConsulError),
         (lambda: refuse_missing_canaries(session.settings, audience.up), ConsulError),
     )

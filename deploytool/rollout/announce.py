@@ -22,7 +22,8 @@ from deploytool.state.history_store import RETENTION_LOCK, write_begun
 from deploytool.state.releases import check_signer
 from deploytool.trust.signing import find_key, sign
 from deploytool.trust.statement import name_of, sha256, statement
-from deploytool.worker.wire import Exists, Frozen, Signed, Target
+from deploytool.worker import wire
+from deploytool.worker.wire import Exists, Signed, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
 class Announced:
     """An announcement under way, and what tells the hosts' reports from then on; None if nobody waits for them."""
 
-    asked: Pending[Frozen]
+    asked: Pending[wire.Announced]
     reports: Asked | None
 
 
@@ -160,5 +161,6 @@ def announce(
         goes_back=attempt.kind == "rollback",
         after=published,
     )
-    reports = session.bus.watch(deployment, after=asked) if attempt.wait else None
+    hosts = {role.role: role.hosts for role in roles}
+    reports = session.bus.watch(deployment, attempt.release.id, hosts, after=asked) if attempt.wait else None
     return Announced(asked, reports)

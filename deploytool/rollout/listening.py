@@ -4,7 +4,7 @@ import time
 
 from deploytool.connection.client import Asked
 from deploytool.errors import FleetError
-from deploytool.model.fleet import Fleet, read_report
+from deploytool.model.fleet import Fleet, Report, State, Verdict, read_last_word, read_report
 from deploytool.model.history import RoleHost
 from deploytool.session import Session
 from deploytool.worker.wire import Reports
@@ -26,6 +26,8 @@ class Listening:
         self._reports = reports
         self._begin = time.monotonic()
         self._troubled = ""
+        #: reports of `verified` that are not shown yet: anybody might have written them
+        self._unproven: dict[RoleHost, tuple[Report, bool]] = {}
 
     def _hear(self, timeout_seconds: float) -> bool:
         heard: Reports | None = self._reports.hear(timeout_seconds)
@@ -36,12 +38,24 @@ class Listening:
             self._troubled = heard.trouble
             self._session.console.note(f"no reports for the moment: {self._troubled}")
         for news in heard.reports:
-            report = read_report(news.role, news.host, news.state, news.value)
+            report = read_report(news.role, news.host, news.state, news.value, news.written)
             if report is not None:
                 seconds = self.fleet.listened_seconds
                 expected = self.fleet.hear(report, seconds)
-                self._session.console.report(report, seconds, expected=expected)
+                if report.state is State.VERIFIED:
+                    self._unproven[report.role, report.host] = report, expected
+                else:
+                    self._session.console.report(report, seconds, expected=expected)
+        for said in heard.words:
+            self.fleet.hear_word(said.role, said.host, None if said.agrees else read_last_word(said.value).sentence)
+        self._show_proven()
         return True
+
+    def _show_proven(self) -> None:
+        for key, (report, expected) in list(self._unproven.items()):
+            if self.fleet.result(*key).verdict is Verdict.VERIFIED:
+                del self._unproven[key]
+                self._session.console.report(report, self.fleet.listened_seconds, expected=expected)
 
     def hear_now(self) -> None:
         """Take in what has arrived already."""

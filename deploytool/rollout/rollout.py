@@ -141,7 +141,10 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
     """Wait until every host holds the archive, migrate, let them go in waves, wait for every host's proof."""
     try:
         with outcome.phase("announce"), session.console.step("announce"):
-            note_freeze(session, announced.asked.answer().frozen)
+            answer = announced.asked.answer()
+            note_freeze(session, answer.frozen)
+            if answer.note is not None:
+                session.console.note(answer.note)
     except KeyboardInterrupt:
         take_back(session, cancel=True)
         raise

@@ -71,6 +71,8 @@ class Cleaned:
     freed_bytes: int = 0
     #: environments and deployments whose records can't be read, for which the store was left alone
     unreadable: tuple[tuple[str, DeploymentId], ...] = ()
+    #: about hosts that had filled their places in Consul with reports of no deployment, which are gone
+    filled: str | None = None
 
     def as_dict(self) -> Mapping[str, object]:
         return {
@@ -81,6 +83,7 @@ class Cleaned:
             "files": list(self.files),
             "freed_bytes": self.freed_bytes,
             "unreadable": [{"environment": name, "deployment": each} for name, each in self.unreadable],
+            "filled": self.filled,
         }
 
     def sentences(self) -> list[str]:
@@ -102,6 +105,8 @@ class Cleaned:
             lines.append(f"removed {counted(len(self.uploads), 'unfinished upload')} from the store")
         if self.deployments:
             lines.append(f"removed the keys of {counted(len(self.deployments), 'deployment')} from Consul")
+        if self.filled is not None:
+            lines.append(self.filled)
         if self.files:
             lines.append(
                 f"removed {counted(len(self.files), 'old log or leftover', 'old logs and leftovers')} from the build "
@@ -138,6 +143,7 @@ def clean_up(session: Session, live: Collection[ReleaseId]) -> Cleaned:
         files=tuple(pruned.removed),
         freed_bytes=pruned.freed_bytes,
         unreadable=swept.unreadable,
+        filled=keys.note,
     )
 
 

@@ -14,6 +14,7 @@ from deploytool.model.release import (
     NO_DEPLOYMENT,
     DeploymentId,
     ReleaseId,
+    consul_prefix,
     deployment_in,
     event_name,
     is_release_id,
@@ -22,6 +23,9 @@ from deploytool.model.release import (
 from deploytool.session import Session
 from deploytool.state.history_store import NEWEST, ask_history, read_history, release_of
 from deploytool.state.releases import read_release
+from deploytool.worker.announcement import refuse_impossible
+from deploytool.worker.bus import Entry
+from deploytool.worker.failure import Failure
 from deploytool.worker.wire import Roles, Selector
 
 #: An event of Consul may have this many bytes in all. Its name counts twice, the envelope takes 96 to 103, and the rest
@@ -101,11 +105,31 @@ def read_audience(session: Session, asked: Pending[Roles] | None = None) -> Expe
 
 
 def expected_hosts(session: Session, nodes: Sequence[str], asked: Pending[Roles] | None = None) -> Expected:
-    """Which hosts will hear; see `read_audience`. Raises ConsulError if a role has none, UsageError for an unknown
-    name."""
+    """Which hosts will hear; see `read_audience`.
+
+    Raises ConsulError if a role has none, or a deployment is wanted that can't be; UsageError for an unknown name.
+    """
     found = read_audience(session, asked)
+    refuse_impossible_ids(session, found)
     refuse_deaf_roles(session, found)
     return only_nodes(found, nodes) if nodes else found
+
+
+def refuse_impossible_ids(session: Session, found: Expected) -> None:
+    """Raise ConsulError if a deployment is wanted that nobody can have made: a new one would have to be later still.
+
+    What the history knows was made, if by a clock that was wrong: hosts have had it, and take only what is later.
+    """
+    top = f"{consul_prefix(session.settings.application, session.settings.environment)}/wanted/"
+    places = {**found.whole, **{f"{role}/{host}": name for (role, host), name in found.single.items()}}
+    for place, name in places.items():
+        try:
+            refuse_impossible(Entry(top + place, name, 0), session.now())
+        except Failure as failure:
+            history = read_history(session, session.settings.environment)
+            if any(each.id == name for each in history.deployments):
+                continue
+            raise ConsulError(failure.message, hint=failure.hint) from failure
 
 
 def tell_lost(session: Session, found: Expected) -> None:

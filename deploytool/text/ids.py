@@ -11,6 +11,9 @@ DEPLOYMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z[a-z0-9]{4}")
 MOMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 MOMENT_LENGTH = 16
 
+#: Clocks of build servers differ by less. What lies further ahead was written by nobody's clock.
+AHEAD_SECONDS = 86400.0
+
 _RECORD_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 
@@ -32,6 +35,15 @@ def compact(moment: datetime) -> str:
 def moment_of(name: str) -> datetime:
     """When a release or deployment was made, by its id. Raises ValueError for what begins with no moment."""
     return datetime.strptime(name[:MOMENT_LENGTH], _ID_FORMAT).replace(tzinfo=timezone.utc)
+
+
+def why_impossible(name: str, moment: datetime) -> str | None:
+    """Why no build server can have made this id by that moment, as the rest of a sentence; None if one can."""
+    try:
+        ahead = (moment_of(name) - moment).total_seconds()
+    except ValueError:
+        return "begins with no time"
+    return "is of {}, {:.0f} days ahead".format(name[:8], ahead / 86400) if ahead > AHEAD_SECONDS else None
 
 
 def now() -> datetime:

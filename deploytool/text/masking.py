@@ -10,7 +10,7 @@ import threading
 from typing import Any, Iterable, Iterator, List, Mapping, Sequence, Set, Tuple
 from urllib.parse import quote, unquote
 
-from .untrusted import TAB_COLUMNS, one_line
+from .untrusted import TAB_COLUMNS, one_line, read_json
 
 MASK = "***"
 #: A shorter line of a secret with several lines says nothing, and would be found everywhere. The same is true of what
@@ -21,19 +21,36 @@ SHORTEST_GUESS = 8
 #: Of a variable that holds a secret, as far as its name can tell: what CI systems and cloud tools call theirs.
 _SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|AUTHTOKEN)$"
-    r"|(?:^|_)(?:TOKEN|SECRET|PASS|PAT"
-    r"|(?:API|ACCESS|SECRET|PRIVATE|MASTER|ENCRYPTION|SIGNING|SSH|DEPLOY|STORAGE)_?KEY|SECRET_KEY_BASE)$",
+    r"|(?:^|_)(?:TOKEN|SECRET|PASS|PAT|JWT(?:_V[0-9])?"
+    r"|(?:API|ACCESS|SECRET|PRIVATE|MASTER|ENCRYPTION|SIGNING|SSH|DEPLOY|STORAGE|LICENSE)_?KEY|SECRET_KEY_BASE)$",
     re.IGNORECASE,
 )
+#: A value in which a name is followed by a secret, as in `Server=db;Password=…`, or a password by a host.
+_PAIR = r"(?:pass(?:word)?|pwd|[a-z]*key|secret|token|sig(?:nature)?)\s*=\s*"
 #: Of others that may hold one, or something that programs print all the time: name → how the value begins if it does.
-_PERHAPS_SECRET = (
-    # No directory: ORIGINAL_PWD and the like.
-    (re.compile("_PWD$", re.IGNORECASE), re.compile("[^/]")),
-    # No word: HTTPD_AUTH=disabled.
-    (re.compile("(?:^|_)AUTH$", re.IGNORECASE), re.compile(".*[^A-Za-z]", re.DOTALL)),
-    # API_TOKEN_PROD, but neither TOKEN_FILE nor TOKEN_URL, TOKEN_TTL or TOKEN_ISSUER.
-    (re.compile("(?:^|_)TOKEN_", re.IGNORECASE), re.compile(r"(?!/|.*://)(?=.*\d)(?=.*[A-Za-z])", re.DOTALL)),
+_PERHAPS_SECRET = tuple(
+    (re.compile(name, re.IGNORECASE), re.compile(value, re.IGNORECASE | re.DOTALL))
+    for name, value in (
+        # No directory: ORIGINAL_PWD and the like.
+        ("_PWD$", "[^/]"),
+        # No word: HTTPD_AUTH=disabled.
+        ("(?:^|_)AUTH$", ".*[^a-z]"),
+        # API_TOKEN_PROD, but neither TOKEN_FILE nor TOKEN_URL, TOKEN_TTL or TOKEN_ISSUER; no name of a cookie.
+        ("(?:^|_)(?:TOKEN_|COOKIE$)", r"(?!/|.*://)(?=.*\d)(?=.*[a-z])"),
+        # A document, or no path, word or URL: GOOGLE_APPLICATION_CREDENTIALS names a file.
+        (
+            "(?:^|_)(?:CREDENTIALS?|CREDS|AUTH_CONFIG|SERVICE_ACCOUNT(?:_KEY)?(?:_JSON)?)$",
+            r"\s*\{|(?![/~.]|[a-z]:[\\/]|.*://)(?=.*[^a-z_-])",
+        ),
+        # Whoever knows the URL may post there; its host alone is no secret.
+        ("(?:^|_)WEBHOOK(?:_UR[LI])?(?:_[A-Z0-9]+)?$", r"[a-z]+://[^/\s]+/\S"),
+        ("(?:^|_)(?:CONN(?:ECTION)?_?STR(?:ING)?|DSN)$", ".*(?:@|" + _PAIR + ")"),
+        # Bundler's for a host: BUNDLE_GEMS__EXAMPLE__COM=user:password.
+        ("^BUNDLE_[A-Z0-9_]*__", r"[^/\s:-][^/\s:]*:[^/\s]\S*$"),
+    )
 )
+#: the secrets in a value that is one as a whole
+_PARTS = re.compile(_PAIR + r"([^;&\s]+)|^[^:/@\s]+:(?!//)([^@\s]+)@", re.IGNORECASE)
 _USER_INFORMATION = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/?#]*)@")
 _FIELD = re.compile("[a-z_]+")
 #: User names are shorter, tokens that stand in their place are not.
@@ -248,8 +265,28 @@ def secrets_in(environ: Mapping[str, str]) -> List[str]:
         if _SECRET_NAME.search(name)
         or any(perhaps.search(name) and secret.match(value) for perhaps, secret in _PERHAPS_SECRET)
     }
+    found |= {part for value in found for part in _parts(value)}
     found |= {secret for value in environ.values() for secret in secrets_in_urls(value)}
     return [each for each in found if len(each) >= SHORTEST_GUESS]
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """What is secret in it by itself: programs print the password of a connection, and the key of a JSON document."""
+    try:
+        document = read_json(secret) if secret.lstrip().startswith("{") else None
+    except ValueError:
+        document = None
+    if document is None:
+        yield from (part for found in _PARTS.findall(secret) for part in found if part)
+        return
+    below = [document]
+    while below:
+        inner = below.pop()
+        for value in inner.values() if isinstance(inner, dict) else inner:
+            if isinstance(value, (dict, list)):
+                below.append(value)
+        if isinstance(inner, dict):
+            yield from secrets_in({name: value for name, value in inner.items() if isinstance(value, str)})
 
 
 def secrets_in_urls(text: str) -> List[str]:

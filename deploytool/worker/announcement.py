@@ -10,24 +10,21 @@ import contextlib
 import re
 import threading
 import time
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from datetime import datetime
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from deploytool.text import ids
 
 from . import freezing
 from .bus import Bus, Entry
 from .failure import Failure
-from .wire import Freeze, Report, Reports, Target
+from .reports import Fate, clear_reports
+from .wire import Freeze, Target
 
 #: The barrier's counter grows this often, as long as the operator is heard: hosts leave when it stands still for 60 s.
 TICK_SECONDS = 15.0
 #: An operator that was not heard for this long no longer counts as alive.
 OPERATOR_SILENT_SECONDS = 30.0
-#: One look at the reports may follow the last one after this long for each that was there: with many hosts every look
-#: is a large answer, so that at most a thousand reports a second are read, within these limits.
-LOOK_SECONDS_PER_REPORT = 0.001
-LOOK_SECONDS_MIN = 0.02
-LOOK_SECONDS_MAX = 0.7
 ABORT_TRIES = 5
 
 
@@ -57,6 +54,8 @@ class Announcement:
         self._in_waves = in_waves
         self._by_host = only_hosts or in_waves
         self._open = True
+        #: about hosts that had filled their places for reports
+        self.note: Optional[str] = None
         #: whether all were let go, in waves, and it is not wanted of the roles as a whole yet
         self._unsettled = False
         #: role → the hosts that were let go by name
@@ -97,7 +96,9 @@ class Announcement:
                 self._refuse_older()
                 for role in self._roles:
                     self._abort_open(role.role)
-                self._forget_reports()
+                # Whoever waited for older ones has heard them. What can't be removed now goes with the next.
+                with contextlib.suppress(Failure):
+                    self.note = clear_reports(self._bus, self._prefix, self._fate)
                 for role in self._roles:
                     self._say(role.role, "wait 0" if wait else "go all", 0)
                 for role in self._roles:
@@ -123,6 +124,7 @@ class Announcement:
     def _refuse_if_newer(self, current: Optional[Entry]) -> None:
         name = deployment_of(current)
         if name is not None and name > self.deployment:
+            refuse_impossible(current, ids.now())
             raise Failure(
                 "consul",
                 "a newer deployment, {}, has been announced meanwhile".format(name),
@@ -143,14 +145,14 @@ class Announcement:
 
     def _end_exceptions(self, role: str, spared: Sequence[str] = ()) -> None:
         """A whole deployment ends what `--nodes` had set for single hosts."""
-        for entry in self._bus.list(self._whole_key(role) + "/")[0]:
+        for entry in self._bus.list(self._whole_key(role) + "/"):
             if entry.key.rpartition("/")[2] not in spared:
                 self._previous[entry.key], self._written[entry.key] = entry, None
                 self._bus.delete(entry.key, expected_index=entry.modified)
 
     def _abort_open(self, role: str) -> None:
         whole = self._bus.get(self._whole_key(role))
-        single, _ = self._bus.list(self._whole_key(role) + "/")
+        single = self._bus.list(self._whole_key(role) + "/")
         for name in {deployment_of(entry) for entry in [*single, whole]} - {None}:
             # Its operator may be counting at this very moment: then once more.
             for _ in range(ABORT_TRIES):
@@ -160,21 +162,8 @@ class Announcement:
                 if self._bus.put(go.key, closed(go.value), expected_index=go.modified):
                     break
 
-    def _forget_reports(self) -> None:
-        """Remove what hosts have reported of older deployments: whoever waited for that has heard it.
-
-        So those who watch are told of one deployment or two, however many there were. What can't be removed now goes
-        with the next.
-        """
-        top = "{}/reports/".format(self._prefix)
-        with contextlib.suppress(Failure):
-            places = {entry.key.rpartition("/")[0] + "/" for entry in self._bus.list(top)[0]}
-            older = [place for place in sorted(places) if self._is_older(place.split("/")[-2])]
-            if older:
-                self._bus.delete_places(older)
-
-    def _is_older(self, name: str) -> bool:
-        return ids.DEPLOYMENT.fullmatch(name) is not None and name < self.deployment
+    def _fate(self, name: str) -> Fate:
+        return "stays" if name == self.deployment else "over" if name < self.deployment else "foreign"
 
     def _say(self, role: str, value: str, expected_index: int) -> bool:
         if not self._bus.put(self._go_key(role), value, expected_index=expected_index):
@@ -353,36 +342,14 @@ def deployment_of(wanted: Optional[Entry]) -> Optional[str]:
     return ids.deployment_in(wanted.value) if wanted is not None else None
 
 
-def watch_reports(
-    bus: Bus, prefix: str, deployment: str, tell: Callable[[Reports], None], ended: threading.Event
-) -> None:
-    """Send each new or changed report on the deployment, until `ended` is set.
-
-    A report is of the host that its key names, and of no other: with ACLs a host can write below its own name alone.
-    A Consul that restarts meanwhile is borne for as long as the operator cares to wait.
-    """
-    top = "{}/reports/".format(prefix)
-    seen: Dict[str, int] = {}
-    index = 0
-    is_marked = False
-    while not ended.is_set():
-        try:
-            if not is_marked:
-                # Where there is no key at all, Consul wakes us whenever anybody writes any.
-                is_marked = bus.put(top + "watched", deployment)
-            entries, now = bus.list(top, index=index, wait_seconds=10)
-        except Failure as failure:
-            tell(Reports([], failure.message))
-            ended.wait(1.0)
-            continue
-        # An index that goes backwards means that Consul's memory is another one: begin again.
-        index = now if now >= index else 0
-        news = []
-        for entry in entries:
-            parts = entry.key[len(top) :].split("/")
-            if len(parts) == 4 and parts[2] == deployment and seen.get(entry.key) != entry.modified:
-                seen[entry.key] = entry.modified
-                news.append(Report(parts[0], parts[1], parts[3], entry.value))
-        if news:
-            tell(Reports(news, None))
-        ended.wait(min(max(LOOK_SECONDS_PER_REPORT * len(entries), LOOK_SECONDS_MIN), LOOK_SECONDS_MAX))
+def refuse_impossible(wanted: Optional[Entry], now: datetime) -> None:
+    """Raise Failure for an entry of `wanted` whose deployment nobody can have made: all others would be older."""
+    name = deployment_of(wanted)
+    why = ids.why_impossible(name, now) if name is not None else None
+    if wanted is not None and why is not None:
+        raise Failure(
+            "consul",
+            "{} in Consul names the deployment {}, which {}: no build server made it".format(wanted.key, name, why),
+            hint="look who can write there, and at the build server's clock; then `consul kv delete {}`, and deploy "
+            "again".format(wanted.key),
+        )

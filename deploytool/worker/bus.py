@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Protocol, Tuple
+from typing import List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from .findings import Findings
 from .wire import Selector
+
+#: of the names that `keys` tells: those of fifty thousand hosts have half of it
+KEYS_BYTES = 16 << 20
 
 
 class Entry(NamedTuple):
@@ -14,6 +17,16 @@ class Entry(NamedTuple):
     key: str
     value: str
     modified: int
+
+
+class Value(NamedTuple):
+    """What was read of a key."""
+
+    key: str
+    #: None: it is longer than was asked for
+    value: Optional[str]
+    #: greater for what was written later, whichever key; equal where that is unknown
+    written: int
 
 
 def is_below_something(prefix: str) -> bool:
@@ -26,7 +39,19 @@ class Bus(Protocol):
 
     def get(self, key: str) -> Optional[Entry]: ...
 
-    def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]: ...
+    def list(self, prefix: str) -> List[Entry]: ...
+
+    def wait(self, prefix: str, *, index: int, wait_seconds: float) -> int:
+        """Wait until something below `prefix` is another than at `index` (0: for nothing); returns the index of now.
+
+        It costs the same however much is there.
+        """
+
+    def keys(self, prefix: str) -> Optional[Tuple[List[str], int]]:
+        """All keys below `prefix`, without values, and their index; None if the names have more than KEYS_BYTES."""
+
+    def read(self, keys: Sequence[str], *, most_bytes: int) -> List[Value]:
+        """Those of the keys that are there, in order, with values of so many bytes at most."""
 
     def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool: ...
 
@@ -43,6 +68,9 @@ class Bus(Protocol):
 
     def delete_places(self, prefixes: List[str]) -> None:
         """The same for each of these."""
+
+    def delete_keys(self, keys: Sequence[str]) -> None:
+        """Delete exactly these keys, whatever is in their names."""
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str: ...
 

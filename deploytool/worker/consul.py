@@ -6,6 +6,7 @@ Four calls; an empty answer where one is needed is an error.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.client
 import json
@@ -13,12 +14,12 @@ import os
 import socket
 import ssl
 import time
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from deploytool.text.untrusted import read_json
 
-from .bus import Entry, is_below_something
+from .bus import KEYS_BYTES, Entry, Value, is_below_something
 from .failure import Failure
 from .findings import Findings
 from .wire import Selector
@@ -30,8 +31,18 @@ PATIENCE_SECONDS = 10.0
 
 #: of one transaction
 MOST_OPERATIONS = 64
+#: of what a transaction reads: values of the usual size have a tenth of it
+ANSWER_BYTES = 4 << 20
 
 T = TypeVar("T")
+
+
+class TooLong(Exception):
+    """An answer has more bytes than were to be read. `index` is a blocking query's, which is a single key's own."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
 
 
 class Unreachable(Exception):
@@ -90,7 +101,13 @@ class Consul:
         return http.client.HTTPConnection(host, self._url.port or 8500, timeout=timeout)
 
     def _call(
-        self, method: str, path: str, query: Dict[str, str], body: Optional[bytes], timeout: float
+        self,
+        method: str,
+        path: str,
+        query: Dict[str, str],
+        body: Optional[bytes],
+        timeout: float,
+        most_bytes: Optional[int] = None,
     ) -> Tuple[int, bytes, Dict[str, str]]:
         target = quote(path) + ("?" + urlencode(query) if query else "")
         headers = {"X-Consul-Token": self.token} if self.token else {}
@@ -106,7 +123,9 @@ class Consul:
         try:
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
-            return response.status, response.read(), {key.lower(): value for key, value in response.getheaders()}
+            # One more shows that there is more.
+            content = response.read(most_bytes and most_bytes + 1)
+            return response.status, content, {key.lower(): value for key, value in response.getheaders()}
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable("Consul at {} does not answer: {}".format(self.address, error)) from error
         finally:
@@ -124,10 +143,12 @@ class Consul:
         timeout: float = CALL_SECONDS,
         patience: float = PATIENCE_SECONDS,
         conflict: bool = False,
+        most_bytes: Optional[int] = None,
     ) -> Tuple[T, int]:
         """What `read` makes of the answer's JSON (None for 404), and the index of a blocking query.
 
         Whatever `read` raises of it says that this was no answer of Consul's. A 409 is an answer if `conflict`.
+        Raises TooLong for an answer of more than `most_bytes`.
 
         Unreachable agents and missing leaders are retried for `patience` seconds: an agent that is not there at all is
         refused at once. `right` names what the token needs, for the sentence of a refusal.
@@ -135,7 +156,7 @@ class Consul:
         deadline = time.monotonic() + patience
         while True:
             try:
-                status, content, headers = self._call(method, path, query or {}, body, timeout)
+                status, content, headers = self._call(method, path, query or {}, body, timeout, most_bytes)
                 if status < 500:
                     break
                 trouble = "Consul at {} answered {}: {}".format(
@@ -162,6 +183,8 @@ class Consul:
                 "consul",
                 "Consul answered {} to {} {}: {}".format(status, method, path, content.decode("utf-8", "replace")),
             )
+        if most_bytes is not None and len(content) > most_bytes:
+            raise TooLong(_index(headers))
         try:
             return read(None if status == 404 else read_json(content)), _index(headers)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -176,23 +199,66 @@ class Consul:
         entries, _ = self.call("GET", "/v1/kv/" + key, {"consistent": ""}, right=right, read=_entries)
         return next((entry for entry in entries if entry.key == key), None)
 
-    def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]:
-        """All entries below `prefix`, and the index for the next call.
+    def list(self, prefix: str) -> List[Entry]:
+        """All entries below `prefix`."""
+        right = 'key_prefix "deploytool/" read'
+        entries, _ = self.call("GET", "/v1/kv/" + prefix, {"recurse": ""}, right=right, read=_entries)
+        return [entry for entry in entries if entry.key.startswith(prefix)]
 
-        With an index, the call waits until something below the prefix changes, `wait_seconds` at most.
-        """
-        query = {"recurse": ""}
+    def wait(self, prefix: str, *, index: int, wait_seconds: float) -> int:
+        # What lies further below is not named, and counts for the index all the same.
+        query = {"keys": "", "separator": "/"}
         if index:
             query.update(index=str(index), wait="{}ms".format(int(wait_seconds * 1000)))
-        entries, now = self.call(
-            "GET",
-            "/v1/kv/" + prefix,
-            query,
-            right='key_prefix "deploytool/" read',
-            read=_entries,
-            timeout=CALL_SECONDS + wait_seconds * 1.1,
-        )
-        return [entry for entry in entries if entry.key.startswith(prefix)], now
+        right = 'key_prefix "deploytool/" read'
+        seconds = CALL_SECONDS + wait_seconds * 1.1
+        return self.call("GET", "/v1/kv/" + prefix, query, right=right, read=_texts, timeout=seconds)[1]
+
+    def keys(self, prefix: str) -> Optional[Tuple[List[str], int]]:
+        right = 'key_prefix "deploytool/" read'
+        try:
+            names, index = self.call(
+                "GET", "/v1/kv/" + prefix, {"keys": ""}, right=right, read=_texts, most_bytes=KEYS_BYTES
+            )
+        except TooLong:
+            return None
+        return [name for name in names if name.startswith(prefix)], index
+
+    def read(self, keys: Sequence[str], *, most_bytes: int) -> List[Value]:
+        found: List[Value] = []
+        for start in range(0, len(keys), MOST_OPERATIONS):
+            some = keys[start : start + MOST_OPERATIONS]
+            at_once = self._read_at_once(some)
+            entries = at_once if at_once is not None else [self._read_one(key, most_bytes) for key in some]
+            found += [
+                Value(each.key, each.value if len(each.value.encode()) <= most_bytes else None, each.written)
+                if each.value is not None
+                else each
+                for each in entries
+                if each is not None and each.key in some
+            ]
+        return found
+
+    def _read_at_once(self, keys: Sequence[str]) -> Optional[List[Value]]:
+        """In one call; None where a key is missing, or all of them together are long."""
+        body = json.dumps([{"KV": {"Verb": "get", "Key": key}} for key in keys]).encode()
+        right = 'key_prefix "deploytool/" read'
+        with contextlib.suppress(TooLong):
+            found, _ = self.call(
+                "PUT", "/v1/txn", body=body, right=right, read=_values, conflict=True, most_bytes=ANSWER_BYTES
+            )
+            return found
+        return None
+
+    def _read_one(self, key: str, most_bytes: int) -> Optional[Value]:
+        right = 'key_prefix "deploytool/" read'
+        # In base64, with its key and numbers around it.
+        room = most_bytes * 4 // 3 + len(json.dumps(key)) + 500
+        try:
+            entries, _ = self.call("GET", "/v1/kv/" + key, right=right, read=_entries, most_bytes=room)
+        except TooLong as found:
+            return Value(key, None, found.index)
+        return next((Value(each.key, each.value, each.modified) for each in entries if each.key == key), None)
 
     def put(self, key: str, value: str, *, expected_index: Optional[int] = None) -> bool:
         """Write; with `expected_index` only if the key has not changed since (0: only if it does not exist)."""
@@ -246,15 +312,19 @@ class Consul:
         for prefix in prefixes:
             if not is_below_something(prefix):
                 raise ValueError("{!r} is no place below which all may be deleted".format(prefix))
+        self._delete([{"Verb": "delete-tree", "Key": prefix} for prefix in prefixes])
+
+    def _delete(self, operations: List[Dict[str, str]]) -> None:
         right = 'key_prefix "deploytool/" write'
-        for start in range(0, len(prefixes), MOST_OPERATIONS):
-            operations = [
-                {"KV": {"Verb": "delete-tree", "Key": prefix}} for prefix in prefixes[start : start + MOST_OPERATIONS]
-            ]
-            body = json.dumps(operations).encode()
+        for start in range(0, len(operations), MOST_OPERATIONS):
+            body = json.dumps([{"KV": each} for each in operations[start : start + MOST_OPERATIONS]]).encode()
             errors, _ = self.call("PUT", "/v1/txn", body=body, right=right, read=_errors, conflict=True)
             if errors:
                 raise Failure("consul", "Consul could not delete keys: {}".format(errors[0]))
+
+    def delete_keys(self, keys: Sequence[str]) -> None:
+        # In a transaction names stand in the body: in an address, `//` and `..` would be another key's.
+        self._delete([{"Verb": "delete", "Key": key} for key in keys])
 
     def fire(self, name: str, payload: str, hosts: List[str]) -> str:
         """Fire the event; returns its id. Never repeated by itself: the reports say who heard.
@@ -345,7 +415,7 @@ class Consul:
     def _check_reading(self, prefix: str, probe: str) -> str:
         key = _probe_key(prefix, probe)
         # A list leaves out what the token may not read, without a word.
-        if [entry.value for entry in self.list(key)[0]] != ["checked"]:
+        if [entry.value for entry in self.list(key)] != ["checked"]:
             raise Failure(
                 "consul",
                 "a key that was written to {} does not come back in a list".format(key),
@@ -449,6 +519,14 @@ def _errors(answer: Any) -> List[str]:
         # Results without errors are the proof that it was done.
         _list(answer["Results"])
     return found
+
+
+def _values(answer: Any) -> Optional[List[Value]]:
+    """Of a transaction that reads; None if it failed."""
+    if answer.get("Errors"):
+        return None
+    entries = _entries([each["KV"] for each in _list(answer["Results"])])
+    return [Value(each.key, each.value, each.modified) for each in entries]
 
 
 def _event_id(answer: Any) -> str:

@@ -12,10 +12,10 @@ import os
 import subprocess
 import tempfile
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
-from .bus import Entry, is_below_something
+from .bus import KEYS_BYTES, Entry, Value, is_below_something
 from .failure import Failure
 from .findings import Findings
 from .wire import Selector
@@ -37,6 +37,9 @@ class DirectoryBus:
         self._hosts = os.path.join(os.path.dirname(self._root), "hosts")
         self._receiver = receiver
         self._states: Dict[str, Tuple[Dict[str, int], int]] = {}
+        #: how often keys were read; and key → its version at the last time, and when that was read first
+        self._reads = 0
+        self._seen: Dict[str, Tuple[int, int]] = {}
 
     def _path(self, key: str) -> str:
         return os.path.join(self._root, *key.split("/")) + SUFFIX
@@ -64,18 +67,46 @@ class DirectoryBus:
         except FileNotFoundError:
             return None
 
-    def list(self, prefix: str, *, index: int = 0, wait_seconds: float = 0) -> Tuple[List[Entry], int]:
+    def list(self, prefix: str) -> List[Entry]:
+        return [entry for key in self._keys(prefix) for entry in [self.get(key)] if entry is not None]
+
+    def wait(self, prefix: str, *, index: int, wait_seconds: float) -> int:
         deadline = time.monotonic() + wait_seconds
-        while True:
-            entries = [entry for key in self._keys(prefix) for entry in [self.get(key)] if entry is not None]
-            known, now = self._states.get(prefix, ({}, 0))
-            versions = {entry.key: entry.modified for entry in entries}
-            if versions != known or now == 0:
-                now += 1
-                self._states[prefix] = (versions, now)
-            if now != index or time.monotonic() >= deadline:
-                return entries, now
+        while (now := self._index(prefix)) == index and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
+        return now
+
+    def _index(self, prefix: str) -> int:
+        """A number that grows whenever a key below is another than when it was asked for last."""
+        known, now = self._states.get(prefix, ({}, 0))
+        versions = {}
+        for key in self._keys(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                versions[key] = _version(os.stat(self._path(key)))
+        if versions != known or now == 0:
+            now += 1
+            self._states[prefix] = (versions, now)
+        return now
+
+    def keys(self, prefix: str) -> Optional[Tuple[List[str], int]]:
+        index = self._index(prefix)
+        names = sorted(self._states[prefix][0])
+        return (names, index) if sum(map(len, names)) <= KEYS_BYTES else None
+
+    def read(self, keys: Sequence[str], *, most_bytes: int) -> List[Value]:
+        """When a key was written shows in when it was first read: clocks may be set back meanwhile."""
+        self._reads += 1
+        found = []
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError), open(self._path(key), errors="replace") as file:
+                state = os.fstat(file.fileno())
+                version, written = self._seen.get(key, (0, 0))
+                if version != _version(state):
+                    written = self._reads
+                    self._seen[key] = (_version(state), written)
+                value = file.read().rstrip("\n") if state.st_size <= most_bytes else None
+                found.append(Value(key, value, written))
+        return found
 
     def _keys(self, prefix: str) -> List[str]:
         top = os.path.join(self._root, *prefix.split("/")[:-1])
@@ -154,6 +185,10 @@ class DirectoryBus:
     def delete_places(self, prefixes: List[str]) -> None:
         for prefix in prefixes:
             self.delete_all(prefix)
+
+    def delete_keys(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def _is_expected(self, key: str, expected_index: Optional[int]) -> bool:
         if expected_index is None:

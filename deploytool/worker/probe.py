@@ -16,10 +16,13 @@ from deploytool.text.masking import Masking
 from . import orders
 from .bus import Bus
 from .failure import Failure
+from .reports import MOST_BYTES
 from .store import Store
 from .wire import Answers, Question, Signed, Trouble
 
 LOOK_SECONDS = 0.1
+#: In its place hosts try whether they may report for others (probe.sh).
+NOBODY = "-"
 
 
 def probe_hosts(
@@ -57,16 +60,20 @@ def probe_hosts(
                 asked.append(role)
             except Failure as failure:
                 failures[role.role] = failure.masked(masking)
-        awaited = {(role.role, host) for role in asked for host in role.hosts}
+        awaited = {
+            "{}{}/{}/{}/listens".format(below, role.role, host, probe): (role.role, host)
+            for role in asked
+            for host in role.hosts
+        }
         answers: Dict[str, Dict[str, str]] = {role.role: {} for role in roles}
         deadline = time.monotonic() + seconds
         while awaited and time.monotonic() < deadline:
             go_on()
-            for entry in bus.list(below)[0]:
-                role_name, host, name, state = [*entry.key[len(below) :].split("/"), "", "", ""][:4]
-                if (role_name, host) in awaited and (name, state) == (probe, "listens"):
-                    awaited.remove((role_name, host))
-                    answers[role_name][host] = entry.value
+            listed = bus.keys(below)
+            there = [key for key in (listed[0] if listed is not None else awaited) if key in awaited]
+            for each in bus.read(there, most_bytes=MOST_BYTES):
+                role_name, host = awaited.pop(each.key)
+                answers[role_name][host] = each.value or "too long an answer"
             time.sleep(LOOK_SECONDS)
         return Answers(answers, failures)
     finally:
@@ -77,7 +84,11 @@ def probe_hosts(
         finally:
             bus.delete_places(
                 [
-                    *("{}{}/{}/{}/".format(below, role.role, host, probe) for role in roles for host in role.hosts),
+                    *(
+                        "{}{}/{}/{}/".format(below, role.role, host, probe)
+                        for role in roles
+                        for host in (*role.hosts, NOBODY)
+                    ),
                     orders.place(prefix, probe),
                 ]
             )

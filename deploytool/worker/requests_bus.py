@@ -9,10 +9,11 @@ from typing import Dict, List, Optional
 from deploytool.text import ids
 
 from . import freezing, orders, retention, wire
-from .announcement import Announcement, watch_reports
+from .announcement import Announcement
 from .context import Context, Tell
 from .findings import Findings
 from .probe import probe_hosts
+from .reports import watch_reports
 
 
 class BusRequests:
@@ -43,7 +44,7 @@ class BusRequests:
     def _below(self, place: str) -> Dict[str, str]:
         """host → value of the keys there; a key further below is no host's"""
         top = "{}/{}".format(self._here.prefix, place)
-        found = {entry.key[len(top) :]: entry.value for entry in self._here.bus.list(top)[0]}
+        found = {entry.key[len(top) :]: entry.value for entry in self._here.bus.list(top)}
         return {host: value for host, value in found.items() if "/" not in host}
 
     def status(self, tell: Tell, roles: Dict[str, wire.Selector]) -> wire.Roles:
@@ -67,14 +68,16 @@ class BusRequests:
 
     def prune_keys(self, tell: Tell, keep: List[str]) -> wire.Removed:
         """Remove the keys of deployments that nobody needs any more; see `retention.prune_deployments`."""
+        now = time.time()
+        note = retention.prune_reports(self._here.bus, self._here.prefix, keep, now=now)
         removed = retention.prune_deployments(
             self._here.bus,
             self._here.prefix,
             keep,
-            now=time.time(),
+            now=now,
             go_on=lambda: self._here.groups.refuse_if_cancelled("removing keys of old deployments"),
         )
-        return wire.Removed(removed)
+        return wire.Removed(removed, note)
 
     def check_consul(self, tell: Tell, probe: str, events: List[str], services: List[str]) -> wire.Findings:
         """Try every right in Consul, with keys of `probe`, an id that no deployment has."""
@@ -113,16 +116,17 @@ class BusRequests:
         wait: bool,
         in_waves: bool = False,
         goes_back: bool = False,
-    ) -> wire.Frozen:
+    ) -> wire.Announced:
         self._here.groups.refuse_if_cancelled("announcing the deployment")
         self.announcement = Announcement(self._here.bus, self._here.prefix, deployment, roles, only_hosts, in_waves)
-        return wire.Frozen(self.announcement.announce(wait=wait, goes_back=goes_back))
+        frozen = self.announcement.announce(wait=wait, goes_back=goes_back)
+        return wire.Announced(frozen, self.announcement.note)
 
-    def watch(self, tell: Tell, deployment: str) -> None:
-        """Tell the hosts' reports until `end_watch`."""
+    def watch(self, tell: Tell, deployment: str, release: str, hosts: Dict[str, List[str]]) -> None:
+        """Tell these hosts' reports until `end_watch`."""
         # Its own: an earlier one may still wait for Consul, and is to end then.
         ended = self.watch_ended = threading.Event()
-        watch_reports(self._here.bus, self._here.prefix, deployment, tell, ended)
+        watch_reports(self._here.bus, self._here.prefix, deployment, release, hosts, tell, ended)
 
     def end_watch(self, tell: Tell) -> None:
         self.watch_ended.set()

@@ -13,16 +13,18 @@ import os
 import re
 import shutil
 import stat
+from datetime import datetime, timezone
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from deploytool.text import ids
 
 from . import locks, orders
-from .announcement import is_open
+from .announcement import deployment_of, is_open, refuse_impossible
 from .bus import Bus
 from .failure import Failure
 from .inside import leads_out
 from .own_isal import MARKER
+from .reports import Fate, clear_reports
 from .wire import Freed
 
 #: Younger deployments and logs may be somebody's who is at it right now.
@@ -51,7 +53,7 @@ def prune_deployments(
     of this machine's clock; `go_on` raises to stop it.
     """
     names = bus.names(prefix + "/deployments/")
-    wanted = _wanted(bus, prefix)
+    wanted = _wanted(bus, prefix, keep, datetime.fromtimestamp(now, timezone.utc))
     if wanted is None:
         return []
     removed = []
@@ -69,13 +71,35 @@ def prune_deployments(
     return removed
 
 
-def _wanted(bus: Bus, prefix: str) -> Optional[Set[str]]:
-    """The deployments that hosts are meant to have, exceptions included; None while one of them may be taken back."""
+def prune_reports(bus: Bus, prefix: str, keep: Sequence[str], *, now: float) -> Optional[str]:
+    """Remove what hosts have reported of other deployments than those in `keep` and young ones, and what is no report.
+
+    Returns a sentence about hosts that had filled their places, if there were any.
+    """
+
+    def fate(name: str) -> Fate:
+        age = _age_seconds(name, now)
+        if name in keep:
+            return "stays"
+        if age is None or age < -ids.AHEAD_SECONDS:
+            return "foreign"
+        return "stays" if age <= YOUNG_SECONDS else "over"
+
+    return clear_reports(bus, prefix, fate)
+
+
+def _wanted(bus: Bus, prefix: str, keep: Sequence[str], now: datetime) -> Optional[Set[str]]:
+    """The deployments that hosts are meant to have, exceptions included; None while one of them may be taken back.
+
+    Raises Failure for one that nobody can have made and the history, of which `keep` is the end, does not know.
+    """
     # A list leaves out what the token may not read, without a word. This is refused, with a sentence.
     bus.get(prefix + "/wanted/.readable")
     top = prefix + "/wanted/"
     wanted = set()
-    for entry in bus.list(top)[0]:
+    for entry in bus.list(top):
+        if deployment_of(entry) not in keep:
+            refuse_impossible(entry, now)
         name = entry.value.split(" ")[0].strip()
         wanted.add(name)
         role = entry.key[len(top) :].split("/")[0]

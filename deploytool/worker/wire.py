@@ -311,17 +311,34 @@ class Answers(NamedTuple):
     failures: Dict[str, Trouble]
 
 
+#: what hosts report of themselves; see `deploytool.model.fleet.State`
+STATES = ("fetched", "activated", "verified", "failed", "aborted", "superseded")
+
+
 class Report(NamedTuple):
     role: str
     host: str
     state: str
     value: str
+    #: greater for what was written later, by whichever host
+    written: int
+
+
+class Word(NamedTuple):
+    """A host's last word on what it serves; whether it serves the release by this deployment, verified."""
+
+    role: str
+    host: str
+    value: str
+    agrees: bool
 
 
 class Reports(NamedTuple):
-    """New or changed reports of hosts; or why none can be had for the moment."""
+    """New or changed reports of hosts, and the last words of those that reported verified; or why none can be had for
+    the moment."""
 
     reports: List[Report]
+    words: List[Word]
     trouble: Optional[str]
 
 
@@ -367,8 +384,18 @@ class Thawed(NamedTuple):
     was: Optional[Freeze]
 
 
+class Announced(NamedTuple):
+    """The freeze that it passed, if any, and what is to be noted of hosts' reports."""
+
+    frozen: Optional[Freeze]
+    note: Optional[str]
+
+
 class Removed(NamedTuple):
+    """The deployments whose keys are gone, and what is to be noted of hosts' reports."""
+
     removed: List[str]
+    note: Optional[str]
 
 
 class LetGo(NamedTuple):
@@ -412,7 +439,7 @@ ANSWERS: Mapping[str, Any] = {
     "prune_keys": Removed,
     "probe_hosts": Answers,
     "publish": Done,
-    "announce": Frozen,
+    "announce": Announced,
     "watch": Done,
     "end_watch": Done,
     "go": Done,

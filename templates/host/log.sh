@@ -42,8 +42,11 @@ without_secrets() {
     # A shorter one is a slip of the hand, and would be found everywhere.
     case $secret in ????????*) set -- "$@" "$secret" ;; *) continue ;; esac
     case $secret in
-      # As it stands in a URL: AWS makes keys of letters, digits and these.
-      *[/+=]*) set -- "$@" "$(printf '%s' "$secret" | sed -e 's:/:%2F:g' -e 's/+/%2B/g' -e 's/=/%3D/g')" ;;
+      # As it stands in a URL: AWS makes keys of letters, digits and these. Programs write the digits in either case.
+      *[/+=]*)
+        set -- "$@" "$(printf '%s' "$secret" | sed -e 's:/:%2F:g' -e 's/+/%2B/g' -e 's/=/%3D/g')" \
+          "$(printf '%s' "$secret" | sed -e 's:/:%2f:g' -e 's/+/%2b/g' -e 's/=/%3d/g')"
+        ;;
     esac
   done
   while IFS= read -r said_line || [ -n "$said_line" ]; do

@@ -59,9 +59,14 @@ if kv_list "$consul_prefix/wanted/$role"; then
 fi
 # Where the release that serves listens, as its proof has found.
 host_listens=$(all_words "$(sed -n 's/^[0-9] \([a-z]* .*\)$/\1/p' "$room/kit/listens" 2>/dev/null)")
+# Whether its token may report for other hosts: no host is called `-`.
+host_shared=
+if [ -z "$bus_directory" ] && kv_put "$consul_prefix/reports/$role/-/$deployment/listens" ''; then
+  host_shared=yes
+fi
 put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
-  printf '{"program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "listens": "%s", "receiver": "%s", "problems": [%s]}' \
-    "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
+  printf '{"shared": "%s", "program": "%s", "version": "%s", "newer": "%s", "user": "%s", "wanted": "%s", "listens": "%s", "receiver": "%s", "problems": [%s]}' \
+    "$host_shared" "$(printf '%s' "$host_program" | clean_lines | json_text)" "$(printf '%s' "$host_version" | clean_lines | json_text)" \
     "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" \
     "$(printf '%s' "$host_listens" | clean_lines | json_text)" "$receiver" "$host_problems"
 )"

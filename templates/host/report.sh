@@ -1,6 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # What a host tells the operator, over the bus.
-# Reads: clock, consul_prefix, deployment, kv_problem, kv_value, node, report_more, report_seconds, role, state.
+# Reads: clock, consul_prefix, deployment, kv_problem, kv_value, node, receiver, report_more, report_process, report_seconds,
+#   role, state.
 # Sets: kit_fields.
 
 # put_patiently KEY VALUE: Consul may be restarting, so a report that it did not take is tried again.
@@ -67,18 +68,22 @@ read_kit_fields() {
 }
 
 # tell_serving RELEASE VERIFIED [REASON]: the host's last word, what `current` points to now. RELEASE is empty if it is
-# gone. REASON says why it is not verified any more.
+# gone. REASON says why it is not verified any more. With report_process, only once that has written its report.
 tell_serving() {
   list_kept
   fit_name "$1"
   serving_name=null
   [ -z "$1" ] || serving_name="\"$fitted\""
   read_kit_fields "$1"
-  put_patiently "$consul_prefix/serving/$role/$node" "$(
+  serving_word=$(
     printf '{"release": %s, "deployment": "%s", "time": "%s", "verified": %s%s%s, "receiver": "%s", "releases": [%s]}' \
       "$serving_name" "$deployment" "$(utc_time)" "$2" "${3:+, \"reason\": \"$(printf '%s' "$3" | clean_lines | json_text)\"}" \
       "$kit_fields" "$receiver" "$serving_kept"
-  )"
+  )
+  if [ -n "${report_process-}" ]; then
+    wait "$report_process" || return
+  fi
+  put_patiently "$consul_prefix/serving/$role/$node" "$serving_word"
 }
 
 # tell_kept: the host's last word stands, but for its list of releases, if that has changed.

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Phase `success`: the release serves, and everything that follows may fail without harm.
 # Reads: hook_problem, kit_fields, look_script, node_problem, owner_problem, release, release_path, room, state.
-# Sets: hook_directory, report_more.
+# Sets: hook_directory, report_more, report_process.
 
 # keep_look: what receive.sh runs every minute from now on, as long as this release serves.
 keep_look() {
@@ -20,10 +20,13 @@ check_owner || {
 }
 name_run
 if recall_node; then
-  # The last word only after the report: without it, receive.sh sees to it that both are said.
+  # The last word only after the report: without it, receive.sh sees to it that both are said. The operator waits for
+  # both: the word is made meanwhile.
   read_kit_fields "$release"
   report_more=$kit_fields
-  report verified "$release serves" '' && tell_serving "$release" true || :
+  report verified "$release serves" '' &
+  report_process=$!
+  tell_serving "$release" true || :
 else
   say "$node_problem"
 fi

@@ -54,7 +54,11 @@ class Answering(Consul):
 
 CALLS: Mapping[str, Callable[[Consul], object]] = {
     "get": lambda consul: consul.get("a/b"),
-    "list": lambda consul: consul.list("a/", index=3, wait_seconds=0.1),
+    "list": lambda consul: consul.list("a/"),
+    "wait": lambda consul: consul.wait("a/", index=3, wait_seconds=0.1),
+    "keys": lambda consul: consul.keys("a/"),
+    "read": lambda consul: consul.read(["a/b", "a/c"], most_bytes=5),
+    "delete_keys": lambda consul: consul.delete_keys(["a//b"]),
     "put": lambda consul: consul.put("a/b", "value", expected_index=0),
     "put_all": lambda consul: consul.put_all([("a/b", "value", 0)]),
     "delete": lambda consul: consul.delete("a/b"),
@@ -90,7 +94,7 @@ def test_key_that_was_not_asked_for_is_no_answer() -> None:
     consul = Answering(200, json.dumps([entry("a/c"), entry("b/a/"), entry("a/b")]).encode(), {})
     assert consul.get("a/b") == Entry("a/b", "x", 7)
     assert consul.get("a/d") is None
-    assert [each.key for each in consul.list("a/")[0]] == ["a/c", "a/b"]
+    assert [each.key for each in consul.list("a/")] == ["a/c", "a/b"]
 
 
 @pytest.mark.parametrize("content", [b"null", b"{}", b"[]", b'{"Errors": null}', b'{"Errors": "none"}', b"true"])

@@ -154,3 +154,10 @@ def test_path_stays_in_its_tree(shell: str, tmp_path: Path, link: str | None, pa
     status, shown = call("lies_inside", str(tmp_path / "release"), path, shell=shell, shows=("way_out",))
     assert (status == 0) is (out == "")
     assert shown.strip() == out.format(tmp_path)
+
+
+@pytest.mark.parametrize("encoded", ["ab/12+cd==", "ab%2F12%2Bcd%3D%3D", "ab%2f12%2bcd%3d%3d"])
+def test_secret_of_a_host_is_masked_in_a_url_of_either_case(shell: str, encoded: str) -> None:
+    said = f"GET https://x/?key={encoded}&more\n"
+    masked = call("clean_lines", shell=shell, stdin=said, AWS_SECRET_ACCESS_KEY="ab/12+cd==")
+    assert masked == (0, "GET https://x/?key=***&more\n")

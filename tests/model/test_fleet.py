@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploytool.model.fleet import Fleet, Report, State, Verdict, read_report
+from deploytool.model.fleet import Fleet, Report, State, Verdict, read_last_word, read_report
 from deploytool.text.untrusted import printable
+from deploytool.worker.wire import STATES
 
 
 def fleet_of(*hosts: str) -> Fleet:
@@ -17,6 +18,8 @@ def fleet_of(*hosts: str) -> Fleet:
 def hear(fleet: Fleet, host: str, *states: State) -> None:
     for number, state in enumerate(states):
         fleet.hear(Report("web", host, state, reason=f"because {state}"), float(number))
+        if state is State.VERIFIED:
+            fleet.hear_word("web", host, None)
 
 
 def test_host_that_said_nothing_is_silent() -> None:
@@ -86,6 +89,75 @@ def test_waiting_for_the_archive_ends_with_the_first_report_of_each_host() -> No
     assert fleet.waiting_for(fetched=False) == (("web", "app1"), ("web", "app2"))
     hear(fleet, "app2", State.FAILED)
     assert fleet.waiting_for(fetched=True) == ()
+
+
+FETCHED, ACTIVATED, VERIFIED, FAILED = State.FETCHED, State.ACTIVATED, State.VERIFIED, State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("written", "odd"),
+    [
+        ({VERIFIED: 5}, "it has not fetched the release"),
+        ({VERIFIED: 5, FETCHED: 6}, "it fetched the release only later"),
+        ({FETCHED: 4, VERIFIED: 5, ACTIVATED: 6}, "it switched only later"),
+        ({FETCHED: 4, State.ABORTED: 5, VERIFIED: 6}, "it had aborted before, and has not begun again"),
+    ],
+)
+def test_order_of_reports_that_can_not_be_is_no_success(written: dict[State, int], odd: str) -> None:
+    fleet = fleet_of("app1")
+    for state, number in written.items():
+        fleet.hear(Report("web", "app1", state, written=number), 1.0)
+    fleet.hear_word("web", "app1", None)
+    result = fleet.result("web", "app1")
+    if State.ABORTED in written:
+        assert result.verdict is Verdict.ABORTED
+        return
+    assert (result.verdict, fleet.waiting_for(fetched=False)) == (Verdict.SILENT, (("web", "app1"),))
+    assert odd in result.reason
+    assert "which Consul tokens may write `reports/web/app1/`" in result.reason
+    # What the host itself says in the end counts.
+    for state, number in ((FETCHED, 7), (ACTIVATED, 8), (VERIFIED, 9)):
+        fleet.hear(Report("web", "app1", state, written=number), 2.0)
+    assert fleet.result("web", "app1").verdict is Verdict.VERIFIED
+    assert not fleet.is_waiting(fetched=False)
+
+
+def test_forged_verified_after_a_failure_hides_no_failure() -> None:
+    fleet = fleet_of("app1")
+    for state, number in ((FETCHED, 1), (ACTIVATED, 2), (FAILED, 3), (VERIFIED, 4)):
+        fleet.hear(Report("web", "app1", state, written=number), 1.0)
+    fleet.hear_word("web", "app1", None)
+    assert [result.verdict for result in fleet.lost()] == [Verdict.FAILED]
+    # A host that tries again fetches again.
+    for state, number in ((FETCHED, 5), (ACTIVATED, 6), (VERIFIED, 7)):
+        fleet.hear(Report("web", "app1", state, written=number), 2.0)
+    assert (fleet.lost(), fleet.bad()) == ((), ())
+    fleet.hear(Report("web", "app1", FAILED, written=8), 3.0)
+    assert [result.verdict for result in fleet.lost()] == [Verdict.FAILED]
+
+
+def test_forged_verified_does_not_count_as_having_the_archive() -> None:
+    fleet = fleet_of("app1")
+    fleet.hear(Report("web", "app1", VERIFIED, written=1), 1.0)
+    assert fleet.waiting_for(fetched=True) == (("web", "app1"),)
+
+
+def test_verified_counts_once_the_last_word_agrees() -> None:
+    fleet = fleet_of("app1")
+    for state, number in ((FETCHED, 1), (VERIFIED, 2)):
+        fleet.hear(Report("web", "app1", state, written=number), 1.0)
+    assert "`serving/web/app1` in Consul, does not agree: there is none" in fleet.result("web", "app1").reason
+    word = read_last_word(json.dumps({"release": "before", "deployment": "old", "verified": True}))
+    fleet.hear_word("web", "app1", word.sentence)
+    result = fleet.result("web", "app1")
+    assert (result.verdict, result.state) == (Verdict.SILENT, FETCHED)
+    assert "does not agree: it serves before by old, verified." in result.reason
+    fleet.hear_word("web", "app1", None)
+    assert (fleet.bad(), fleet.is_waiting(fetched=False)) == ((), False)
+
+
+def test_states_are_those_that_the_worker_asks_for() -> None:
+    assert tuple(State) == STATES
 
 
 def test_unknown_state_is_no_report() -> None:

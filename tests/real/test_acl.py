@@ -2,6 +2,10 @@
 missing is named, also where Consul denies silently.
 """
 
+import base64
+import contextlib
+import json
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -12,9 +16,10 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
-from tests.support.guarded import Guarded
+from tests.support.guarded import Guarded, rules
 from tests.support.project import TINY, Project
 
+TOP = "deploytool/tiny/playground"
 #: Enough for a look.
 READER = {
     "keys": 'key_prefix "deploytool/" { policy = "read" }',
@@ -123,6 +128,19 @@ def test_build_server_keeps_to_its_events_and_keys_in_consul(project: Project, g
     ):
         assert asked(guarded, "build_server", "PUT", path) == 403, path
     assert asked(guarded, "build_server", "GET", "/v1/acl/tokens") == 403
+
+
+def test_check_names_hosts_whose_token_can_speak_for_others(project: Project, guarded: Guarded) -> None:
+    project.deploy()
+    assert "can report for any host" not in project.fab("playground", "check").out
+    guarded.allow("app2", {**guarded.host_rules("app2"), **rules(guarded.policies()["web"]["consul-app-server.hcl"])})
+    time.sleep(0.5)
+    result = project.fab("playground", "check")
+    assert result.code == 0, result.out
+    [line] = [line for line in result.out.splitlines() if "can report for any host" in line]
+    assert line.startswith("ok   reports of web: whoever has the Consul token of app2 can report for any host of web")
+    assert "`fab playground app-server --role web --node NAME --output DIR`" in line
+    assert [key for key in guarded.keys_below(f"{TOP}/reports/web/") if key.endswith("/listens")] == []
 
 
 def test_plan_needs_no_right_to_write(project: Project, guarded: Guarded, tmp_path: Path) -> None:
@@ -240,3 +258,168 @@ def test_host_that_may_not_report_stays_silent_and_unchanged(project: Project, g
     said = until(project, 8, "did not fetch")
     assert "silent" in said
     assert project.served() == before
+
+
+#: What one host with 200 values of the largest size can do.
+FLOOD, FLOOD_BYTES = 200, 500_000
+
+
+def flood(guarded: Guarded, place: str) -> None:
+    """app1 fills that place below its own, with its own token."""
+    address, headers = guarded.consul_address("app1"), {"X-Consul-Token": guarded.token("app1")}
+    for number in range(FLOOD):
+        url = f"{address}/v1/kv/{TOP}/reports/web/app1/{place}/x{number}"
+        assert urllib3.request("PUT", url, body=b"x" * FLOOD_BYTES, headers=headers).status == 200
+
+
+def test_host_that_fills_its_place_delays_nobody_and_is_named(project: Project, guarded: Guarded) -> None:
+    project.deploy()
+    project.repository.commit({"VERSION": "usual"})
+    began = time.monotonic()
+    project.deploy()
+    usual = time.monotonic() - began
+    flood(guarded, "99990101T000000Zaaaa")
+    project.repository.commit({"VERSION": "flooded"})
+    began = time.monotonic()
+    result = project.deploy()
+    assert set(result.verdicts().values()) == {"verified"}
+    assert time.monotonic() - began < usual + 3
+    assert "belongs to no deployment" in result.err
+    assert "app1 (web): 200. Look what runs there" in result.err
+    assert guarded.keys_below(f"{TOP}/reports/web/app1/9999") == []
+    # Between two deployments it is `cleanup` that removes it, and says so.
+    flood(guarded, "99990101T000000Zaaaa")
+    cleaned = project.fab("playground", "cleanup")
+    assert (cleaned.code, "app1 (web): 200." in cleaned.out + cleaned.err) == (0, True)
+    assert guarded.keys_below(f"{TOP}/reports/web/app1/9999") == []
+
+
+def test_host_that_fills_its_place_during_a_deploy_delays_nobody(project: Project, guarded: Guarded) -> None:
+    project.deploy()
+    project.repository.commit({"VERSION": "held"})
+    project.role("web")["hooks"] = {"pre": ["until [ -e {{ shared_path }}/flooded ]; do sleep 0.1; done"]}
+    project.write()
+    running = project.start("playground", "deploy", "--json")
+    deadline = time.monotonic() + 60
+    while not (fetched := [key for key in guarded.keys_below(f"{TOP}/reports/web/app1") if key.endswith("/fetched")]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # The one that has just been announced is the newest.
+    flood(guarded, max(fetched).split("/")[-2])
+    for host in guarded.hosts:
+        project.file(host, "shared/flooded").touch()
+    began = time.monotonic()
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, out + err
+    assert time.monotonic() - began < 15
+    # What hosts wrote of that deployment is kept, and the rest is gone with the cleanup at its end.
+    assert [key for key in guarded.keys_below(f"{TOP}/reports/web/app1") if "/x" in key] == []
+    assert "app1 (web): 200." in err
+    project.role("web")["hooks"] = {}
+
+
+@pytest.mark.parametrize("moment", ["before it switched", "after it failed"])
+def test_report_that_another_host_has_forged_is_no_success(project: Project, guarded: Guarded, moment: str) -> None:
+    """Whoever has a token for all hosts of the role may write what he likes, but not when."""
+    before = project.deploy().json["release"]
+    guarded.allow("app1", {**guarded.host_rules("app1"), **rules(guarded.policies()["web"]["consul-app-server.hcl"])})
+    project.repository.commit({"VERSION": moment})
+    project.role("web")["hooks"] = {
+        "post": [
+            "[ ! -e {{ shared_path }}/bad ] || { until [ -e {{ shared_path }}/forged ]; do sleep 0.1; done; exit 9; }"
+        ]
+    }
+    project.settings["wait"]["activate_seconds"] = 25
+    project.write()
+    shared = project.file("app2", "shared")
+    shared.mkdir(exist_ok=True)
+    (shared / "bad").touch()
+    running = project.start("playground", "deploy", "--json")
+    try:
+        deadline = time.monotonic() + 60
+        while not (shared.parent / ".deploytool/switch").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        reports = guarded.keys_below(f"{TOP}/reports/web/app2")
+        place = max(key for key in reports if key.endswith("/fetched")).removesuffix("/fetched")
+        if moment == "after it failed":
+            (shared / "forged").touch()
+            while f"{place}/failed" not in guarded.keys_below(place):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        address, headers = guarded.consul_address("app1"), {"X-Consul-Token": guarded.token("app1")}
+        forged = urllib3.request("PUT", f"{address}/v1/kv/{place}/verified", body=b"{}", headers=headers)
+        assert forged.status == 200, forged.data
+        # All others have proved it long before this host fails.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(4)
+        (shared / "forged").touch()
+        out, err = running.communicate(timeout=120)
+    finally:
+        (shared / "bad").unlink()
+        (shared / "forged").unlink(missing_ok=True)
+        project.role("web")["hooks"] = {}
+        project.write()
+    assert running.returncode == 8, out + err
+    hosts = {each["host"]: each for each in json.loads(out)["hosts"] if each["role"] == "web"}
+    assert {name: each["verdict"] for name, each in hosts.items()} == {
+        "app1": "verified",
+        "app2": "failed",
+        "app3": "verified",
+    }
+    assert "exit" in hosts["app2"]["reason"]
+    assert project.current("app2") == before
+
+
+def test_report_of_a_host_that_is_silent_is_no_success_and_says_what_to_look_at(
+    project: Project, guarded: Guarded
+) -> None:
+    project.deploy()
+    guarded.allow("app1", {**guarded.host_rules("app1"), **rules(guarded.policies()["web"]["consul-app-server.hcl"])})
+    project.repository.commit({"VERSION": "silent"})
+    project.role("web")["hooks"] = {"post": ["[ ! -e {{ shared_path }}/slow ] || sleep 9"]}
+    project.settings["wait"]["activate_seconds"] = 21
+    project.write()
+    shared = project.file("app2", "shared")
+    (shared / "slow").touch()
+    running = project.start("playground", "deploy", "--json")
+    try:
+        deadline = time.monotonic() + 60
+        while not (shared.parent / ".deploytool/switch").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        guarded.run_on_host("app2", ["pkill", "-STOP", "-x", "stretcher|sh|timeout"])
+        reports = guarded.keys_below(f"{TOP}/reports/web/app2")
+        place = max(key for key in reports if key.endswith("/fetched")).removesuffix("/fetched")
+        address, headers = guarded.consul_address("app1"), {"X-Consul-Token": guarded.token("app1")}
+        assert urllib3.request("PUT", f"{address}/v1/kv/{place}/verified", body=b"{}", headers=headers).status == 200
+        out, err = running.communicate(timeout=120)
+    finally:
+        (shared / "slow").unlink()
+        guarded.run_on_host("app2", ["pkill", "-CONT", "-x", "stretcher|sh|timeout"])
+    assert running.returncode == 8, out + err
+    [bad] = [each for each in json.loads(out)["hosts"] if each["verdict"] != "verified"]
+    assert (bad["host"], bad["verdict"]) == ("app2", "silent")
+    assert "it reported verified, but its last word, `serving/web/app2` in Consul, does not agree" in bad["reason"]
+    assert "which other tokens may write `reports/web/app2/`" in bad["reason"]
+
+
+def test_id_of_the_year_9999_in_wanted_is_named_before_anything_is_done(project: Project, guarded: Guarded) -> None:
+    before = project.deploy().json["release"]
+    key = f"{TOP}/wanted/web"
+    known = guarded.consul_entries()[key]
+    url = f"{guarded.consul_address()}/v1/kv/{key}"
+    headers = {"X-Consul-Token": guarded.token("build_server")}
+    objects = project.objects()
+    try:
+        for name in ("99990101T000000Zaaaa", "99999999T999999Zaaaa"):
+            assert urllib3.request("PUT", url, body=f"{name} s3://b/x".encode(), headers=headers).status == 200
+            for command in ("deploy", "plan", "check", "cleanup"):
+                result = project.fab("playground", command)
+                assert result.code == 7, result.out + result.err
+                assert f"{key} in Consul names the deployment {name}" in result.out + result.err
+                assert f"`consul kv delete {key}`" in result.out + result.err
+            assert project.fab("playground", "status").code in (0, 8)
+        assert (project.objects(), project.current("app1")) == (objects, before)
+    finally:
+        urllib3.request("PUT", url, body=base64.b64decode(str(known)), headers=headers)

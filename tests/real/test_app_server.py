@@ -92,7 +92,7 @@ def test_a_secret_is_refused_where_app_servers_would_get_it(printer: Printer, mo
     for value in ("${ENDPOINT}", secret):
         config = SETTINGS.replace("region: ap-northeast-1", f'endpoint_url: "{value}"')
         (printer.directory / "config/deploy.yml").write_text(config)
-        result = printer.run("--role", "web", "--json")
+        result = printer.run("--role", "web", "--node", "web1", "--json")
         assert result.code == 2
         assert "store.endpoint_url holds a secret" in result.err
         assert "let-me-in" not in result.out + result.err
@@ -107,7 +107,9 @@ def test_mistakes_are_told_with_what_exists(printer: Printer) -> None:
         (("--role", "web", "--node", 'a" { policy'), "can't be the name of a Consul node"),
         (("--role", "web", "--stretcher", "ftp://x"), "is not an https URL"),
         (("--role", "web", "--stretcher-sha256", "12"), "64 hexadecimal digits"),
-        (("--role", "web", "--output", "/proc/nothing"), "can't be written"),
+        (("--role", "web", "--node", "web1", "--output", "/proc/nothing"), "can't be written"),
+        (("--role", "web", "--node", "web1", "--shared-token"), "--shared-token means all of them"),
+        (("--role", "web", "--output", "made"), "--node is missing: the policy for Consul is one host's"),
     ):
         result = printer.run(*arguments)
         assert (result.code, result.out) == (2, "")
@@ -134,19 +136,31 @@ def test_pretend_hosts_need_nothing(printer: Printer) -> None:
 
 
 def test_output_holds_every_file_and_stdout_the_very_script(printer: Printer) -> None:
-    listed = printer.printed("--role", "web", "--output", "made").splitlines()
+    listed = printer.printed("--role", "web", "--node", "web1", "--output", "made").splitlines()
     made = printer.directory / "made"
     assert sorted(listed) == sorted(f"made/{path.relative_to(made)}" for path in made.rglob("*") if path.is_file())
     assert (made / "setup.sh").read_text() == printer.printed("--role", "web")
     assert (made / "cloud-init.yml").read_text() == printer.printed("--role", "web", "--format", "cloud-init")
-    document = json.loads(printer.printed("--role", "web", "--json"))
+    document = json.loads(printer.printed("--role", "web", "--node", "web1", "--json"))
     assert {f"made/{name}" for name in document["files"]} == set(listed)
     assert {path.name for path in (made / "policies").iterdir()} == {
         *("consul-app-server.hcl", "consul-build-server.hcl", "s3-app-server.json", "s3-build-server.json")
     }
     # Again, with other settings: what is there is replaced.
-    printer.printed("--role", "web", "--user", "www", "--output", "made")
+    printer.printed("--role", "web", "--node", "web1", "--user", "www", "--output", "made")
     assert "\nuser=www\n" in (made / "setup.sh").read_text()
+
+
+def test_policy_is_one_hosts_or_says_that_it_is_everybodys(printer: Printer) -> None:
+    printer.printed("--role", "web", "--node", "web1", "--output", "one")
+    printer.printed("--role", "web", "--shared-token", "--output", "all")
+    own, shared = ((printer.directory / name / "policies/consul-app-server.hcl").read_text() for name in ("one", "all"))
+    assert '/reports/web/web1/" { policy = "write" }' in own
+    assert '/reports/web/" { policy = "write" }' in shared
+    assert ("--shared-token" in own, "--shared-token" in shared) == (False, True)
+    assert printer.run("--role", "web", "--json").json["exit_code"] == 2
+    # The script is for any of them, as cloud-init's machines have no name yet.
+    assert (printer.directory / "one/setup.sh").read_text() == printer.printed("--role", "web")
 
 
 @pytest.mark.parametrize("role", ["web", "batch"])
@@ -216,7 +230,7 @@ def exec_start(unit: Path) -> list[str]:
 
 
 def test_playground_runs_the_very_watch_that_is_printed(printer: Printer) -> None:
-    printer.printed("--role", "web", "--output", "made")
+    printer.printed("--role", "web", "--node", "web1", "--output", "made")
     unit = printer.directory / "made/root/etc/systemd/system/deploy-shop-web-production.service"
     line = "shop web production www/shop"
     handler = receive_command(line, Path("/var"), RECEIVE, "event")
@@ -240,7 +254,7 @@ def test_policy_allows_what_the_worker_calls_and_nothing_else(printer: Printer) 
     source = "".join(path.read_text() for path in Path("deploytool/worker").glob("*.py"))
     called = set(re.findall(r"client\.([a-z_0-9]+)\(", source)) - {"get_paginator"}
     called |= set(re.findall(r'get_paginator\("(\w+)"\)', source))
-    printer.printed("--role", "web", "--output", "made")
+    printer.printed("--role", "web", "--node", "web1", "--output", "made")
     policy = json.loads((printer.directory / "made/policies/s3-build-server.json").read_text())
     allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert {actions[name] for name in called} == allowed
@@ -430,7 +444,7 @@ def test_printed_watch_and_catch_up_bring_releases_to_a_host(playground: Playgro
     project.write()
     # From here on app2 has no watch of the playground's making.
     (playground.host_directory("app2") / "watches/printed-web-playground").unlink()
-    assert project.fab("playground", "app-server", "--output", str(tmp_path / "made")).code == 0
+    assert project.fab("playground", "app-server", "--node", "app2", "--output", str(tmp_path / "made")).code == 0
     units = tmp_path / "made/root/etc/systemd/system"
     result = project.fab("playground", "deploy", "--json")
     assert result.code == 8

@@ -550,7 +550,7 @@ def run_everything(evidence: Evidence) -> None:
     run(0, "migrate", "--json", "--release", first)
     run(0, "freeze", "--why", "until the password is changed")
     run(2, "app-server", "--role", "web", label="with a secret in it")
-    run(2, "app-server", "--role", "web", "--json", label="with a secret in it")
+    run(2, "app-server", "--role", "web", "--shared-token", "--json", label="with a secret in it")
     evidence.change(lambda settings: settings["store"].update(region=world.region))
     asking = [
         ("settings",),
@@ -561,8 +561,8 @@ def run_everything(evidence: Evidence) -> None:
         ("releases", "--json"),
         ("app-server", "--role", "web"),
         ("app-server", "--role", "web", "--format", "cloud-init"),
-        ("app-server", "--role", "web", "--json"),
-        ("app-server", "--role", "web", "--output", str(world.root / "app-server")),
+        ("app-server", "--role", "web", "--node", "app1", "--json"),
+        ("app-server", "--role", "web", "--node", "app1", "--output", str(world.root / "app-server")),
     ]
     with ThreadPoolExecutor(4) as together:
         for each in [together.submit(run, 0, *arguments) for arguments in asking]:

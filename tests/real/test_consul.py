@@ -1,11 +1,13 @@
 """What the worker says to the real Consul: events of the largest size, compare-and-set, and what is taken back."""
 
+import json
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import pytest
 
 from deploytool.playground.playground import Playground
 from deploytool.state.targets import EVENT_BYTES, EVENT_ENVELOPE_BYTES
+from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.worker import announcement
-from deploytool.worker.announcement import Announcement, watch_reports
+from deploytool.worker import consul as consul_module
+from deploytool.worker.announcement import Announcement
 from deploytool.worker.consul import Consul
 from deploytool.worker.failure import Failure
-from deploytool.worker.retention import prune_deployments
+from deploytool.worker.reports import MOST_BYTES, MOST_ODD, Watch, watch_reports
+from deploytool.worker.retention import prune_deployments, prune_reports
 from deploytool.worker.wire import Report, Reports, Selector, Target
 
 
@@ -264,6 +269,32 @@ def test_nonsense_in_wanted_stops_no_deployment(consul: Consul, prefix: str) -> 
     assert value(consul, f"{prefix}/wanted/web") == "20260101T000001Zaaaa s3://b/20260101T000001Zaaaa"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("99990101T000000Zaaaa", "which is of 99990101, "), ("99999999T999999Zaaaa", "which begins with no time")],
+)
+@pytest.mark.parametrize("place", ["web", "web/a"])
+def test_id_in_wanted_that_can_not_be_is_refused_with_the_command_that_removes_it(
+    consul: Consul, prefix: str, name: str, words: str, place: str
+) -> None:
+    key = f"{prefix}/wanted/{place}"
+    consul.put(key, f"{name} s3://b/x")
+    for attempt in (
+        lambda: announce(consul, prefix, OLD, only_hosts=place == "web/a"),
+        lambda: prune_deployments(consul, prefix, [], now=time.time(), go_on=lambda: None),
+    ):
+        with pytest.raises(Failure) as raised:
+            attempt()
+        assert f"{key} in Consul names the deployment {name}, {words}" in raised.value.message
+        assert f"`consul kv delete {key}`" in str(raised.value.hint)
+    assert value(consul, key) == f"{name} s3://b/x"
+    # Somebody else's clock may be a little ahead.
+    soon = ids.compact(ids.now() + timedelta(hours=12)) + "aaaa"
+    consul.put(key, f"{soon} s3://b/x")
+    with pytest.raises(Failure, match=f"a newer deployment, {soon}"):
+        announce(consul, prefix, OLD, only_hosts=place == "web/a")
+
+
 @pytest.mark.parametrize("content", ["s3cr3t-token\n# comment\n", "two words", "tök"])
 def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content)
@@ -379,7 +410,7 @@ def in_waves(bus: Any, prefix: str, deployment: str, hosts: Sequence[str] = HOST
 def wanted(consul: Consul, prefix: str) -> dict[str, str]:
     """The deployment that is wanted: of the role, and of single hosts."""
     top = f"{prefix}/wanted/"
-    return {entry.key[len(top) :]: entry.value.split(" ")[0] for entry in consul.list(top)[0]}
+    return {entry.key[len(top) :]: entry.value.split(" ")[0] for entry in consul.list(top)}
 
 
 def barrier(consul: Consul, prefix: str, deployment: str, role: str = "web") -> str | None:
@@ -410,7 +441,9 @@ def test_all_at_once_makes_the_very_same_calls_as_ever(consul: Consul, prefix: s
         ("get", whole),
         ("get", whole),
         ("list", f"{whole}/"),
-        ("list", f"{prefix}/reports/"),
+        ("keys", f"{prefix}/reports/"),
+        ("delete_places", []),
+        ("delete_keys", []),
         ("put", go, "wait 0"),
         ("get", whole),
         ("put", whole, f"{NEW} s3://b/x"),
@@ -582,12 +615,14 @@ def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, p
     def tell(told: Reports) -> None:
         news.extend(told.reports)
 
-    watching = threading.Thread(target=watch_reports, args=(consul, prefix, "20260101T000001Zaaaa", tell, ended))
+    hosts = {"web": ["a", "b", "z"]}
+    arguments = (consul, prefix, "20260101T000001Zaaaa", "release", hosts, tell, ended)
+    watching = threading.Thread(target=watch_reports, args=arguments)
     watching.start()
-    hosts, name = f"{prefix}/reports/web", "20260101T000001Zaaaa"
+    place, name = f"{prefix}/reports/web", "20260101T000001Zaaaa"
     try:
         for host, text in (("a", "one"), ("b", "two"), ("a", "three")):
-            consul.put(f"{hosts}/{host}/{name}/fetched", text)
+            consul.put(f"{place}/{host}/{name}/fetched", text)
             deadline = time.monotonic() + 10
             while not news or news[-1].value != text:
                 assert time.monotonic() < deadline
@@ -595,21 +630,152 @@ def test_reports_are_told_once_each_and_again_when_they_change(consul: Consul, p
         time.sleep(0.5)
     finally:
         ended.set()
-        consul.put(f"{hosts}/z/{name}/fetched", "wakes the watch")
+        consul.put(f"{place}/z/{name}/fetched", "wakes the watch")
         watching.join(20)
     told = [(item.host, item.value) for item in news if item.host != "z"]
     assert told == [("a", "one"), ("b", "two"), ("a", "three")]
 
 
-def test_reports_on_older_deployments_go_with_the_next(consul: Consul, prefix: str) -> None:
-    kept = [f"web/a/{NEWER}/failed", f"web/a/{NEW}/verified", "web/a/by-hand/x", "watched", "web/a"]
-    gone = [f"{role}/host{number}/{OLD}/{state}" for role in ("web", "batch") for number in range(50) for state in "xy"]
-    for place in (*kept, *gone):
+def reports_there(consul: Consul, prefix: str) -> set[str]:
+    return {entry.key.removeprefix(f"{prefix}/reports/") for entry in consul.list(f"{prefix}/reports/")}
+
+
+def test_reports_on_older_deployments_go_with_the_next_and_nobody_is_named(consul: Consul, prefix: str) -> None:
+    gone = [
+        f"{role}/host{number}/{OLD}/{state}"
+        for role in ("web", "batch")
+        for number in range(50)
+        for state in ("fetched", "verified", "listens")
+    ]
+    for place in (*gone, f"web/a/{NEW}/verified", "watched"):
         consul.put(f"{prefix}/reports/{place}", "value")
-    announce(consul, prefix, NEW)
-    assert sorted(entry.key.removeprefix(f"{prefix}/reports/") for entry in consul.list(f"{prefix}/reports/")[0]) == (
-        sorted(kept)
-    )
+    assert announce(consul, prefix, NEW).note is None
+    assert reports_there(consul, prefix) == {f"web/a/{NEW}/verified"}
+
+
+#: What no deployment and no `check` writes.
+ODD = [
+    *(f"web/a/{NEWER}/failed", "web/a/by-hand/x", "web/a", f"web/b/{OLD}/junk", f"web/b//{OLD}/failed"),
+    *(f"web/c/../d/{OLD}/failed", "web/c/99999999T999999Zaaaa/failed", f"web/{'x' * 1000}/y/z"),
+]
+
+
+def test_reports_of_no_deployment_are_removed_and_whose_place_they_filled_is_named(consul: Consul, prefix: str) -> None:
+    raw = [{"KV": {"Verb": "set", "Key": f"{prefix}/reports/{place}", "Value": "eA=="}} for place in ODD]
+    consul.call("PUT", "/v1/txn", body=json.dumps(raw).encode(), right="", read=lambda answer: answer)
+    assert reports_there(consul, prefix) == set(ODD)
+    note = announce(consul, prefix, NEW).note
+    assert reports_there(consul, prefix) == set()
+    assert note is not None
+    assert "a (web): 3, b (web): 2, c (web): 2, " + "x" * 100 + " (web): 1. Look what runs there" in note
+
+
+def test_cleanup_removes_reports_of_no_deployment_and_leaves_those_that_count(consul: Consul, prefix: str) -> None:
+    now = time.time()
+    young, ahead = (ids.compact(ids.now() + timedelta(hours=hours)) + "aaaa" for hours in (-0.5, 12))
+    stays = [f"web/a/{name}/verified" for name in (OLD, young, ahead)]
+    over = [f"web/a/{NEW}/verified"]
+    foreign = [f"web/b/99990101T000000Zaaaa/x{number}" for number in range(3)] + [f"web/c/{OLD}/junk"]
+    for place in (*stays, *over, *foreign):
+        consul.put(f"{prefix}/reports/{place}", "value")
+    note = prune_reports(consul, prefix, [OLD], now=now)
+    assert reports_there(consul, prefix) == set(stays)
+    assert note is not None
+    assert "b (web): 3, c (web): 1." in note
+
+
+def test_place_that_holds_very_many_is_emptied_whole(consul: Consul, prefix: str) -> None:
+    for number in range(MOST_ODD + 1):
+        consul.put(f"{prefix}/reports/web/a/{number}/x", "value")
+    bus = Calls(consul)
+    assert Announcement(bus, prefix, NEW, [target(NEW)], False).announce(wait=True) is None
+    assert reports_there(consul, prefix) == set()
+    [places] = [call[1] for call in bus.made if call[0] == "delete_places"]
+    assert f"{prefix}/reports/web/a/" in places
+
+
+def test_names_that_drown_everybody_are_removed_unread(
+    consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_module, "KEYS_BYTES", 1000)
+    for number in range(20):
+        consul.put(f"{prefix}/reports/web/a/{'x' * 100}{number}/x", "value")
+    consul.put(f"{prefix}/reports/web/b/{OLD}/failed", "value")
+    note = announce(consul, prefix, NEW).note
+    assert reports_there(consul, prefix) == set()
+    assert note is not None
+    assert "a (web): too many to count." in note
+
+
+def report_place(prefix: str, host: str, state: str, deployment: str = NEW) -> str:
+    return f"{prefix}/reports/web/{host}/{deployment}/{state}"
+
+
+def test_only_known_states_of_expected_hosts_are_read_and_so_many_bytes_of_each(consul: Consul, prefix: str) -> None:
+    watch = Watch(consul, prefix, NEW, "release", {"web": ["a", "b"]})
+    assert watch.look() == Reports([], [], None)
+    for place, text in (
+        (report_place(prefix, "a", "fetched"), "{}"),
+        (report_place(prefix, "a", "junk"), "x" * 500_000),
+        (report_place(prefix, "a", "failed", NEWER), "x" * 500_000),
+        (report_place(prefix, "c", "fetched"), "{}"),
+        (report_place(prefix, "b", "failed"), "x" * (MOST_BYTES + 1)),
+        (report_place(prefix, "b", "fetched"), "x" * MOST_BYTES),
+    ):
+        consul.put(place, text)
+    told = {(each.host, each.state): each for each in watch.look().reports}
+    assert told["a", "fetched"].value == "{}"
+    assert told["b", "fetched"].value == "x" * MOST_BYTES
+    assert "it wrote more than 65536 bytes here" in told["b", "failed"].value
+    assert len(told) == 3
+    assert told["b", "fetched"].written > told["b", "failed"].written > told["a", "fetched"].written > 0
+    assert watch.look() == Reports([], [], None)
+    # Written again, and nothing new: by its time alone.
+    consul.put(report_place(prefix, "b", "failed"), "short")
+    assert [each.value for each in watch.look().reports] == ["short"]
+
+
+def test_reports_are_heard_though_somebody_drowns_their_names(
+    consul: Consul, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_module, "KEYS_BYTES", 1000)
+    for number in range(20):
+        consul.put(f"{prefix}/reports/web/a/{'x' * 100}{number}/x", "value")
+    consul.put(report_place(prefix, "b", "fetched"), "{}")
+    watch = Watch(consul, prefix, NEW, "release", {"web": ["a", "b"]})
+    assert [(each.host, each.state) for each in watch.look().reports] == [("b", "fetched")]
+
+
+def test_with_verified_comes_the_last_word_until_it_agrees(consul: Consul, prefix: str) -> None:
+    watch = Watch(consul, prefix, NEW, "release", {"web": ["a", "b"]})
+    word = {"release": "before", "deployment": OLD, "verified": True}
+    consul.put(f"{prefix}/serving/web/a", json.dumps(word))
+    consul.put(report_place(prefix, "a", "fetched"), "{}")
+    assert watch.look().words == []
+    consul.put(report_place(prefix, "a", "verified"), "{}")
+    assert [(each.host, each.agrees) for each in watch.look().words] == [("a", False)]
+    assert watch.look().words == []
+    for changed, agrees in (
+        ({"release": "release"}, False),
+        ({"deployment": NEW, "verified": False}, False),
+        ({"verified": True}, True),
+    ):
+        word |= changed
+        consul.put(f"{prefix}/serving/web/a", json.dumps(word))
+        assert [each.agrees for each in watch.look().words] == [agrees]
+    # From then on nobody asks.
+    consul.put(f"{prefix}/serving/web/a", "nonsense")
+    assert watch.look() == Reports([], [], None)
+
+
+def test_waiting_ends_with_a_write_however_deep_and_tells_no_names(consul: Consul, prefix: str) -> None:
+    consul.put(f"{prefix}/reports/a", "value")
+    index = consul.wait(f"{prefix}/", index=0, wait_seconds=0)
+    assert consul.wait(f"{prefix}/", index=index, wait_seconds=0.2) == index
+    threading.Timer(0.3, lambda: consul.put(f"{prefix}/reports/web/b/c", "value")).start()
+    began = time.monotonic()
+    assert consul.wait(f"{prefix}/", index=index, wait_seconds=20) > index
+    assert time.monotonic() - began < 10
 
 
 def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:

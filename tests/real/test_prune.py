@@ -95,7 +95,7 @@ def deployment(days_ago: float, mark: str = "aaaa") -> str:
 
 
 def keys_of(bus: Bus, prefix: str) -> list[str]:
-    return [entry.key.removeprefix(prefix + "/") for entry in bus.list(prefix + "/")[0]]
+    return [entry.key.removeprefix(prefix + "/") for entry in bus.list(prefix + "/")]
 
 
 def past(bus: Bus, prefix: str, name: str, *, role: str = "web", go: str = "go all") -> str:
@@ -210,12 +210,12 @@ def test_frozen_environment_takes_no_announcement_and_nothing_is_written(start: 
     worker.ask("freeze", why="the sale")
     past(bus, prefix, deployment(1), go="wait 3")
     bus.put(f"{prefix}/wanted/web", f"{deployment(1)} s3://b/1")
-    before = {entry.key: entry for entry in bus.list(prefix + "/")[0]}
+    before = {entry.key: entry for entry in bus.list(prefix + "/")}
     with pytest.raises(LockedError, match=r"test is frozen by me@laptop since .*: the sale"):
         worker.ask("announce", deployment=deployment(0), roles=roles(["app1"]), only_hosts=False, wait=True)
-    assert {entry.key: entry for entry in bus.list(prefix + "/")[0]} == before
+    assert {entry.key: entry for entry in bus.list(prefix + "/")} == before
     worker.close()
-    assert {entry.key: entry for entry in bus.list(prefix + "/")[0]} == before
+    assert {entry.key: entry for entry in bus.list(prefix + "/")} == before
     start().ask("thaw")
     thawed = start().ask("announce", deployment=deployment(0), roles=roles(["app1"]), only_hosts=False, wait=True)
     assert thawed["frozen"] is None
@@ -292,7 +292,7 @@ def test_token_that_may_not_see_what_is_wanted_removes_nothing(tmp_path: Path, p
             return super().get(key)
 
         def list(self, prefix: str, **options: Any) -> Any:
-            return [], 0
+            return []
 
     bus = Blind(f"file://{tmp_path}/bus", [])
     name = past(bus, prefix, deployment(3))

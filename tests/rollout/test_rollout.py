@@ -77,7 +77,7 @@ class Fleet(Store):
                 if do == "halt":
                     self._say({host: ("aborted", {}) for host in HOSTS if host not in self.gone})
                 if do != "abort":
-                    return {"frozen": self.frozen} if do == "announce" else {}
+                    return {"frozen": self.frozen, "note": self.note} if do == "announce" else {}
                 self._say({host: ("aborted", {}) for host in HOSTS})
                 # Of a word that may have come through, it can't tell.
                 return {"let_go": None if "go" in self.done else False}
@@ -94,10 +94,15 @@ class Fleet(Store):
 
     def _say(self, said: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
         reports = [
-            {"role": "web", "host": host, "state": state, "value": json.dumps(value)}
+            {"role": "web", "host": host, "state": state, "value": json.dumps(value), "written": 0}
             for host, (state, value) in said.items()
         ]
-        self._reports.deliver({"event": {"reports": reports, "trouble": None}})
+        words = [
+            {"role": "web", "host": host, "value": "{}", "agrees": True}
+            for host, (state, _) in said.items()
+            if state == "verified"
+        ]
+        self._reports.deliver({"event": {"reports": reports, "words": words, "trouble": None}})
 
     @property
     def gone(self) -> set[str]:

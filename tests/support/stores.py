@@ -55,6 +55,8 @@ class Store(Answering):
         self.locked: set[str] = set()
         self.dies_at = dies_at
         self.refusals: dict[str, BaseException] = {}
+        #: what is noted of hosts' reports
+        self.note: str | None = None
         self.uploads: dict[str, object] = {"removed": [], "trouble": None}
 
     def _operation(self) -> None:
@@ -123,7 +125,7 @@ class Store(Answering):
             case "prune_uploads":
                 return self.uploads
             case "prune_keys":
-                return {"removed": ["20260101T000000Zabcd"]}
+                return {"removed": ["20260101T000000Zabcd"], "note": self.note}
             case "prune_build_server":
                 return {"removed": ["/srv/logs/old.log"], "freed_bytes": 1_500_000}
         raise AssertionError(f"unscripted: {do}")

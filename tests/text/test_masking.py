@@ -206,6 +206,15 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "NPM_CONFIG__AUTHTOKEN": "npm_67890",
         "AZURE_STORAGE_KEY": "azure-key==",
         "API_TOKEN_PROD": "tok_12345",
+        "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T00/B00/abc",
+        "DISCORD_WEBHOOK": "https://discord.com/api/webhooks/1/abc",
+        "WEBHOOK_URL_PROD": "https://example.com/hooks/abc",
+        "CREDENTIALS": "me:hunter22",
+        "AZURE_CREDS": "bWU6aHVudGVyMjI=",
+        "CI_JOB_JWT_V2": "eyJhbGciOiJSUzI1NiJ9",
+        "RELEASE_COOKIE": "c00kie-of-erlang",
+        "NEW_RELIC_LICENSE_KEY": "license-1",
+        "BUNDLE_GEMS__EXAMPLE__COM": "me:gems-pw",
     }
     open_to_all = {
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -227,8 +236,56 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
         "STRIPE_KEY": "sk_live_1234",
         "CACHE_KEY": "v1-linux-gems",
         "COMPOSER_HOME": "https://packages.example.com/path@1",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/google/key1.json",
+        "AWS_SHARED_CREDENTIALS": "~/.aws/credentials2",
+        "WINDOWS_CREDENTIALS": "C:\\secrets\\key1",
+        "GIT_CREDENTIALS": "osxkeychain",
+        "CREDENTIALS_FILE": "key1.json",
+        "KUBECONFIG": "/home/deploy/.kube/config1",
+        "WEBHOOK_URL": "https://ci.example.com/",
+        "WEBHOOK_PORT": "100000000",
+        "WEBHOOK_ENABLED": "everywhere",
+        "PDO_DSN": "mysql:host=localhost;dbname=shop",
+        "SQLITE_DSN": "sqlite:///srv/shop/db.sqlite3",
+        "SESSION_COOKIE": "session_id",
+        "BUNDLE_BUILD__NOKOGIRI": "--use-system-libraries",
+        "BUNDLE_LOCAL__RACK": "/srv/rack:1",
     }
     assert sorted(secrets_in({**secret, **open_to_all})) == sorted(secret.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parts"),
+    [
+        ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=shop;AccountKey=c2VjcmV0LWtleQ==", ["c2VjcmV0LWtleQ=="]),
+        ("SqlConnectionString_CONNECTION_STRING", "Server=db;User Id=me;Password = hunter-22;", ["hunter-22"]),
+        ("MYSQL_DSN", "app:correct-horse@tcp(db:3306)/shop", ["correct-horse"]),
+        ("DOCKER_AUTH_CONFIG", '{"auths": {"r.example.com": {"auth": "bWU6aHVudGVyMjI="}}}', ["bWU6aHVudGVyMjI="]),
+        (
+            "GOOGLE_CREDENTIALS",
+            '{"type": "service_account",\n"private_key": "-----BEGIN\\nMIIE-abc\\n", "token_uri": "https://x.y/z"}',
+            ["-----BEGIN\nMIIE-abc\n"],
+        ),
+        ("CREDENTIALS", "{not: json, 1}", []),
+        ("DEEP_CREDENTIALS", "[" * 2000, []),
+    ],
+)
+def test_a_document_that_is_secret_is_masked_and_so_is_each_secret_in_it(
+    name: str, value: str, parts: list[str]
+) -> None:
+    assert sorted(secrets_in({name: value})) == sorted([value, *parts])
+
+
+@given(st.dictionaries(st.sampled_from(["CREDENTIALS", "MY_DSN", "SLACK_WEBHOOK_URL", "X_AUTH", "A_PWD"]), st.text()))
+def test_what_an_environment_holds_is_never_too_odd_for_a_guess(environ: dict[str, str]) -> None:
+    for secret in secrets_in(environ):
+        assert MASK in Masking([secret]).text(f"> {secret}")
+
+
+@given(st.text("abc/+=~é: ", min_size=6, max_size=30))
+def test_a_secret_in_a_url_is_masked_in_either_case(secret: str) -> None:
+    for encoded in (quote(secret, safe=""), in_lower_case(quote(secret, safe=""))):
+        assert "%" not in Masking([secret]).text(encoded)
 
 
 def test_passwords_in_urls_are_secrets() -> None:
@@ -239,5 +296,6 @@ def test_passwords_in_urls_are_secrets() -> None:
     assert secrets_in_urls("git@git.example.com:acme/shop.git") == []
     assert secrets_in_urls("s3://bucket/a:b@c") == []
     key = "0123456789abcdef0123456789abcdef"
-    assert secrets_in({"SENTRY_DSN": f"https://{key}@o1.ingest.sentry.io/2"}) == [key]
+    dsn = f"https://{key}@o1.ingest.sentry.io/2"
+    assert sorted(secrets_in({"SENTRY_DSN": dsn})) == sorted([dsn, key])
     assert secrets_in({"DATABASE_URL": "postgres://app:correct-horse@db/shop"}) == ["correct-horse"]

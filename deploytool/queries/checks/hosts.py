@@ -15,14 +15,14 @@ from deploytool.connection.client import error_of
 from deploytool.errors import DeployError, FleetError, LockedError
 from deploytool.hosts.manifest import manifest_url
 from deploytool.hosts.probes import render_probe, render_proof
-from deploytool.model.fleet import LONGEST_LINE
+from deploytool.model.fleet import LONGEST_LINE, named
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.model.release import DeploymentId, consul_prefix, event_name, probe_key, probes_prefix
 from deploytool.queries.checks.finding import Check, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
-from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role
+from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role, refuse_impossible_ids
 from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
 from deploytool.trust.signing import find_key, sign
@@ -78,6 +78,7 @@ def busy_hosts(session: Session, expected: Expected) -> Mapping[RoleHost, Deploy
 
     Such a host gets what comes meanwhile in one list, and its stretcher takes any of that: no probe may be among it.
     """
+    refuse_impossible_ids(session, expected)
     wait = session.settings.wait
     patience = timedelta(seconds=wait.fetch_seconds + wait.activate_seconds)
     found = {}
@@ -97,7 +98,7 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
     busy = busy_hosts(session, expected)
     asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
     answer = ask(session, probe, asked, render_probe, ANSWER_SECONDS)
-    checks = []
+    checks, shared = list[Check](), dict[str, list[str]]()
     for role, hosts in expected.up.items():
         failure = answer.failures.get(role)
         for host in hosts:
@@ -110,7 +111,20 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
                 wanted = expected.single.get((role, host)) or expected.whole.get(role)
                 checks.append(tried(f"watch {host} ({role})", partial(judged, settings, role, said, wanted)))
                 checks += [*weak_proof(settings, role, host, said), *weak_trust(settings, role, host, said)]
-    return checks
+                if said is not None and said.shared:
+                    shared.setdefault(role, []).append(host)
+    return [*checks, *(shared_tokens(settings, role, hosts) for role, hosts in shared.items())]
+
+
+def shared_tokens(settings: "Settings", role: str, hosts: Sequence[str]) -> Check:
+    """A line for hosts that could report for each other. A host that means harm does not say so."""
+    return Check(
+        f"reports of {role}",
+        True,
+        f"whoever has the Consul token of {named(hosts)} can report for any host of {role} that a release is verified "
+        "there, and so can anybody where ACLs are off. Give each host a token of its own: "
+        f"`fab {settings.environment} app-server --role {role} --node NAME --output DIR` writes its policy",
+    )
 
 
 def weak_proof(settings: "Settings", role: str, host: str, said: "HostAnswer | None") -> list[Check]:
@@ -247,6 +261,8 @@ class HostAnswer:
     listens: str = ""
     #: see `fleet.LastWord`
     receiver: str = ""
+    #: whether its token may report for other hosts
+    shared: bool = False
 
     @property
     def stretcher(self) -> str:
@@ -283,6 +299,7 @@ def read_answer(value: str | None) -> HostAnswer | None:
         problems=tuple(printable(str(each)) for each in problems) if isinstance(problems, list) else (),
         listens=text("listens"),
         receiver=text("receiver"),
+        shared=text("shared") == "yes",
     )
 
 
