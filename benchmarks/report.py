@@ -143,6 +143,8 @@ def must_reach(found: Measurements) -> list[Row]:
         empty = found.median(f"start-up/floor/{startup.EMPTY_LIST}")
         rows.append(Row(name, found.median(f"start-up/{name}"), 1.5, beside=empty, beside_name=startup.EMPTY_LIST))
     rows.append(Row("event → all 3 hosts verified, 2 MB", found.median(verified.LAST_HOST), 2, By.ITSELF))
+    signed = found.median(verified.LAST_HOST_SIGNED)
+    rows.append(Row("event → all 3 hosts verified, 2 MB, signed", signed, 2, By.ITSELF))
     for kind in ("MB", "files"):
         size = UP_TO[kind]
         for who in ("operator", "worker"):
