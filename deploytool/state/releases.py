@@ -56,8 +56,14 @@ def check_signer(session: Session, release: Release) -> str | None:
     if provenance is None or signature is None:
         return None
     name = signer_of_provenance(session, release, provenance, signature)
-    problems = [*contradictions(release, provenance), *([] if name else [f"{there} was signed by nobody who may"])]
-    if problems:
+    if name is None:
+        raise StoreError(
+            f"the release {release.id} is signed by nobody whom {session.settings.trust.signers} names, or was changed "
+            "since",
+            hint='if its signer has left, give the line back with valid-before="YYYYMMDD"; else look who can write to '
+            "the store, and build anew: `fab ENV deploy --rebuild`",
+        )
+    if problems := contradictions(release, provenance):
         raise StoreError(
             f"the release {release.id} is not what was published: {problems[0]}",
             hint=f"look who can write to {session.settings.store.url}; `fab ENV releases --verify --release "

@@ -64,9 +64,9 @@ class Trusting(Project):
     def __init__(self, guarded: Encrypted, directory: Path) -> None:
         super().__init__(guarded, directory)
         self.keys = {name: directory / "keys" / name for name in ("alice", "bob", "mallory")}
-        publics = {name: new_key(path) for name, path in self.keys.items()}
-        (self.directory / "config/signers").write_text(
-            f"# who may deploy\nalice@example.org {publics['alice']}\nbob@example.org:staging {publics['bob']}\n"
+        self.publics = {name: new_key(path) for name, path in self.keys.items()}
+        self.name_signers(
+            f"alice@example.org {self.publics['alice']}", f"bob@example.org:staging {self.publics['bob']}"
         )
         (self.directory / "config/staging.yml").write_text("")
         (directory / "token").write_text(guarded.token("build_server") + "\n")
@@ -78,10 +78,13 @@ class Trusting(Project):
         self.write("staging")
         self.install()
 
+    def name_signers(self, *lines: str) -> None:
+        (self.directory / "config/signers").write_text("\n".join(["# who may deploy", *lines, ""]))
+
     def install(self) -> None:
         """What `app-server` prints, where it is installed; app3 stays as it was."""
         made = self.directory / "made"
-        done = self.fab("playground", "app-server", "--role", "web", "--output", str(made))
+        done = self.fab("playground", "app-server", "--role", "web", "--node", "app1", "--output", str(made))
         assert done.code == 0, done.err
         text = (made / "root/etc/deploytool/tiny-playground.signers").read_text()
         for host in HOSTS:
@@ -338,7 +341,68 @@ def test_release_that_was_rewritten_in_the_store_is_not_signed_for(trusting: Tru
     before = {host: trusting.current(host) for host in HOSTS}
     result = trusting.fab("playground", "deploy", "--json")
     assert result.code == 6, result.err
-    assert f"the release {release} is not what was published" in result.err
+    assert f"the release {release} is signed by nobody whom config/signers names, or was changed since" in result.err
     assert {host: trusting.current(host) for host in HOSTS} == before
     verified = trusting.fab("playground", "releases", "--verify", "--release", release)
     assert (verified.code, "of nobody whom config/signers names" in verified.out) == (6, True)
+
+
+def joins_anew(trusting: Trusting, host: str = "app1") -> str | None:
+    """The release that a host runs which has just joined, by its timer."""
+    trusting.forget(host)
+    assert trusting.playground.catch_up(host, "web", "tiny").returncode == 0
+    return trusting.current(host)
+
+
+def test_new_key_of_a_signer_counts_beside_the_old_one_and_then_alone(trusting: Trusting) -> None:
+    second = new_key(trusting.keys["alice"].with_name("second"))
+    trusting.name_signers(f"alice@example.org {trusting.publics['alice']}", f"alice@example.org {second}")
+    trusting.install()
+    assert set(trusting.deploy().verdicts().values()) == {"verified"}
+    trusting.settings["trust"]["key"] = str(trusting.keys["alice"].with_name("second"))
+    trusting.write()
+    trusting.repository.commit({"VERSION": "by the second key"})
+    release = trusting.deploy().json["release"]
+    trusting.name_signers(f"alice@example.org {second}")
+    trusting.install()
+    assert joins_anew(trusting) == release
+
+
+def test_what_somebody_signed_who_has_left_is_refused_on_a_host_that_joins_later(trusting: Trusting) -> None:
+    deployment = trusting.deploy().json["deployment"]
+    trusting.name_signers(f"carol@example.org {trusting.publics['bob']}")
+    trusting.install()
+    assert joins_anew(trusting) is None
+    assert "signed by nobody who may deploy to playground" in trusting.refusal("app1", deployment)
+    refused = trusting.fab("playground", "deploy", "--json")
+    assert (refused.code, "is signed by nobody whom config/signers names" in refused.err) == (6, True)
+    trusting.repository.commit({"VERSION": "2"})
+    refused = trusting.fab("playground", "deploy", "--json")
+    assert (refused.code, "may not deploy to playground (any more)" in refused.err) == (2, True)
+    # Whoever is left builds anew, and all is well again.
+    trusting.settings["trust"]["key"] = str(trusting.keys["bob"])
+    trusting.write()
+    assert trusting.fab("playground", "deploy", "--rebuild", "--json").code == 0
+
+
+def test_host_that_joins_after_a_keys_time_is_over_takes_what_was_signed_in_time(trusting: Trusting) -> None:
+    over = ids.now() + timedelta(seconds=30)
+    until_then = f'valid-before="{over:%Y%m%d%H%M%S}"'
+    trusting.name_signers(f"alice@example.org {until_then} {trusting.publics['alice']}")
+    trusting.install()
+    release = trusting.deploy().json["release"]
+    until(lambda: ids.now() > over, "the key's time is over")
+    assert joins_anew(trusting) == release
+    trusting.repository.commit({"VERSION": "2"})
+    refused = trusting.fab("playground", "deploy", "--json")
+    assert (refused.code, "may not deploy to playground (any more)" in refused.err) == (2, True)
+
+
+def test_deployment_of_a_deploytool_of_before_comes_only_where_nobody_asks_for_a_signature(trusting: Trusting) -> None:
+    document = trusting.deploy().json
+    value, _, digest = trusting.read("wanted/web").partition("#sha256=")
+    assert digest
+    trusting.put("wanted/web", value)
+    assert joins_anew(trusting) is None
+    assert "does not sign" in trusting.refusal("app1", document["deployment"])
+    assert joins_anew(trusting, "app3") == document["release"]
