@@ -51,6 +51,7 @@ def heard(value: str, host: str = "app1") -> Any:
 def test_proof_and_notes_of_a_report_are_in_the_result_and_in_its_json() -> None:
     fleet = Fleet({"web": ["app1"]})
     fleet.hear(heard('{"reason": "R serves", "proof": "listening", "notes": "12 of R1\\nstill runs"}'), 1.0)
+    fleet.hear_word("web", "app1", None)
     (result,) = fleet.results()
     assert (result.proof, result.notes) == ("listening", "12 of R1 still runs")
     assert result.as_dict()["proof"] == "listening"
@@ -66,6 +67,8 @@ def test_weakest_proof_of_each_role_is_shown_and_every_note_once() -> None:
     fleet = Fleet({"web": ["app1", "app2"]})
     fleet.hear(heard('{"proof": "listening", "notes": "12 still runs"}'), 1.0)
     fleet.hear(heard('{"proof": "process", "notes": "12 still runs"}', "app2"), 1.0)
+    for host in ("app1", "app2"):
+        fleet.hear_word("web", host, None)
     assert proofs(Outcome(hosts=fleet.results())) == [
         "proof of web: its processes run",
         "app1 (web), app2 (web): 12 still runs",

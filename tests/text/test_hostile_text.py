@@ -250,6 +250,7 @@ def test_text_without_an_end_leaves_room_for_the_others() -> None:
 def test_hosts_whose_names_look_alike_stay_two() -> None:
     fleet = Fleet({"web": ["app\x01", "app\x02"]})
     fleet.hear(Report("web", "app\x01", State.VERIFIED), 1.0)
+    fleet.hear_word("web", "app\x01", None)
     assert [result.verdict for result in fleet.results()] == [Verdict.VERIFIED, Verdict.SILENT]
 
 

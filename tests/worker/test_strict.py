@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,13 +104,18 @@ def test_link_is_as_safe_as_the_place_where_it_lies_and_the_place_where_it_leads
 
 
 @as_root
-def test_in_a_user_namespace_roots_directories_are_fine_whoever_they_seem_to_belong_to(tmp_path: Path) -> None:
-    script = f"{Path(strict.__file__).read_text()}\nrefuse_unsafe_way('/usr/lib'); refuse_unsafe_way('{tmp_path}')"
+def test_in_a_user_namespace_roots_directories_are_fine_whoever_they_seem_to_belong_to() -> None:
+    # Not below pytest's own directory, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        in_a_user_namespace(Path(directory))
+
+
+def in_a_user_namespace(ours: Path) -> None:
+    ours.chmod(0o755)
+    script = f"{Path(strict.__file__).read_text()}\nrefuse_unsafe_way('/usr/lib'); refuse_unsafe_way('{ours}')"
     # One that everybody may run.
     python = [shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable, "-ISB", "-c", script]
     other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
     inside = subprocess.run([*other, "unshare", "--user", "--map-root-user", *python], capture_output=True, text=True)
     if "unshare: " in inside.stderr:
         pytest.skip(inside.stderr)
