@@ -39,8 +39,11 @@ refuse() {
   [ -n "$node" ] || return 0
   report_seconds=10
   if [ "$following" = probe ]; then
-    put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" \
-      "{\"proven\": false, \"reason\": \"$(printf '%s' "$1" | json_text)\", \"problems\": [\"$(printf '%s' "$1" | json_text)\"]}"
+    refusal=$(printf '%s' "$1" | clean_lines | json_text)
+    put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
+      printf '{"proven": false, "reason": "%s", "receiver": "%s", "program": "%s", "user": "%s", "problems": ["%s"]}' \
+        "$refusal" "$receiver" "$(command -v stretcher | json_text)" "$(id -un)" "$refusal"
+    )"
   else
     report failed "$1" ''
   fi || :
