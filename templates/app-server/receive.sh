@@ -16,19 +16,19 @@ how=$1 application=$2 environment=$3 role=$4 deploy_to=$5 signers=${6-}
 consul_prefix=deploytool/$application/$environment
 shared_path=$deploy_to/shared
 deployment=
+# So that what this host runs can say how much was asked of it.
+DEPLOYTOOL_RECEIVER=${signers:+signed}
+export DEPLOYTOOL_RECEIVER="${DEPLOYTOOL_RECEIVER:-digest}"
 # the parts of a manifest's scripts that are needed here
 
 exec </dev/null
 # With it stretcher would read a list of events.
 unset CONSUL_INDEX
-# So that what this host runs can say how much was asked of it.
-DEPLOYTOOL_RECEIVER=${signers:+signed}
-export DEPLOYTOOL_RECEIVER="${DEPLOYTOOL_RECEIVER:-digest}"
 private=
 trap 'rm -rf -- "$private"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# Sets state to the node's name; the agent's own word first, as a machine may be a copy of another one.
+# Prints the node's name, as the agent has it: what was written down may be of a machine that this one is a copy of.
 name_node() {
   (report_seconds=2 && find_node && printf '%s' "$node") 2>/dev/null
 }
