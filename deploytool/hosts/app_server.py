@@ -158,7 +158,7 @@ def app_server(
                 hint="write the value itself into the settings, in place of ${NAME}, if it is none",
             )
     application, environment = settings.application, settings.environment
-    signers, signers_file = signers_of(settings), f"/etc/deploytool/{application}-{environment}.signers"
+    signers, signers_file = signers_of(settings), f"/etc/deploytool/{application}/{environment}.signers"
     name = f"{application}-{role}-{environment}"
     deploy_to = settings.deploy_to_of(role)
     place = urlsplit(settings.store.url) if settings.store.url.startswith("s3:") else None

@@ -114,7 +114,13 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
             event = add(kept_manifest_key(settings.environment, deployment, role), kept=True, role=role)
         urls[role] = Urls(wanted, event)
     said = statement(
-        settings.application, settings.environment, deployment, ((name, texts[key]) for name, key in keys.items())
+        settings.application,
+        settings.environment,
+        deployment,
+        ((name, texts[key]) for name, key in keys.items()),
+        {role: [*hosts, *attempt.unheard.get(role, ())] for role, hosts in attempt.expected.up.items()}
+        if attempt.nodes
+        else {},
     )
     signature = sign(settings, said)
     signed = Signed(said, signature.text if signature else None)

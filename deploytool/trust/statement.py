@@ -5,21 +5,30 @@ signed. `templates/app-server/receive.sh` reads it.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from deploytool.model.release import DeploymentId
 
 
 def statement(
-    application: str, environment: str, deployment: DeploymentId, manifests: Iterable[tuple[str, str]]
+    application: str,
+    environment: str,
+    deployment: DeploymentId,
+    manifests: Iterable[tuple[str, str]],
+    hosts: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> str:
-    """`manifests`: names, as in `name_of`, and texts. A probe's id stands in a deployment's place."""
+    """`manifests`: names, as in `name_of`, and texts. A probe's id stands in a deployment's place.
+
+    `hosts`, by role: it is for these alone; of a role that is not there, it is for all.
+    """
     return "".join(
         [
             "deploytool statement 1\n",
             f"application {application}\n",
             f"environment {environment}\n",
             f"deployment {deployment}\n",
+            *(f"hosts {role} {' '.join(names)}\n" for role, names in sorted(hosts.items())),
             *(f"manifest {name} {sha256(text)}\n" for name, text in sorted(manifests)),
         ]
     )

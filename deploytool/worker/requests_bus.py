@@ -105,6 +105,9 @@ class BusRequests:
     def publish(self, tell: Tell, deployment: str, manifests: Dict[str, str], signed: wire.Signed) -> None:
         """Put a deployment's manifests where hosts read them: name → key of one that this worker has stored."""
         texts = {name: self._here.stored[key] for name, key in manifests.items()}
+        # Of a probe whose worker was killed.
+        for name in manifests:
+            self._here.bus.delete("{}/wanted/{}.probe".format(self._here.prefix, name))
         orders.publish(self._here.bus, self._here.prefix, deployment, texts, signed)
 
     def announce(

@@ -69,6 +69,14 @@ digest_of() {
   file_digest=${file_digest%% *}
 }
 
+# verified_by NAME OPTION...: whether the statement is signed by the signer of that name; ssh-keygen's words are in problem.
+verified_by() {
+  principal=$1
+  shift
+  TZ=UTC0 ssh-keygen -Y verify "$@" -f "$signers" -I "$principal" -n deploytool -s "$private/signature" \
+    <"$private/statement" >"$private/problem" 2>&1
+}
+
 # is_signed: whether one of the signers has signed the statement, in time where that is limited.
 is_signed() {
   fetch signature || return 1
@@ -82,15 +90,38 @@ is_signed() {
   }
   set --
   # What was signed then counts for whoever joins later.
-  if grep -q 'valid-' "$signers"; then
+  if grep -qi 'valid-' "$signers"; then
     signed_at=${deployment%Z*}
     set -- -O "verify-time=${signed_at%T*}${signed_at#*T}"
   fi
-  for principal in $(TZ=UTC0 ssh-keygen -Y find-principals "$@" -f "$signers" -s "$private/signature" 2>/dev/null); do
-    TZ=UTC0 ssh-keygen -Y verify "$@" -f "$signers" -I "$principal" -n deploytool -s "$private/signature" \
-      <"$private/statement" >/dev/null 2>&1 && return 0
-  done
-  fetch_problem="it is signed by nobody who may deploy to $environment, as $signers has it"
+  TZ=UTC0 ssh-keygen -Y find-principals "$@" -f "$signers" -s "$private/signature" \
+    >"$private/principals" 2>"$private/problem"
+  while read -r principal; do
+    verified_by "$principal" "$@" && return 0
+  done <"$private/principals"
+  case $(cat "$private/problem") in
+    *"nknown option"* | *"llegal option"* | *"nvalid option"* | *"sage: ssh-keygen"* | *"nsupported operation"*)
+      fetch_problem="this host's ssh-keygen is too old to check its signature: OpenSSH 8.2 is needed, and 8.9 for valid-after and valid-before"
+      ;;
+    *"No such file"*) fetch_problem="its signature can't be checked: $(tail -n 1 "$private/problem")" ;;
+    *) fetch_problem="it is signed by nobody who may deploy to $environment, as $signers has it" ;;
+  esac
+  return 1
+}
+
+# is_for_us: whether the statement, where it names hosts of this role, names this one.
+is_for_us() {
+  named=$(sed -n "s/^hosts $role //p" "$private/statement")
+  case " ${named:-$node} " in *" $node "*) return 0 ;; esac
+  fetch_problem="it was signed for other hosts: $named"
+  return 1
+}
+
+# waits_for_go: whether hosts still come together at its barrier.
+waits_for_go() {
+  kv_list "$consul_prefix/deployments/$deployment/$role/go" &&
+    kv_pick "$consul_prefix/deployments/$deployment/$role/go" || return 1
+  case $kv_value in "wait "* | "go "*" +"*) return 0 ;; esac
   return 1
 }
 
@@ -118,12 +149,13 @@ get_manifest() {
   if [ -n "$signers" ]; then
     is_signed || return 1
   fi
-  # Who heard the event may have the release still; who comes later has to get it.
-  name=$role
-  if [ "$how" = event ] && grep -q "^manifest $role\\.kept " "$private/statement"; then
-    name=$role.kept
+  is_for_us || return 1
+  # Who is there when the others are has the release still; who comes later has to get it.
+  name=$role pattern=$role
+  if [ "$how" = event ] && grep -q "^manifest $role\\.kept " "$private/statement" && waits_for_go; then
+    name=$role.kept pattern=$role\\.kept
   fi
-  named=$(sed -n "s/^manifest $name //p" "$private/statement")
+  named=$(sed -n "s/^manifest $pattern //p" "$private/statement")
   fetch "$name" || return 1
   digest_of "$name"
   if [ -z "$named" ] || [ "$file_digest" != "$named" ]; then
@@ -143,6 +175,10 @@ follow() {
   esac
   if [ -z "$deployment" ]; then
     say "$consul_prefix/wanted/$role names no deployment: $(printf '%s' "$1" | clean_lines | head -n 1)"
+    return 0
+  fi
+  if [ "$strict" = no ]; then
+    refuse "$strict_problem"
     return 0
   fi
   private=$(umask 077 && mktemp -d "${RUNTIME_DIRECTORY:-${TMPDIR:-/tmp}}/receive.XXXXXX") || {
@@ -167,10 +203,16 @@ follow() {
       manifest_url=${1#* }
       ;;
   esac
+  DEPLOYTOOL_BEGUN=$private/begun
+  export DEPLOYTOOL_BEGUN
   printf '%s\n' "$manifest_url" | stretcher
+  ended=$?
+  # Whatever its own scripts have to say, they have said.
+  [ "$ended" -eq 0 ] || [ -e "$DEPLOYTOOL_BEGUN" ] ||
+    refuse "stretcher ended with status $ended before any script of the manifest ran; the journal of this host's watch tells why"
 }
 
-# What others can change is neither read nor run. The operator hears of it by what the manifest itself reports.
+# What others can change is neither read nor run, and nothing is put there.
 strict=yes
 if ! is_strict; then
   say "$strict_problem"
@@ -196,6 +238,8 @@ node=$(name_node) && [ -n "$node" ] || node=$state
 
 if [ "$how" = event ] && kv_pick "$consul_prefix/wanted/$role.probe"; then
   (following=probe && follow "$kv_value")
+  # Whoever only asks starts no deployment.
+  exit 0
 fi
 
 following=wanted
@@ -228,7 +272,15 @@ if [ -n "$last_deployment" ] && ! is_before "$last_deployment" "$deployment" &&
 fi
 
 if [ "$how" = event ]; then
+  # A bell costs nothing to ring: what failed is tried again by the timer, in its own time.
+  rung=
+  [ "$strict" = no ] || read -r rung 2>/dev/null <"$room/rung" || rung=
+  if [ "$rung" = "$deployment" ] && ! waits_for_go; then
+    say "nothing new: $deployment was tried here when its event came"
+    exit 0
+  fi
   (follow "$wanted")
+  [ "$strict" = no ] || { printf '%s\n' "$deployment" >"$room/rung"; } 2>/dev/null
   exit 0
 fi
 

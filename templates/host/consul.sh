@@ -6,6 +6,8 @@
 
 # What stands between Consul and stretcher here: `digest` or `signed`, as receive.sh says; a watch of before is none.
 receiver=${DEPLOYTOOL_RECEIVER:-none}
+# So that it knows that the manifest's own scripts can say what is wrong.
+[ -z "${DEPLOYTOOL_BEGUN-}" ] || : >"$DEPLOYTOOL_BEGUN"
 
 kv_command() {
   timeout -k 1 15 consul kv "$@"

@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # The host's own directory below deploy_to: who owns deploy_to, who works in it, what was done last, and the switch that
-# is under way. Files: owner, node, lock, last, switch, verified, tried (receive.sh), kit/, drained/, log/.
+# is under way. Files: owner, node, lock, last, switch, verified, tried and rung (receive.sh), kit/, drained/, log/.
 # Reads: application, clock, deploy_to, deployment, environment, role, shared_path, strict_problem.
 # Sets: holder, last_deployment, node, owner_problem, process_start, room, state, switch_back, switch_deployment,
 #   switch_previous, switch_release.

@@ -88,7 +88,7 @@ class Trusting(Project):
         made = self.directory / "made"
         done = self.fab("playground", "app-server", "--role", "web", "--node", "app1", "--output", str(made))
         assert done.code == 0, done.err
-        text = (made / "root/etc/deploytool/tiny-playground.signers").read_text()
+        text = (made / "root/etc/deploytool/tiny/playground.signers").read_text()
         for host in HOSTS:
             place = self.playground.host_directory(host) / "signers"
             place.write_text(text)
@@ -152,14 +152,15 @@ class Trusting(Project):
         for name in (".deploytool", "releases", "current"):
             subprocess.run(["rm", "-rf", "--", str(place / name)], check=True)
 
-    def announce_evil(self, signer: str, *, environment: str = "playground") -> str:
+    def announce_evil(self, signer: str, *, environment: str = "playground", text: str = "") -> str:
         """Write all keys as a deployment does, with what nobody should run; returns the deployment."""
         before = self.read("wanted/web")
         moment = ids.moment_of(before) + timedelta(seconds=1)
         deployment = f"{ids.compact(moment)}evil"
-        said = statement("tiny", environment, DeploymentId(deployment), [("web", self.evil())])
+        text = text or self.evil()
+        said = statement("tiny", environment, DeploymentId(deployment), [("web", text)])
         place = f"deployments/{deployment}"
-        self.put(f"{place}/.manifests/web", self.evil()[:-1])
+        self.put(f"{place}/.manifests/web", text[:-1])
         self.put(f"{place}/.manifests/statement", said[:-1])
         if signer != "nobody":
             sign = ["ssh-keygen", "-Y", "sign", "-f", str(self.keys[signer]), "-n", "deploytool"]
@@ -444,3 +445,78 @@ def test_host_without_ssh_keygen_runs_nothing_and_check_says_so(trusting: Trusti
     lines = {each["name"]: each["text"] for each in checked.json["checks"]}
     assert checked.code == 8
     assert "there is no ssh-keygen here, which checks signatures: install openssh-client" in lines["watch app1 (web)"]
+
+
+def test_what_was_signed_for_one_host_runs_on_no_other(trusting: Trusting) -> None:
+    trusting.deploy()
+    before = trusting.current("app2")
+    trusting.repository.commit({"VERSION": "for app1 alone"})
+    result = trusting.fab("playground", "deploy", "--nodes", "app1", "--json")
+    assert result.code == 0, result.err
+    trusting.before = trusting.read("wanted/web")
+    trusting.put("wanted/web", trusting.read("wanted/web/app1"))
+    trusting.ring("file:///nonexistent")
+    assert "it was signed for other hosts: app1" in trusting.refusal("app2", result.json["deployment"])
+    assert trusting.current("app2") == before
+
+
+def test_bell_that_is_rung_again_and_check_try_nothing_that_has_failed(trusting: Trusting) -> None:
+    """Neither somebody with a seat in the gossip nor `check` begins a deployment."""
+    first = trusting.deploy().json["release"]
+    tries = trusting.playground.host_directory("app1") / "tries"
+    trusting.role("web")["hooks"] = {
+        "pre": f"echo >>{shlex.quote(str(trusting.playground.host_home / 'tries'))}; false"
+    }
+    trusting.write()
+    trusting.repository.commit({"VERSION": "2"})
+    failed = trusting.fab("playground", "deploy", "--nodes", "app1", "--json")
+    assert failed.code == 8
+    try:
+        heard = trusting.log_of("app1").count("nothing new:")
+        trusting.ring("file:///nonexistent")
+        until(lambda: trusting.log_of("app1").count("nothing new:") > heard, "it has heard the bell")
+        trusting.fab("playground", "check")
+        assert tries.read_text() == "\n"
+        assert trusting.current("app1") == first
+    finally:
+        tries.unlink()
+
+
+def test_host_that_joins_after_a_rollback_downloads_what_the_others_had_kept(trusting: Trusting) -> None:
+    first = trusting.deploy().json["release"]
+    trusting.repository.commit({"VERSION": "2"})
+    trusting.deploy()
+    back = trusting.fab("playground", "rollback", "--json")
+    assert (back.code, back.json["release"]) == (0, first), back.err
+    trusting.forget("app1")
+    trusting.playground.restart_watches("app1")
+    until(lambda: trusting.current("app1") == first, "its watch has brought it there")
+    assert (
+        trusting.key(f"reports/web/app1/{back.json['deployment']}/failed") not in trusting.playground.consul_entries()
+    )
+
+
+def test_manifest_that_stretcher_can_not_read_is_no_silence(trusting: Trusting) -> None:
+    trusting.deploy()
+    deployment = trusting.announce_evil("alice", text="commands: [\n")
+    trusting.ring("file:///nonexistent")
+    assert "stretcher ended with status 1 before any script" in trusting.refusal("app1", deployment)
+
+
+def test_old_ssh_keygen_is_said_to_be_old(trusting: Trusting) -> None:
+    trusting.deploy()
+    guarded = trusting.playground
+    place = guarded.host_directory("app1") / "old"
+    place.mkdir()
+    (place / "ssh-keygen").write_text("#!/bin/sh\necho 'unknown option -- Y' >&2\nexit 1\n")
+    (place / "ssh-keygen").chmod(0o755)
+    try:
+        trusting.forget("app1")
+        line = (guarded.host_directory("app1") / "watches/tiny-web-playground").read_text()
+        receive = receive_command(line, guarded.host_home, str(guarded.directory / "bin/receive.sh"), "catch-up")
+        path = f'PATH="{guarded.host_home}/old:$PATH" exec "$@"'
+        done = guarded.run_on_host("app1", ["sh", "-c", path, "old", *receive])
+        assert "ssh-keygen is too old to check its signature" in done.stdout
+    finally:
+        shutil.rmtree(place)
+    assert trusting.current("app1") is None
