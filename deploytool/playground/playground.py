@@ -34,7 +34,7 @@ ENVIRONMENT = "playground"
 START_SECONDS = 60
 MARK = "playground.json"
 #: Goes up when a running playground's hosts no longer understand what `add_application` writes for them.
-LAYOUT = 2
+LAYOUT = 3
 
 
 class PlaygroundError(DeployError):

@@ -144,7 +144,7 @@ def read_manifest(content: bytes) -> Any:
 
 
 def what_was_announced_can_be_fetched(world: World, store: Store, name: str) -> None:
-    urls = [value.split(" ", 1)[1] for value in world.project.wanted().values()]
+    urls = [value.split(" ", 1)[1].partition("#")[0] for value in world.project.wanted().values()]
     address = f"{world.playground.consul_address()}/v1/event/list?name=deploy_{name}_web_playground"
     with urllib.request.urlopen(address, timeout=10) as answer:
         events = json.load(answer)

@@ -228,8 +228,19 @@ def test_archive_that_is_corrupted_in_the_store(truth: Truth) -> None:
     assert truth.answers() == truth.all(old["revision"])
 
 
-def test_manifest_that_is_missing_in_the_store(truth: Truth) -> None:
-    """(4): without its manifest stretcher runs nothing, so the host can't say a word."""
+def test_manifest_that_is_missing_in_the_store_is_missed_by_nobody(truth: Truth) -> None:
+    """(4): hosts have it from Consul."""
+    truth.deploy_old()
+    new = truth.commit_new()
+    with truth.heard_last_by("app2") as process:
+        deployment = truth.wanted()["wanted/web"].split()[0]
+        assert truth.delete_objects(f"deployments/{deployment}/web.yml")
+    assert truth.finish(process).code == 0
+    assert truth.answers() == truth.all(new)
+
+
+def test_manifest_that_is_missing_in_consul(truth: Truth) -> None:
+    """(4): without its manifest a host runs nothing; it says why."""
     old = truth.deploy_old()
     wanted, pids = truth.wanted(), truth.pids()
     truth.commit_new()
@@ -237,11 +248,11 @@ def test_manifest_that_is_missing_in_the_store(truth: Truth) -> None:
     truth.write()
     with truth.heard_last_by("app2") as process:
         deployment = truth.wanted()["wanted/web"].split()[0]
-        assert truth.delete_objects(f"deployments/{deployment}/web.yml")
+        truth.delete(f"deployments/{deployment}/.manifests/web")
     result = truth.finish(process)
     assert result.code == 8, result.err
-    assert result.verdicts() == {**truth.all("aborted"), "app2/web": "silent"}
-    assert "app2 (web)" in result.json["error"]["message"]
+    assert result.verdicts() == {**truth.all("aborted"), "app2/web": "failed"}
+    assert "Consul does not give deploytool/truth/playground/deployments/" in result.json["error"]["message"]
     assert (truth.wanted(), truth.pids(), truth.answers()) == (wanted, pids, truth.all(old["revision"]))
 
 
@@ -318,7 +329,7 @@ def test_event_that_is_fired_twice_changes_nothing(truth: Truth) -> None:
     """(10)"""
     document = truth.deploy_old()
     before = (truth.pids(), truth.consul_keys(), truth.served())
-    url = truth.wanted()["wanted/web"].split()[1]
+    url = truth.wanted()["wanted/web"].split()[1].partition("#")[0]
     truth.playground.fire("truth", "web", url)
     for host in HOSTS:
         until_replayed(truth, host, document["deployment"], 1)
@@ -328,7 +339,7 @@ def test_event_that_is_fired_twice_changes_nothing(truth: Truth) -> None:
 def test_old_event_that_is_replayed_after_a_newer_deployment_changes_nothing(truth: Truth) -> None:
     """(11)"""
     truth.deploy_old()
-    url = truth.wanted()["wanted/web"].split()[1]
+    url = truth.wanted()["wanted/web"].split()[1].partition("#")[0]
     new = truth.commit_new()
     deployment = truth.deploy().json["deployment"]
     before = (truth.pids(), truth.consul_keys(), truth.served())

@@ -99,6 +99,8 @@ def test_build_leaves_a_release_and_nothing_else(project: Project) -> None:
     assert new == {
         f"releases/{release}/tiny.tar.gz",
         f"releases/{release}/release.json",
+        f"releases/{release}/provenance.json",
+        f"releases/{release}/sbom.cdx.json",
         *(
             f"releases/{release}/manifests/{env}/{role}.yml"
             for env in ("playground", "staging")

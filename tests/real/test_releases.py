@@ -95,7 +95,7 @@ def assert_store_is_whole(project: Project) -> None:
     ended = {
         key.removesuffix(".json") for key in objects if re.fullmatch(r"environments/.*/deployments/[^/]+\.json", key)
     }
-    wanted = {value.split(f"/{name}/", 1)[1] for value in project.wanted().values()}
+    wanted = {value.partition("#")[0].split(f"/{name}/", 1)[1] for value in project.wanted().values()}
     assert wanted <= objects
     for key, text in texts_of(project, (key for key in objects if key.endswith((".json", ".yml")))).items():
         if key.startswith("builds/"):
@@ -409,7 +409,7 @@ def test_rollback_passes_over_the_bad_one_and_downloads_nothing(project: Project
     record = record_of(project, result.json["deployment"])
     assert (record["kind"], record["downloaded"], record["verified"]) == ("rollback", [], True)
     # A host that is new, or comes back, can still get it: `wanted` names a manifest with an archive.
-    wanted = project.wanted()["wanted/web"].split(f"/{project.application.name}/", 1)[1]
+    wanted = project.wanted()["wanted/web"].partition("#")[0].split(f"/{project.application.name}/", 1)[1]
     assert yaml.safe_load(text_of(project, wanted))["src"].endswith(hidden)
     client.put_object(Bucket=project.playground.bucket, Key=key, Body=body)
     client.close()

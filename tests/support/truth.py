@@ -204,6 +204,11 @@ class Truth(Project):
         with urllib.request.urlopen(urllib.request.Request(url, data=value.encode(), method="PUT"), timeout=10) as end:
             assert end.read().strip() == b"true"
 
+    def delete(self, key: str) -> None:
+        url = f"{self.playground.consul_address()}/v1/kv/deploytool/truth/playground/{key}"
+        with urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10) as end:
+            assert end.read().strip() == b"true"
+
     def delete_objects(self, pattern: str) -> list[str]:
         """Delete what the store holds under names that match; returns those."""
         found = [key for key in self.objects() if re.search(pattern, key)]
