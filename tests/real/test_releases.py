@@ -89,13 +89,18 @@ def kept(project: Project, host: str) -> set[str]:
         time.sleep(0.1)
 
 
+def announced(project: Project) -> list[str]:
+    """The URLs of the manifests that are wanted."""
+    return [value.partition("#")[0] for value in project.wanted().values()]
+
+
 def assert_store_is_whole(project: Project) -> None:
     """No record points to something that is missing."""
     objects, name = project.objects(), project.application.name
     ended = {
         key.removesuffix(".json") for key in objects if re.fullmatch(r"environments/.*/deployments/[^/]+\.json", key)
     }
-    wanted = {value.partition("#")[0].split(f"/{name}/", 1)[1] for value in project.wanted().values()}
+    wanted = {url.split(f"/{name}/", 1)[1] for url in announced(project)}
     assert wanted <= objects
     for key, text in texts_of(project, (key for key in objects if key.endswith((".json", ".yml")))).items():
         if key.startswith("builds/"):
@@ -759,7 +764,7 @@ def test_killed_at_any_point_and_run_again(project: Project) -> None:
     # that the operator can't say it before the worker is killed.
     with deaf(project, "app2"):
         killed("deploy", kill_worker, comes(project.objects, "/release.json"))
-        killed("deploy", kill_worker, comes(lambda: project.wanted().values(), "/web.yml"))
+        killed("deploy", kill_worker, comes(lambda: announced(project), "/web.yml"))
     assert project.served() == dict.fromkeys(ALL, good)
     # Not the word with which the one before it is taken back.
     let_go = "/go go all"

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,12 +143,15 @@ def _text_in_memory(text: str) -> Any:
 
 
 _running: dict[int, _Forker] = {}
+_starting = threading.Lock()
 
 
 def _forker() -> _Forker:
-    if os.getpid() not in _running:
-        _running[os.getpid()] = _Forker()
-    return _running[os.getpid()]
+    # Two commands may begin side by side.
+    with _starting:
+        if os.getpid() not in _running:
+            _running[os.getpid()] = _Forker()
+        return _running[os.getpid()]
 
 
 # --- in the process that forks
