@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,76 @@ def test_place_that_others_can_change_is_named_and_nothing_is_changed(host: Host
     assert state(host.deploy_to) == before
 
 
+def test_more_names_than_a_command_takes_hide_nothing(host: Host, tmp_path: Path) -> None:
+    host.deploy(FIRST, OLD)
+    kit = host.deploy_to / ".deploytool/kit"
+    for number in range(9000):
+        (kit / f"{number:0245}").touch()
+    (kit / "look").write_text(f"touch '{tmp_path}/sprung'\n")
+    given_away(kit)
+    catch_up = ["sh", "-c", receive_script(), "receive", "catch-up", "shop", "production", "web", str(host.deploy_to)]
+    done = subprocess.run(catch_up, env=host.environment, check=True, capture_output=True, text=True)
+    assert f"{kit} belongs to UNKNOWN ({OTHER})" in done.stdout
+    assert not (tmp_path / "sprung").exists()
+    # Whoever gave back the directory alone is told the next one.
+    os.chown(kit, 0, 0)
+    assert set(host.deploy(SECOND, NEW).reports) == {"failed"}
+
+
+@pytest.fixture(params=["dash", "bash"])
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("stat", "stat can't tell whose {} and the directories on the way"),
+        ("find", "find can't look through {}/.deploytool"),
+    ],
+)
+def test_program_that_does_not_answer_is_a_problem(tmp_path: Path, shell: str, program: str, says: str) -> None:
+    (tmp_path / "www/.deploytool/kit").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    path = f"{tmp_path}/bin:/usr/bin:/bin"
+    asked = partial(call, "is_strict", shell=shell, directory=tmp_path / "www", shows=("strict_problem",), PATH=path)
+    assert asked() == (0, "\n")
+    (tmp_path / "bin" / program).write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / program).chmod(0o755)
+    status, problem = asked()
+    assert (status, says.format(tmp_path / "www") in problem) == (1, True), problem
+
+
+#: what lies in the room → what is refused of it, if anything is
+ROOMS: dict[str, tuple[str, str]] = {
+    "a lock, which leads nowhere": ("ln -s 12:34:boot:deployment lock", ""),
+    "a link to a place that is ours": ("mkdir ../log; ln -s ../log log", ""),
+    "a group that is ours alone": ("chmod -R g+w .", ""),
+    "a link to another's": (
+        f"mkdir ../theirs; chown {OTHER} ../theirs; ln -s ../../theirs kit/more",
+        "kit/more, or what it",
+    ),
+    "another's below a link": (
+        f"mkdir ../o; touch ../o/a; chown {OTHER} ../o/a; ln -s ../../o kit/o",
+        "kit/o/a belongs to",
+    ),
+    "another's among ours of a group": (f"touch kit/x; chmod -R g+w .; chown {OTHER} kit/x", "kit/x belongs to"),
+    "another group's": (f"chmod -R g+w .; chgrp {OTHER} kit", "kit can be written by others"),
+    "a hidden one": (f"touch kit/.hidden; chown {OTHER} kit/.hidden", "kit/.hidden belongs to"),
+    "a name of two lines": (f"touch \"$(printf 'kit/a\\nb')\"; chown {OTHER} kit/a*", "kit/a, or what it leads to"),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_all_in_the_room_is_asked_for(tmp_path: Path, shell: str, room: str) -> None:
+    script, refused = ROOMS[room]
+    ours = tmp_path / "www/.deploytool"
+    (ours / "kit").mkdir(parents=True)
+    subprocess.run(["sh", "-ec", script], cwd=ours, check=True)
+    status, problem = call("is_strict", shell=shell, directory=tmp_path / "www", shows=("strict_problem",))
+    assert (status, problem.partition(f"{ours}/")[2][: len(refused)]) == (1 if refused else 0, refused), problem
+
+
 def test_release_trees_and_shared_may_be_the_applications(host: Host) -> None:
     host.deploy(FIRST, OLD)
     given_away(host.deploy_to / "shared", host.deploy_to / "releases" / OLD)
@@ -142,7 +213,6 @@ def test_catch_up_runs_no_look_that_others_could_put_there(host: Host, tmp_path:
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_ordinary_user_has_a_deploy_to_of_his_own(tmp_path: Path, shell: str) -> None:
     base = tmp_path / "srv"
     (base / "www/.deploytool/kit").mkdir(parents=True)
@@ -163,7 +233,66 @@ def test_ordinary_user_has_a_deploy_to_of_his_own(tmp_path: Path, shell: str) ->
     assert (status, f"{base} can be written by others (mode 775, group UNKNOWN)" in problem) == (1, True)
 
 
-@pytest.mark.parametrize("shell", ["dash", "bash"])
+#: what `getent passwd` does → whether the group of our own name is ours alone
+LISTS = {
+    "nobody else has it": (f"echo deploy:x:{OTHER}:777::/:/bin/sh; echo root:x:0:0::/:/bin/sh", True),
+    "root has it, too": ("echo root:x:0:777::/:/bin/sh", True),
+    "another user has it as the primary group": (
+        f"echo deploy:x:{OTHER}:777::/:/bin/sh; echo app2:x:5:777::/:/x",
+        False,
+    ),
+    "a directory service that never stops": ("exec sleep 30", False),
+    "a directory service that is down": ("exit 2", False),
+    "an empty answer": ("true", False),
+}
+
+
+@pytest.mark.parametrize("how", LISTS)
+def test_user_whose_primary_group_is_ours_is_somebody_else(tmp_path: Path, shell: str, how: str) -> None:
+    script, fine = LISTS[how]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/getent").write_text(
+        f'#!/bin/sh\nif [ "$1" = group ]; then echo deploy:x:777:; exit; fi\n{script}\n'
+    )
+    # A directory service of its own time.
+    (tmp_path / "bin/timeout").write_text('#!/bin/sh\nshift; exec /usr/bin/timeout 1 "$@"\n')
+    for program in (tmp_path / "bin").iterdir():
+        program.chmod(0o755)
+    room = tmp_path / "srv/www/.deploytool"
+    (room / "kit").mkdir(parents=True)
+    given_away(tmp_path / "srv")
+    for path in (tmp_path / "srv", *(tmp_path / "srv").rglob("*")):
+        os.chown(path, OTHER, 777)
+        path.chmod(0o775)
+    programs = f"{tmp_path}/bin:/usr/bin:/bin"
+    asked = partial(call, "strict_for", str(OTHER), "deploy", shell=shell, directory=room.parent, PATH=programs)
+    status, problem = asked(shows=("strict_problem",))
+    assert (status == 0) is fine, problem
+    assert fine or f"{tmp_path}/srv can be written by others (mode 775, group UNKNOWN)" in problem
+    # The same in the room, which is asked for otherwise.
+    for path in (tmp_path / "srv", tmp_path / "srv/www"):
+        path.chmod(0o755)
+    assert (asked()[0] == 0) is fine
+
+
+def test_hint_can_be_pasted_whatever_the_path_is_called(tmp_path: Path, shell: str) -> None:
+    ours = tmp_path / "my app's/100% $HOME `id` [a] {b} ~;&|<>*?!#\"\\é"
+    ours.mkdir(parents=True)
+
+    def cured() -> None:
+        status, problem = call("is_strict", shell=shell, directory=ours, shows=("strict_problem",))
+        assert status == 1
+        typed = problem.partition("type '")[2].partition("; the application")[0].partition(" if you trust")[0]
+        for interpreter in ("dash", "bash"):
+            subprocess.run([interpreter, "-c", typed.rstrip().removesuffix("'")], check=True, cwd="/")
+        assert call("is_strict", shell=shell, directory=ours)[0] == 0
+
+    os.chown(ours, OTHER, OTHER)
+    cured()
+    ours.chmod(0o777)
+    cured()
+
+
 def test_links_on_the_way_are_followed(tmp_path: Path, shell: str) -> None:
     (tmp_path / "real/www").mkdir(parents=True)
     (tmp_path / "one").symlink_to("real")

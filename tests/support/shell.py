@@ -43,7 +43,10 @@ def call(
     done = subprocess.run(
         [shell, "-c", "\n".join(script), function, *arguments],
         input=stdin,
-        env={"PATH": "/usr/bin:/bin", **{f"VALUE_{name}": value for name, value in known.items()}},
+        env={
+            "PATH": variables.get("PATH", "/usr/bin:/bin"),
+            **{f"VALUE_{name}": value for name, value in known.items()},
+        },
         capture_output=True,
         text=True,
         check=False,
