@@ -5,11 +5,14 @@ Imports nothing of ours: the boot script carries this very text, as it looks bef
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 
 #: As many as the kernel follows.
 MOST_LINKS = 40
+#: For a directory service to list its users. What it does not say by then is unknown, and unknown is not safe.
+LIST_SECONDS = 10
 
 
 class Unsafe(Exception):
@@ -86,7 +89,7 @@ def _refuse_unsafe(path: str, *, sticky: bool = False, in_area: bool = False) ->
             ),
             "look at what is in it: if all of that is yours, type `chown {} {} {}` as root; else {}".format(
                 "-hR" if in_area else "-h",
-                _user(us),
+                quote(_user(us)),
                 quote(path),
                 "remove it" if in_area else "set `build.root` to another directory",
             ),
@@ -119,7 +122,10 @@ def _unmapped() -> int:
 
 
 def _is_private(gid: int) -> bool:
-    """Whether it is the group of our name, or of root's, with nobody else in it: umask 002 goes with those."""
+    """Whether it is the group of our name, or of root's, with nobody else in it: umask 002 goes with those.
+
+    Nor may anybody else have it as the primary group, which is not among a group's members.
+    """
     import grp
     import pwd
 
@@ -129,8 +135,32 @@ def _is_private(gid: int) -> bool:
         except KeyError:
             continue
         if user.pw_gid == gid and group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}:
-            return True
+            users = _users_of(gid)
+            return users is not None and users <= {os.geteuid(), 0}
     return False
+
+
+@functools.lru_cache(maxsize=None)
+def _users_of(gid: int) -> frozenset[int] | None:
+    """Who has it as the primary group, of those that the system lists; None if it does not in time.
+
+    By a program, as nothing else ends a directory service that never stops.
+    """
+    import subprocess
+
+    try:
+        listed = subprocess.run(
+            ["getent", "passwd"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=LIST_SECONDS,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    users = [line.split(b":") for line in listed.splitlines()]
+    return frozenset(int(user[2]) for user in users if user[3:4] == [b"%d" % gid]) if users else None
 
 
 def _user(uid: int) -> str:

@@ -77,6 +77,54 @@ def test_private_group_is_the_one_of_the_users_name_with_nobody_else_in_it(
         assert f"can be written by the group {name} (mode 2775)" in refusal(tmp_path)[0]
 
 
+#: what getent does → whether a directory of the group of our own name may be written by that
+LISTS = {
+    "nobody else has it": ("echo me:x:0:42424::/:/bin/sh; echo eve:x:7:7::/:/bin/sh", True),
+    "another user has it as the primary group": ("echo me:x:0:42424::/:/bin/sh; echo app2:x:7:42424::/:/bin/sh", False),
+    "a directory service that never stops": ("exec sleep 30", False),
+    "a directory service that is down": ("exit 2", False),
+    "an empty answer": ("true", False),
+}
+
+
+@as_root
+@pytest.mark.parametrize("how", LISTS)
+def test_user_whose_primary_group_is_ours_is_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    script, fine = LISTS[how]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/getent").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin/getent").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(strict, "LIST_SECONDS", 1)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="me", pw_gid=OTHER))
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: SimpleNamespace(gr_name="me", gr_mem=[]))
+    (tmp_path / "area").mkdir()
+    os.chown(tmp_path / "area", 0, OTHER)
+    (tmp_path / "area").chmod(0o775)
+    strict._users_of.cache_clear()
+    try:
+        if fine:
+            refuse_unsafe_way(str(tmp_path / "area"))
+        else:
+            assert "can be written by the group me (mode 0775)" in refusal(tmp_path / "area")[0]
+    finally:
+        strict._users_of.cache_clear()
+
+
+@as_root
+def test_hints_are_quoted_for_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name="CORP\\our user", pw_gid=0))
+    area = tmp_path / "my app/100% $HOME"
+    area.mkdir(parents=True)
+    os.chown(area, OTHER, OTHER)
+    assert f"type `chown -h 'CORP\\our user' '{area}'` as root" in refusal(area)[1]
+    os.chown(area, 0, 0)
+    area.chmod(0o777)
+    assert f"type `chmod go-w '{area}'`" in refusal(area)[1]
+
+
 @as_root
 def test_sticky_directory_is_safe_as_long_as_what_is_in_it_is_ours(tmp_path: Path) -> None:
     everybodys = tmp_path / "tmp"
