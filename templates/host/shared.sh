@@ -5,15 +5,32 @@
 
 # link_into PATH: into link_tree, in place of whatever the release has under that name. Fails, with way_out.
 link_into() {
-  lies_inside "$link_tree" "$1" || return 1
-  way_out=
-  [ "$(readlink "$link_tree/$1")" != "$shared_path/$1" ] || return 0
-  link_parent=${1%/*}
-  if [ "$link_parent" != "$1" ]; then
-    mkdir -p -- "$link_tree/$link_parent" || return 1
-  fi
-  rm -rf -- "${link_tree:?}/$1" && ln -sT -- "$shared_path/$1" "$link_tree/$1"
+  lies_inside "$link_tree" "$1" && way_out=$(place_link "$1")
 }
+
+# place_link PATH: step by step, each seen from within the one before, as a release may be the application's, whose processes
+# can put a link there at any time. A program asks the kernel where that is: bash answers from memory. Prints why it fails.
+place_link() (
+  cd -P -- "$link_tree" && link_top=$(env pwd -P) || exit 1
+  link_left=$1
+  while :; do
+    link_name=${link_left%%/*}
+    [ "$link_name" != "$link_left" ] || break
+    link_left=${link_left#*/}
+    [ -d "./$link_name" ] || mkdir -- "./$link_name" || exit 1
+    cd -P -- "./$link_name" || exit 1
+    link_place=$(env pwd -P)
+    case $link_place in
+      "$link_top" | "$link_top"/*) ;;
+      *)
+        printf '%s' "in the release $link_name leads out of it by now, to $link_place"
+        exit 1
+        ;;
+    esac
+  done
+  [ "$(readlink "./$link_left")" != "$shared_path/$1" ] || exit 0
+  rm -rf -- "./${link_left:?}" && ln -sT -- "$shared_path/$1" "./$link_left"
+)
 
 link_directory() {
   way_out=

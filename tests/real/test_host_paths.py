@@ -1,9 +1,11 @@
 """No path of a release leads a host out of its tree: whatever links its commit holds, nothing elsewhere is touched."""
 
+import ctypes
 import os
 import shlex
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,9 @@ def host(tmp_path: Path, parts: Parts) -> Host:
     return make_host(tmp_path, parts, "www")
 
 
-def link_shared(tree: Path, shared: Path, dirs: tuple[str, ...] = (), files: tuple[str, ...] = ()) -> str | None:
+def link_shared(
+    tree: Path, shared: Path, dirs: tuple[str, ...] = (), files: tuple[str, ...] = (), shell: str = "sh"
+) -> str | None:
     """Run the host's own function for it; None, or why it refused."""
     script = "\n".join(
         [
@@ -39,7 +43,7 @@ def link_shared(tree: Path, shared: Path, dirs: tuple[str, ...] = (), files: tup
             f'link_shared {shlex.quote(str(tree))} || {{ printf "%s" "$link_problem"; exit 3; }}',
         ]
     )
-    done = subprocess.run(["sh", "-uc", script], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([shell, "-uc", script], capture_output=True, text=True, timeout=20)
     assert done.returncode in (0, 3), done.stderr
     return done.stdout if done.returncode else None
 
@@ -122,6 +126,40 @@ def test_whatever_the_commit_has_at_a_linked_path_is_replaced_and_not_followed(t
     assert link_shared(tree, shared, dirs=("public/uploads",)) is None
     assert os.readlink(tree / "public/uploads") == str(shared / "public/uploads")
     assert snapshot(tmp_path, without=tree) == before
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_parent_that_is_swapped_for_a_link_meanwhile_takes_nothing_elsewhere(tmp_path: Path, shell: str) -> None:
+    """Where the application owns its release, its processes may change it while root links there."""
+    tree, shared, out = world(tmp_path, "mkdir -p a/b")
+    (tree / "hidden").symlink_to(out)
+    swap, stop = Swap(str(tree / "a"), str(tree / "hidden")), threading.Event()
+
+    def attack() -> None:
+        while not stop.is_set():
+            swap()
+
+    attacker = threading.Thread(target=attack)
+    attacker.start()
+    try:
+        for _ in range(60):
+            link_shared(tree, shared, dirs=("a/uploads", "a/c/uploads"), shell=shell)
+            assert sorted(path.name for path in out.rglob("*")) == ["else.txt", "uploads"]
+    finally:
+        stop.set()
+        attacker.join()
+
+
+class Swap:
+    """Two names change places at once."""
+
+    def __init__(self, one: str, other: str) -> None:
+        self.names, self.libc = (one.encode(), other.encode()), ctypes.CDLL(None, use_errno=True)
+
+    def __call__(self) -> None:
+        # AT_FDCWD, RENAME_EXCHANGE
+        if self.libc.renameat2(-100, self.names[0], -100, self.names[1], 2):
+            raise OSError(ctypes.get_errno(), "renameat2")
 
 
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -188,6 +188,69 @@ def test_release_trees_and_shared_may_be_the_applications(host: Host) -> None:
     assert "verified" in host.deploy(SECOND, NEW).reports
 
 
+def with_python(tree: Path, python: str) -> Path:
+    """A release whose virtual environment has that for its Python."""
+    (tree / "venv/bin").mkdir(parents=True, exist_ok=True)
+    (tree / "venv/pyvenv.cfg").write_text("home = /opt/gone/bin\nversion = 3.99.1\n")
+    (tree / "venv/bin/python").unlink(missing_ok=True)
+    (tree / "venv/bin/python").write_text(f"#!/bin/sh\n{python}\n")
+    (tree / "venv/bin/python").chmod(0o755)
+    return tree
+
+
+def test_python_of_a_release_that_is_the_applications_is_not_run_by_root(host: Host, tmp_path: Path) -> None:
+    host.deploy(FIRST, OLD)
+    given_away(with_python(host.deploy_to / "releases" / OLD, f"touch '{tmp_path}/sprung'; echo 3.99 /x"))
+    run = host.deploy(SECOND, OLD)
+    assert "verified" in run.reports, run.log
+    assert not (tmp_path / "sprung").exists()
+
+
+#: who the path belongs to that is given away, below the release → what becomes of the deployment
+PYTHONS: dict[str, str] = {
+    "": "not run",
+    "venv": "not run",
+    "venv/bin": "not run",
+    "venv/bin/python": "not run",
+    "venv/pyvenv.cfg": "not run",
+    "venv/lib": "run",
+}
+
+
+@pytest.mark.parametrize("whose", PYTHONS)
+def test_python_that_others_could_have_put_there_is_not_run(tmp_path: Path, shell: str, whose: str) -> None:
+    tree = with_python(tmp_path / "www/releases" / OLD, f"touch '{tmp_path}/run'; echo 3.99 /x")
+    (tree / "venv/lib").mkdir()
+    os.chown(tree / whose, OTHER, OTHER)
+    assert call("virtualenv_runs", str(tree), shell=shell, directory=tmp_path / "www", strict_uid="0")[0] == 0
+    assert (tmp_path / "run").exists() is (PYTHONS[whose] == "run")
+
+
+def test_python_of_the_build_server_that_is_another_users_here_is_not_run(tmp_path: Path, shell: str) -> None:
+    theirs = with_python(tmp_path / "home", f"touch '{tmp_path}/run'; echo 3.99 /x")
+    given_away(theirs)
+    tree = with_python(tmp_path / "www/releases" / OLD, "")
+    (tree / "venv/bin/python").unlink()
+    (tree / "venv/bin/python").symlink_to(theirs / "venv/bin/python")
+    assert call("virtualenv_runs", str(tree), shell=shell, directory=tmp_path / "www", strict_uid="0")[0] == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_venv_that_others_can_change_is_not_led_to_another_python_and_the_host_says_what_to_type(
+    tmp_path: Path, shell: str
+) -> None:
+    tree = with_python(tmp_path / "www/releases" / OLD, "")
+    (tree / "venv/bin/python").unlink()
+    (tree / "venv/bin/python").symlink_to("/opt/gone/bin/python3")
+    given_away(tree)
+    before = state(tree)
+    asked = partial(call, "virtualenv_runs", str(tree), shell=shell, directory=tmp_path / "www", strict_uid="0")
+    status, problem = asked(shows=("virtualenv_problem",))
+    assert (status, state(tree)) == (1, before)
+    assert problem.startswith(f"the release's venv has no Python here, and {tree} belongs to UNKNOWN ({OTHER})")
+    assert f"type 'chown -hR root {tree}'" in problem
+
+
 def test_look_of_another_user_is_not_gone_on_with(host: Host) -> None:
     host.deploy(FIRST, OLD)
     os.chown(host.deploy_to, OTHER, OTHER)
