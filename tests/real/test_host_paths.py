@@ -30,7 +30,7 @@ def host(tmp_path: Path, parts: Parts) -> Host:
 
 
 def link_shared(
-    tree: Path, shared: Path, dirs: tuple[str, ...] = (), files: tuple[str, ...] = (), shell: str = "sh"
+    tree: Path, shared: Path, shell: str = "sh", /, dirs: tuple[str, ...] = (), files: tuple[str, ...] = ()
 ) -> str | None:
     """Run the host's own function for it; None, or why it refused."""
     script = "\n".join(
@@ -143,7 +143,7 @@ def test_parent_that_is_swapped_for_a_link_meanwhile_takes_nothing_elsewhere(tmp
     attacker.start()
     try:
         for _ in range(60):
-            link_shared(tree, shared, dirs=("a/uploads", "a/c/uploads"), shell=shell)
+            link_shared(tree, shared, shell, dirs=("a/uploads", "a/c/uploads"))
             assert sorted(path.name for path in out.rglob("*")) == ["else.txt", "uploads"]
     finally:
         stop.set()
