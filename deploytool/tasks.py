@@ -67,7 +67,7 @@ _JSON = "results as one JSON document on stdout"
         "branch": "branch, tag or commit to deploy (default: the setting `branch`)",
         "release": "deploy this release instead of building one",
         "from_": "deploy the release that this other environment runs and has verified",
-        "force": "why a release is deployed that nothing has verified, or that is bad; kept in the record",
+        "force": "why a release that nothing has verified, nobody has signed, or that is bad; kept in the record",
         "rebuild": "build, also where equal inputs were built already",
         "migrate": "run the migrations between fetching and switching (--no-migrate: leave them out)",
         "yes": "go on without a question where --no-migrate leaves out what is pending",
@@ -184,8 +184,17 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     run(context, "build", json, body)
 
 
-@command(help={"release": "go back to this one (default: the last good one before the current one)", "json": _JSON})
-def rollback(context: Context, release: str | None = None, json: bool = False) -> None:
+_FORCE_UNSIGNED = "why a release that nobody has signed, where there are trust.signers; kept in the record"
+
+
+@command(
+    help={
+        "release": "go back to this one (default: the last good one before the current one)",
+        "force": _FORCE_UNSIGNED,
+        "json": _JSON,
+    }
+)
+def rollback(context: Context, release: str | None = None, force: str | None = None, json: bool = False) -> None:
     """Go back to the last release that was verified here
 
     Nothing is built, and nothing downloaded where the hosts still have it. Releases that are marked bad are passed
@@ -197,15 +206,16 @@ def rollback(context: Context, release: str | None = None, json: bool = False) -
         from deploytool.rollout.rollback import rollback as tell
 
         _check_release_id(release)
+        reason = None if force is None else _reason(this, force, "--force")
         rehearse_deployment(this.settings, this.every)
         with this.session(f"rollback of {this.settings.environment}") as session:
-            tell(session, release, this.outcome)
+            tell(session, release, reason, this.outcome)
 
     run(context, "rollback", json, body, after="after_rollback")
 
 
-@command(help={"json": _JSON})
-def promote(context: Context, json: bool = False) -> None:
+@command(help={"force": _FORCE_UNSIGNED, "json": _JSON})
+def promote(context: Context, force: str | None = None, json: bool = False) -> None:
     """Go on with a rollout that was paused or halted
 
     The same release goes to all hosts that don't run it yet, in the waves that are left. Also after an operator that
@@ -216,9 +226,10 @@ def promote(context: Context, json: bool = False) -> None:
         from deploytool.hosts.rehearsal import rehearse_deployment
         from deploytool.rollout.promote import promote as tell
 
+        reason = None if force is None else _reason(this, force, "--force")
         rehearse_deployment(this.settings, this.every)
         with this.session(f"promote in {this.settings.environment}") as session:
-            tell(session, this.outcome)
+            tell(session, reason, this.outcome)
 
     run(context, "promote", json, body, after="after_deploy")
 
@@ -228,11 +239,17 @@ def promote(context: Context, json: bool = False) -> None:
         "release": "the release whose migrations run (default: the one deployed last)",
         "after": "run build.migrate_after instead: drops and renames, for when every host serves the release",
         "yes": "go on without a question where hosts can't prove that they serve it",
+        "force": "why those of a release that nobody has signed, where there are trust.signers",
         "json": _JSON,
     }
 )
 def migrate(
-    context: Context, release: str | None = None, after: bool = False, yes: bool = False, json: bool = False
+    context: Context,
+    release: str | None = None,
+    after: bool = False,
+    yes: bool = False,
+    force: str | None = None,
+    json: bool = False,
 ) -> None:
     """Run a release's migrations on the build server
 
@@ -245,11 +262,12 @@ def migrate(
         _check_release_id(release)
         if yes and not after:
             raise UsageError("--yes is for `migrate --after`: nothing else asks")
+        reason = None if force is None else _reason(this, force, "--force")
         with this.session(f"migrate {this.settings.environment}") as session:
             if after:
-                migrate_after_by_hand(session, release, this.outcome, sure=yes)
+                migrate_after_by_hand(session, release, this.outcome, sure=yes, force=reason)
             else:
-                migrate_by_hand(session, release, this.outcome)
+                migrate_by_hand(session, release, this.outcome, force=reason)
         if not json and (this.outcome.migrated or this.outcome.migrate_after == "done"):
             what = "migrate_after" if after else "migrations"
             this.console.print(f"{what} of {this.outcome.release} {'has' if after else 'have'} run")

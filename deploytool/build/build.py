@@ -271,7 +271,8 @@ def documents_of(
         signature = sign(session.settings, told, RELEASE_NAMESPACE)
     except UsageError as error:
         signature = None
-        notes.append(f"the release is not signed: {error.tail[0] if error.tail else error.message}")
+        why = error.tail[0] if error.tail else error.message
+        notes.append(f"the release is not signed, and a deploy refuses it without --force: {why}")
     if signature is not None:
         documents.append((signature_key(provenance_key(release.id)), signature.text))
     return dataclasses.replace(release, provenance=sha256(told)), documents, notes

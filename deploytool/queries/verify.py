@@ -20,6 +20,7 @@ from deploytool.model.release import (
 from deploytool.session import Session
 from deploytool.state.releases import signer_of_provenance
 from deploytool.text import ids
+from deploytool.trust.signing import asks_for_signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,12 @@ class Chain:
     @property
     def holds(self) -> bool:
         return all(link.holds is not False for link in self.links)
+
+    @property
+    def trouble(self) -> str:
+        """What a chain that does not hold comes to, in words."""
+        broken = {link.name for link in self.links if link.holds is False}
+        return "nobody who may deploy has signed it" if broken == {"signature"} else "is not what was published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class Chains:
         marks = {True: "ok", False: "BROKEN", None: "-"}
         lines = []
         for row in self.rows:
-            lines.append(row.release if row.holds else f"{row.release}: is not what was published")
+            lines.append(row.release if row.holds else f"{row.release}: {row.trouble}")
             lines += [f"  {marks[link.holds]:<6}  {link.name:<10}  {link.words}" for link in row.links]
         return lines
 
@@ -147,11 +154,13 @@ def _documents(release: Release, provenance: str | None, sbom: str | None) -> Se
 
 
 def _signature(session: Session, release: Release, provenance: str | None, signature: str | None) -> Link:
+    signers = session.settings.trust.signers
     if provenance is None or signature is None:
-        return Link("signature", None, "none: whoever can write to the store could have replaced all of this")
-    if session.settings.trust.signers is None:
+        words = "none: whoever can write to the store could have replaced all of this"
+        return Link("signature", False if asks_for_signatures(session.settings) else None, words)
+    if signers is None:
         return Link("signature", None, "there is one; `trust.signers` names nobody whose it could be")
     name = signer_of_provenance(session, release, provenance, signature)
     if name is None:
-        return Link("signature", False, f"of nobody whom {session.settings.trust.signers} names")
+        return Link("signature", False, f"of nobody whom {signers} names")
     return Link("signature", True, f"signed by {name}")

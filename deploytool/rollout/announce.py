@@ -20,7 +20,7 @@ from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, write_begun
 from deploytool.state.releases import check_signer
-from deploytool.trust.signing import find_key, sign
+from deploytool.trust.signing import sign
 from deploytool.trust.statement import name_of, sha256, statement
 from deploytool.worker import wire
 from deploytool.worker.wire import Exists, Signed, Target
@@ -84,14 +84,12 @@ class Manifests:
 def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> Manifests:
     """Render and check this deployment's manifests, and sign what names them. Raises SettingsError, StoreError.
 
+    With signers, a release that nobody has signed needs `attempt.force`.
+
     What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
     """
     settings, release = session.settings, attempt.release
-    if find_key(settings) is not None and check_signer(session, release) is None:
-        session.console.note(
-            f"nobody has signed the release {release.id} itself: it was built before there were signers, or by "
-            "somebody without a key; whoever can write to the store could have changed it"
-        )
+    check_signer(session, release, attempt.force)
     texts, keys, urls = dict[str, str](), dict[str, str](), dict[str, Urls]()
 
     def add(key: str, *, kept: bool, role: str) -> str:

@@ -45,6 +45,8 @@ class Attempt:
     spared: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: the tool's own idea, to put things right: no hook of the operator's may stop it
     unasked: bool = False
+    #: why a release is brought that nobody has signed; None: it is refused
+    force: str | None = None
     #: what else its record is to say
     story: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,6 +70,7 @@ def attempt_at(
     unheard: Mapping[str, Sequence[str]] = MappingProxyType({}),
     spared: Mapping[str, Sequence[str]] = MappingProxyType({}),
     unasked: bool = False,
+    force: str | None = None,
     story: Mapping[str, object] = MappingProxyType({}),
 ) -> Attempt:
     """A deployment of the release as things stand here; see the fields of Attempt. `story` is added to."""
@@ -92,8 +95,10 @@ def attempt_at(
         unheard=unheard,
         spared=spared,
         unasked=unasked,
+        force=force,
         story={
             **story,
+            "forced": force,
             **changes_record(changes),
             "served_before": here.served.release,
             "learned": [asdict(each) for each in here.learned],

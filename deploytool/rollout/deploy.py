@@ -59,7 +59,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
             changes = comparing.answer()
             tell_changes(session, here, changes)
         if not request.migrate:
-            leave_out(session, release, outcome, sure=request.sure)
+            leave_out(session, release, outcome, sure=request.sure, force=request.force)
         attempt = attempt_at(
             release,
             "deploy",
@@ -68,10 +68,10 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
             migrate=request.migrate,
             wait=request.wait,
             nodes=request.nodes,
+            force=request.force,
             story={
                 "reference": chosen.reference,
                 "promoted_from": request.promote_from,
-                "forced": request.force,
             },
             plan=plan_of(settings, request, here.expected),
         )

@@ -24,7 +24,7 @@ from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import write_migrated_after
-from deploytool.state.releases import read_release
+from deploytool.state.releases import check_signer, read_release
 from deploytool.state.targets import stand
 from deploytool.text.masking import Masking
 
@@ -53,10 +53,10 @@ def migrate(session: Session, release: Release, outcome: Outcome) -> None:
         outcome.migrated = True
 
 
-def leave_out(session: Session, release: Release, outcome: Outcome, *, sure: bool) -> None:
+def leave_out(session: Session, release: Release, outcome: Outcome, *, sure: bool, force: str | None = None) -> None:
     """What `--no-migrate` does in its place: ask whether the release goes without what is pending.
 
-    Raises UsageError unless that is `sure`, or a person at the terminal says so.
+    Raises UsageError unless that is `sure`, or a person at the terminal says so; StoreError as `check_signer` does.
     """
     build = session.settings.build
     if not build.migrate:
@@ -66,6 +66,8 @@ def leave_out(session: Session, release: Release, outcome: Outcome, *, sure: boo
             "--no-migrate: whether anything is pending can't be told, as build.migrate_pending is empty"
         )
         return
+    # What is asked is the release's own code.
+    check_signer(session, release, force)
     with outcome.phase("migrate"), unpacked(session, release) as directory:
         pending = ask_pending(session, directory)
     if not pending:
@@ -125,26 +127,28 @@ def migrate_after(session: Session, release: Release, outcome: Outcome) -> None:
 # --- by hand
 
 
-def migrate_by_hand(session: Session, release_id: str | None, outcome: Outcome) -> None:
-    """Run the migrations of a release, by default of the one that the environment runs."""
+def migrate_by_hand(session: Session, release_id: str | None, outcome: Outcome, *, force: str | None = None) -> None:
+    """Run the migrations of a release, by default of the one that the environment runs. See `chosen`."""
     with session.lock(session.settings.environment, wait=False):
         refuse_if_frozen(session)
-        release = chosen(session, release_id or stand(session).answer().live.release, outcome)
+        release = chosen(session, release_id or stand(session).answer().live.release, outcome, force)
         if not session.settings.build.migrate:
             session.console.note("build.migrate is empty: there is nothing to run")
             return
         migrate(session, release, outcome)
 
 
-def migrate_after_by_hand(session: Session, release_id: str | None, outcome: Outcome, *, sure: bool) -> None:
-    """Run the `migrate_after` of a release, by default of the one that the environment runs.
+def migrate_after_by_hand(
+    session: Session, release_id: str | None, outcome: Outcome, *, sure: bool, force: str | None = None
+) -> None:
+    """Run the `migrate_after` of a release, by default of the one that the environment runs. See `chosen`.
 
     Raises UsageError if a host that is up does not serve it, proven, unless that is `sure` or confirmed.
     """
     with session.lock(session.settings.environment, wait=False):
         refuse_if_frozen(session)
         here = stand(session).answer()
-        release = chosen(session, release_id or here.live.release, outcome)
+        release = chosen(session, release_id or here.live.release, outcome, force)
         if not session.settings.build.migrate_after:
             session.console.note("build.migrate_after is empty: there is nothing to run")
             return
@@ -166,14 +170,18 @@ def migrate_after_by_hand(session: Session, release_id: str | None, outcome: Out
         write_migrated_after(session, release.id)
 
 
-def chosen(session: Session, release_id: str | None, outcome: Outcome) -> Release:
-    """The release whose migrations are to run. Raises UsageError if nothing was deployed yet."""
+def chosen(session: Session, release_id: str | None, outcome: Outcome, force: str | None) -> Release:
+    """The release whose migrations are to run. `force` says why, if nobody has signed it.
+
+    Raises UsageError if nothing was deployed yet, StoreError as `check_signer` does.
+    """
     if release_id is None:
         raise UsageError(
             f"nothing was deployed to {session.settings.environment} yet",
             hint=f"fab {session.settings.environment} migrate --release ID",
         )
     release = read_release(session, release_id)
+    check_signer(session, release, force)
     outcome.release, outcome.revision = release.id, release.revision
     return release
 

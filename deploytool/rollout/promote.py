@@ -20,11 +20,11 @@ from deploytool.state.releases import read_release
 from deploytool.state.targets import Here, check_event_sizes, release_wanted, stand, tell_lost
 
 
-def promote(session: Session, outcome: Outcome) -> None:
+def promote(session: Session, force: str | None, outcome: Outcome) -> None:
     """Go on with a rollout that was paused, halted, or left by its operator: the same release, to all other hosts.
 
     In the waves that are left, and without another pause: somebody has looked. Hosts that serve the release, proven,
-    are not touched. Raises UsageError if there is nothing to go on with.
+    are not touched. `force` says why, if nobody has signed it. Raises UsageError if there is nothing to go on with.
     """
     settings = session.settings
     check_event_sizes(session)
@@ -58,6 +58,7 @@ def promote(session: Session, outcome: Outcome) -> None:
             changes,
             migrate=True,
             kept=kept - bound_to_an_archive(session, release, kept),
+            force=force,
             story={"promotes": release.id},
             plan=RolloutPlan(
                 waves=waves or (Wave(1, frozenset()),),

@@ -25,8 +25,11 @@ from deploytool.state.targets import Here, check_event_sizes, stand, strays, tel
 SHOWN = 10
 
 
-def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None:
-    """The whole story. Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go."""
+def rollback(session: Session, release_id: str | None, force: str | None, outcome: Outcome) -> None:
+    """The whole story; `force` says why, if nobody has signed the release.
+
+    Fills `outcome`; raises DeployError for whatever ends it before the hosts were let go.
+    """
     settings = session.settings
     check_event_sizes(session)
     with session.lock_ahead(settings.environment, wait=False) as held, cleaned_up(session):
@@ -49,7 +52,7 @@ def rollback(session: Session, release_id: str | None, outcome: Outcome) -> None
             warn_of_migrations(session, here.history, release, wanted)
             kept = kept_roles(release, here.expected)
             kept -= bound_to_an_archive(session, release, kept)
-        bring_back(session, attempt_at(release, "rollback", here, changes, kept=kept), outcome)
+        bring_back(session, attempt_at(release, "rollback", here, changes, kept=kept, force=force), outcome)
 
 
 def choose_target(session: Session, here: Here, release_id: str | None) -> ReleaseId:

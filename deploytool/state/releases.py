@@ -13,7 +13,7 @@ from deploytool.model.release import (
 )
 from deploytool.session import Session
 from deploytool.text import ids
-from deploytool.trust.signing import signer_of_release
+from deploytool.trust.signing import asks_for_signatures, signer_of_release
 
 
 def read_release(session: Session, release_id: str) -> Release:
@@ -45,15 +45,27 @@ def checked_release(session: Session, release_id: str, content: str | None) -> R
     return release
 
 
-def check_signer(session: Session, release: Release) -> str | None:
-    """Who of those who may deploy has signed what the store has of the release; None: nobody.
+def check_signer(session: Session, release: Release, force: str | None) -> str | None:
+    """Who of those who may deploy has signed what the store has of the release; None: nobody, and `force` says why it
+    is taken all the same, or there are no signers.
 
-    Raises StoreError if the store has something else than was signed.
+    A missing signature needs a reason: whoever can write to the store can replace an archive and delete its signature.
+    Raises StoreError without one, and if the store has something else than was signed.
     """
+    if not asks_for_signatures(session.settings):
+        return None
     there = provenance_key(release.id)
     texts = session.store.read([there, signature_key(there)]).answer().contents
     provenance, signature = texts[there], texts[signature_key(there)]
     if provenance is None or signature is None:
+        what = f"nobody has signed the release {release.id}: whoever can write to the store could have changed it"
+        if force is None:
+            raise StoreError(
+                what,
+                hint=f"`fab {session.settings.environment} deploy --branch {release.revision[:10]} --rebuild` builds "
+                'it again and signs it; --force "why" takes it as it is',
+            )
+        session.console.note(f"{what}; forced: {force}")
         return None
     name = signer_of_provenance(session, release, provenance, signature)
     if name is None:

@@ -40,6 +40,11 @@ def signers_of(settings: "Settings", *, anywhere: bool = False) -> tuple[Signer,
     return read_signers(text, environment, known, f"trust.signers: {named}")
 
 
+def asks_for_signatures(settings: "Settings") -> bool:
+    """Whether what hosts of this environment run has to be signed: pretend hosts ask for nothing."""
+    return settings.trust.signers is not None and not settings.has_pretend_hosts
+
+
 def find_key(settings: "Settings", *, anywhere: bool = False) -> tuple[Path | str, tuple[Signer, ...]] | None:
     """What would sign for this environment, and who may; None where nothing is signed. Raises SettingsError."""
     signers = None if settings.has_pretend_hosts else signers_of(settings, anywhere=anywhere)

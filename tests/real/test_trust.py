@@ -354,6 +354,45 @@ def test_release_that_was_rewritten_in_the_store_is_not_signed_for(trusting: Tru
     assert (verified.code, "of nobody whom config/signers names" in verified.out) == (6, True)
 
 
+def test_release_that_was_replaced_and_whose_signature_was_deleted_is_not_signed_for(trusting: Trusting) -> None:
+    """The store's write key is enough for that, and for a record of a version that signed nothing."""
+    release = trusting.deploy().json["release"]
+    trusting.repository.commit({"VERSION": "2"})
+    trusting.deploy()
+    guarded = trusting.playground
+    client, below = guarded.s3_client(guarded.owner_keys), f"tiny/releases/{release}/"
+
+    def put(name: str, body: bytes) -> None:
+        client.put_object(Bucket=guarded.bucket, Key=below + name, Body=body)
+
+    def get(key: str) -> bytes:
+        return bytes(client.get_object(Bucket=guarded.bucket, Key=key)["Body"].read())
+
+    good, record = get(f"{below}tiny.tar.gz"), json.loads(get(f"{below}release.json"))
+    del record["provenance"]
+    evil = gzip.compress(b"\0" * 10240)
+    put("tiny.tar.gz", evil)
+    replaced = {**record, "checksum": hashlib.sha256(evil).hexdigest(), "size_bytes": len(evil)}
+    put("release.json", json.dumps(replaced).encode())
+    for name in ("provenance.json", "provenance.json.sig", "sbom.cdx.json"):
+        client.delete_object(Bucket=guarded.bucket, Key=below + name)
+    before = {host: trusting.current(host) for host in HOSTS}
+    for command in (("deploy", "--release", release), ("rollback",)):
+        refused = trusting.fab("playground", *command, "--json")
+        assert refused.code == 6, refused.err
+        assert f"nobody has signed the release {release}" in refused.err
+    assert {host: trusting.current(host) for host in HOSTS} == before
+    verified = trusting.fab("playground", "releases", "--verify", "--release", release)
+    assert (verified.code, f"{release}: nobody who may deploy has signed it" in verified.out) == (6, True)
+    # Somebody who knows that it is what was published can say so.
+    put("tiny.tar.gz", good)
+    put("release.json", json.dumps(record).encode())
+    forced = trusting.fab("playground", "rollback", "--force", "compared with the backup", "--json")
+    assert (forced.code, "forced: compared with the backup" in forced.err) == (0, True), forced.err
+    told = json.loads(get(f"tiny/environments/playground/deployments/{forced.json['deployment']}.json"))
+    assert told["forced"] == "compared with the backup"
+
+
 def joins_anew(trusting: Trusting, host: str = "app1") -> str | None:
     """The release that a host runs which has just joined, by its timer."""
     trusting.forget(host)

@@ -104,7 +104,7 @@ def test_deploy_asks_in_few_round_trips(project: Project) -> None:
     reusing = trips(project, deploying)
     assert "publish_archive" not in reusing
     assert reusing.until_the_event <= 4, reusing.asked
-    back = trips(project, lambda session, outcome: rollback(session, None, outcome))
+    back = trips(project, lambda session, outcome: rollback(session, None, None, outcome))
     assert back.until_the_event <= 5, back.asked
     # After the event: `go`, the record, and what cleans up.
     assert max(len(each.asked) - each.until_the_event for each in (building, reusing, back)) <= 7

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,17 @@ import pytest
 from deploytool.build.stages import Comparison
 from deploytool.connection.paths import Place
 from deploytool.connection.step import Step
-from deploytool.errors import StepError, UsageError
+from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.model.history import Deployment, Due, History, MigratedAfter, due_of, read_deployment
 from deploytool.model.release import DeploymentId, deployment_record_key, manifest_key
-from deploytool.rollout.migrations import migrate_after, migrate_after_by_hand, refuse_unless_sure, warn_of_migrations
+from deploytool.rollout.migrations import (
+    leave_out,
+    migrate_after,
+    migrate_after_by_hand,
+    migrate_by_hand,
+    refuse_unless_sure,
+    warn_of_migrations,
+)
 from deploytool.screen.console import Console
 from deploytool.screen.summary import Outcome
 from deploytool.state.history_store import read_history, write_migrated_after
@@ -193,6 +201,26 @@ def test_by_hand_it_is_refused_while_a_host_can_not_prove_the_release(serving: M
     forced = World(serving)
     forced.by_hand(sure=True)
     assert forced.worker.steps == ["migrate_after"]
+
+
+def unsigned() -> World:
+    """Its release was built before there were signers."""
+    world = World({"one": NEW, "two": NEW})
+    world.session.settings.trust.signers = "config/signers"
+    return world
+
+
+def test_code_of_a_release_that_nobody_has_signed_does_not_run_on_the_build_server() -> None:
+    for by_hand in (migrate_by_hand, partial(migrate_after_by_hand, sure=True)):
+        world, forced = unsigned(), unsigned()
+        with pytest.raises(StoreError, match="nobody has signed the release"):
+            by_hand(world.session, NEW, world.outcome)
+        assert world.worker.steps == []
+        by_hand(forced.session, NEW, forced.outcome, force="built before there were signers")
+        assert forced.worker.steps
+    world = unsigned()
+    with pytest.raises(StoreError, match="nobody has signed the release"):
+        leave_out(world.session, record(NEW), world.outcome, sure=True)
 
 
 def test_nothing_is_due_where_there_is_nothing_to_run() -> None:
