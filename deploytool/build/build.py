@@ -268,7 +268,7 @@ def documents_of(
     documents = [(sbom_key(release.id), bill), (provenance_key(release.id), told)]
     notes = [*unread]
     try:
-        signature = sign(session.settings, told, RELEASE_NAMESPACE)
+        signature = sign(session.settings, told, ids.read(release.built_at), RELEASE_NAMESPACE)
     except UsageError as error:
         signature = None
         why = error.tail[0] if error.tail else error.message

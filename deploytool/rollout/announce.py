@@ -20,6 +20,7 @@ from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, write_begun
 from deploytool.state.releases import check_signer
+from deploytool.text import ids
 from deploytool.trust.signing import sign
 from deploytool.trust.statement import name_of, sha256, statement
 from deploytool.worker import wire
@@ -120,7 +121,7 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
         if attempt.nodes
         else {},
     )
-    signature = sign(settings, said)
+    signature = sign(settings, said, ids.moment_of(deployment))
     signed = Signed(said, signature.text if signature else None)
     return Manifests(texts, keys, urls, signed, signature.name if signature else None)
 

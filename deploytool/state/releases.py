@@ -85,5 +85,4 @@ def check_signer(session: Session, release: Release, force: str | None) -> str |
 
 
 def signer_of_provenance(session: Session, release: Release, provenance: str, signature: str) -> str | None:
-    moment = ids.compact(ids.read(release.built_at)).replace("T", "").rstrip("Z")
-    return signer_of_release(session.settings, provenance, signature, moment)
+    return signer_of_release(session.settings, provenance, signature, ids.read(release.built_at))

@@ -8,11 +8,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploytool.errors import SettingsError, UsageError
 from deploytool.settings.files import environments
+from deploytool.text import ids
 from deploytool.text.untrusted import printable
 from deploytool.trust.signers import NAMESPACE, RELEASE_NAMESPACE, Signer, allowed_signers, read_signers
 
@@ -86,8 +88,11 @@ class Signature:
     name: str
 
 
-def sign(settings: "Settings", text: str, namespace: str = NAMESPACE) -> Signature | None:
+def sign(settings: "Settings", text: str, moment: datetime, namespace: str = NAMESPACE) -> Signature | None:
     """The signature of a statement, which hosts will accept; None where nothing is signed.
+
+    `moment` is the time by which it is checked later: the one in the deployment's id, or when the release was built.
+    The key must be valid then and now: the build server's clock is not this machine's.
 
     A release is of no environment: whoever may deploy to any may sign one.
 
@@ -110,29 +115,32 @@ def sign(settings: "Settings", text: str, namespace: str = NAMESPACE) -> Signatu
             tail=_said(signed),
             hint="is the key in the agent (`ssh-add -l`)? Is its hardware plugged in? `trust.key` names another",
         )
-    name = _signer(signers, text, signed.stdout, namespace)
+    refused = f"hosts would refuse what {named} signs: it may not deploy to {settings.environment}"
+    if _signer(signers, text, signed.stdout, namespace) is None:
+        raise UsageError(f"{refused} (any more)", hint=f"{settings.trust.signers} names those who may, and how long")
+    name = _signer(signers, text, signed.stdout, namespace, moment)
     if name is None:
         raise UsageError(
-            f"hosts would refuse what {named} signs: it may not deploy to {settings.environment} (any more)",
-            hint=f"{settings.trust.signers} names those who may, and how long",
+            f"{refused} at {ids.recorded(moment)}, the time by which it is checked",
+            hint=f"{settings.trust.signers} has its valid-after and valid-before; is the build server's clock right?",
         )
     return Signature(signed.stdout, name)
 
 
-def signer_of_release(settings: "Settings", text: str, signature: str, moment: str) -> str | None:
+def signer_of_release(settings: "Settings", text: str, signature: str, moment: datetime) -> str | None:
     """Who of those who may deploy anywhere has signed what tells of a release; None: nobody. Raises SettingsError.
 
-    Keys count that were valid at that moment, `YYYYMMDDhhmmss` in UTC.
+    Keys count that were valid at that moment.
     """
     return _signer(signers_of(settings, anywhere=True) or (), text, signature, RELEASE_NAMESPACE, moment)
 
 
 def _signer(
-    signers: tuple[Signer, ...], text: str, signature: str, namespace: str, moment: str | None = None
+    signers: tuple[Signer, ...], text: str, signature: str, namespace: str, moment: datetime | None = None
 ) -> str | None:
     # Older ones of OpenSSH know neither the option nor what it is for.
     timed = moment and any("valid-" in signer.options.lower() for signer in signers)
-    at = ("-O", f"verify-time={moment}") if timed else ()
+    at = ("-O", f"verify-time={moment:%Y%m%d%H%M%S}") if timed else ()
     with tempfile.TemporaryDirectory(prefix="deploytool-") as directory:
         place = Path(directory)
         (place / "signature").write_text(signature, encoding="utf-8")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from deploytool.errors import DeployError, SettingsError, UsageError
 from deploytool.settings import Settings, load_settings
+from deploytool.text import ids
 from deploytool.trust.signing import find_key, sign
 
 SETTINGS = {
@@ -68,7 +70,7 @@ def agent(team: Team, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_key_file_that_is_named_signs_in_its_owners_name(team: Team) -> None:
-    signature = sign(team.settings(key=str(team.directory / "alice")), SAID)
+    signature = sign(team.settings(key=str(team.directory / "alice")), SAID, ids.now())
     assert signature is not None
     assert signature.name == "alice@example.org"
     assert signature.text.startswith("-----BEGIN SSH SIGNATURE-----")
@@ -79,7 +81,7 @@ def test_agents_key_that_may_deploy_is_found_among_others(team: Team, agent: Non
         subprocess.run(["ssh-add", "-q", str(team.directory / name)], check=True)
     # The agent alone has it.
     (team.directory / "alice").unlink()
-    signature = sign(team.settings(), SAID)
+    signature = sign(team.settings(), SAID, ids.now())
     assert signature is not None
     assert signature.name == "alice@example.org"
 
@@ -88,7 +90,7 @@ def test_key_in_the_users_own_directory_is_found(team: Team) -> None:
     for name in ("alice", "alice.pub"):
         os.rename(team.directory / name, team.home / ".ssh" / f"id_{name.replace('alice', 'ed25519')}")
     assert find_key(team.settings()) is not None
-    assert sign(team.settings(), SAID) is not None
+    assert sign(team.settings(), SAID, ids.now()) is not None
 
 
 def test_nobodys_key_is_said_before_anything_begins(team: Team) -> None:
@@ -103,7 +105,7 @@ def test_nobodys_key_is_said_before_anything_begins(team: Team) -> None:
 def test_what_hosts_would_refuse_is_not_announced(team: Team, who: str) -> None:
     """A key that is nobody's, and one whose time is over."""
     with pytest.raises(UsageError) as caught:
-        sign(team.settings(key=str(team.directory / who)), SAID)
+        sign(team.settings(key=str(team.directory / who)), SAID, ids.now())
     assert "may not deploy to production (any more)" in caught.value.message
 
 
@@ -119,4 +121,21 @@ def test_file_that_is_not_there_is_named(team: Team, trust: dict[str, str], prob
 def test_pretend_hosts_need_no_signature(team: Team) -> None:
     settings = team.settings()
     pretend = settings.model_copy(update={"consul": settings.consul.model_copy(update={"address": "file:///var/bus"})})
-    assert sign(pretend, SAID) is None
+    assert sign(pretend, SAID, ids.now()) is None
+
+
+def test_signature_counts_at_the_time_that_hosts_look_at_and_now(team: Team) -> None:
+    """Hosts go by the time in the deployment's id: the build server's, and later than that of any deployment before."""
+    settings, now = team.settings(key=str(team.directory / "alice")), ids.now()
+    public = (team.directory / "alice.pub").read_text().strip()
+    over = now + timedelta(hours=1)
+    (team.directory / "config/signers").write_text(f'alice@example.org valid-before="{over:%Y%m%d%H%M%S}" {public}\n')
+    assert sign(settings, SAID, now) is not None
+    with pytest.raises(UsageError) as caught:
+        sign(settings, SAID, over + timedelta(seconds=1))
+    assert f"may not deploy to production at {ids.recorded(over + timedelta(seconds=1))}" in caught.value.message
+    # Nor may a clock that goes wrong let somebody deploy whose time is over.
+    (team.directory / "config/signers").write_text(f'alice@example.org valid-before="20200101" {public}\n')
+    with pytest.raises(UsageError) as caught:
+        sign(settings, SAID, ids.read("2019-12-31T00:00:00Z"))
+    assert "may not deploy to production (any more)" in caught.value.message

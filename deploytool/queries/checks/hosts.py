@@ -194,7 +194,7 @@ def ask(
         questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role])))
     manifests = ((name_of(each.role), each.manifest) for each in questions)
     said = statement(settings.application, settings.environment, probe, manifests)
-    signature = sign(settings, said) if questions else None
+    signature = sign(settings, said, ids.moment_of(probe)) if questions else None
     signed = Signed(said, signature.text if signature else None)
     return session.bus.probe(probe, probes_prefix(settings.environment), questions, signed, seconds).answer()
 
