@@ -574,6 +574,8 @@ def app_server(
             node=node,
             sandbox=sandbox,
         )
+        if server.note is not None and (format == "cloud-init" or output is not None):
+            this.console.note(server.note)
         if output is not None:
             written = made.write(server, Path(output))
             if not json:

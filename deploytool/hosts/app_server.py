@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RECEIVE = "/usr/local/lib/deploytool/receive.sh"
 UNITS = "/etc/systemd/system"
+#: what EC2 takes, before base64; other clouds take more
+USER_DATA_BYTES = 16384
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -79,6 +81,18 @@ class AppServer:
     files: tuple[HostFile, ...]
     #: file name → Consul's and S3's least rights of both ends, for whoever hands out tokens and keys
     policies: Mapping[str, str]
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of the user data; None: nothing. Keys of signers hardly get smaller when packed."""
+        size_bytes = len(self.cloud_init.encode())
+        if size_bytes <= USER_DATA_BYTES:
+            return None
+        return (
+            f"cloud-init's user data has {size_bytes} bytes, and EC2 takes no more than {USER_DATA_BYTES} bytes of user "
+            "data: there, put what `--format script` prints into the machine's image, or have user data of your own "
+            "fetch it and run it; fewer signers (`trust.signers`) make it smaller"
+        )
 
     def listing(self) -> Mapping[str, str]:
         """Every file of `--output`, by its path below the directory."""

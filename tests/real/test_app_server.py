@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,6 +189,24 @@ def test_cloud_init_takes_the_user_data_which_is_the_script(printer: Printer, ro
     (file,) = data["write_files"]
     assert gzip.decompress(b64decode(file["content"])).decode() == printer.printed("--role", role)
     assert data["runcmd"] == [[file["path"]]]
+
+
+def test_user_data_that_is_too_large_for_a_cloud_with_many_signers_says_so(printer: Printer) -> None:
+    kind = b"ssh-ed25519"
+    keys = [b64encode(len(kind).to_bytes(4, "big") + kind + bytes([0, 0, 0, 32]) + os.urandom(32)) for _ in range(60)]
+    lines = [f"person{number}@example.org ssh-ed25519 {key.decode()}\n" for number, key in enumerate(keys)]
+    (printer.directory / "config/signers").write_text("".join(lines))
+    (printer.directory / "config/deploy.yml").write_text(f"{SETTINGS}\ntrust: {{signers: config/signers}}\n")
+    words = "EC2 takes no more than 16384 bytes of user data"
+    result = printer.run("--role", "web", "--format", "cloud-init")
+    # Other clouds take more: it is printed all the same.
+    assert (result.code, f"has {len(result.out.encode())} bytes, and {words}" in result.err) == (0, True), result.err
+    assert "put what `--format script` prints into the machine's image" in result.err
+    assert words in printer.run("--role", "web", "--node", "web1", "--output", "made").err
+    script = printer.run("--role", "web")
+    assert (script.code, script.err) == (0, "")
+    (printer.directory / "config/signers").write_text(lines[0])
+    assert printer.run("--role", "web", "--format", "cloud-init").err == ""
 
 
 @pytest.mark.parametrize(("role", "flags"), [("web", ()), ("batch", ()), ("batch", ("--sandbox",))])
