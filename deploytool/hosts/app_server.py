@@ -89,8 +89,8 @@ class AppServer:
         if size_bytes <= USER_DATA_BYTES:
             return None
         return (
-            f"cloud-init's user data has {size_bytes} bytes, and EC2 takes no more than {USER_DATA_BYTES} bytes of user "
-            "data: there, put what `--format script` prints into the machine's image, or have user data of your own "
+            f"cloud-init's user data has {size_bytes} bytes, and EC2 takes no more than {USER_DATA_BYTES} bytes of user"
+            " data: there, put what `--format script` prints into the machine's image, or have user data of your own "
             "fetch it and run it; fewer signers (`trust.signers`) make it smaller"
         )
 

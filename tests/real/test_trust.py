@@ -393,6 +393,23 @@ def test_release_that_was_replaced_and_whose_signature_was_deleted_is_not_signed
     assert told["forced"] == "compared with the backup"
 
 
+def test_rollout_of_a_release_that_lost_its_signature_is_not_promoted_but_with_a_reason(trusting: Trusting) -> None:
+    trusting.deploy()
+    trusting.repository.commit({"VERSION": "2"})
+    trusting.settings["rollout"] = {"waves": [1, "100%"], "pause_after": 1}
+    trusting.write()
+    release = trusting.deploy().json["release"]
+    guarded = trusting.playground
+    key = f"tiny/releases/{release}/provenance.json.sig"
+    guarded.s3_client(guarded.owner_keys).delete_object(Bucket=guarded.bucket, Key=key)
+    refused = trusting.fab("playground", "promote", "--json")
+    assert (refused.code, f"nobody has signed the release {release}" in refused.err) == (6, True), refused.err
+    assert len({trusting.current(host) for host in HOSTS}) == 2
+    forced = trusting.fab("playground", "promote", "--force", "compared with the backup", "--json")
+    assert forced.code == 0, forced.err
+    assert {trusting.current(host) for host in HOSTS} == {release}
+
+
 def joins_anew(trusting: Trusting, host: str = "app1") -> str | None:
     """The release that a host runs which has just joined, by its timer."""
     trusting.forget(host)
