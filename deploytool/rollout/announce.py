@@ -90,7 +90,6 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
     What is wanted always names an archive: a host that is new, or comes back, has nothing to keep.
     """
     settings, release = session.settings, attempt.release
-    check_signer(session, release, attempt.force)
     texts, keys, urls = dict[str, str](), dict[str, str](), dict[str, Urls]()
 
     def add(key: str, *, kept: bool, role: str) -> str:
@@ -121,7 +120,9 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
         if attempt.nodes
         else {},
     )
+    # Somebody whose own key may not sign hears of that first; nobody gets the signature of what is refused then.
     signature = sign(settings, said, ids.moment_of(deployment))
+    check_signer(session, release, attempt.force)
     signed = Signed(said, signature.text if signature else None)
     return Manifests(texts, keys, urls, signed, signature.name if signature else None)
 
