@@ -155,9 +155,14 @@ def _signer(
 def _agent_keys() -> Iterator[str]:
     if not os.environ.get("SSH_AUTH_SOCK"):
         return
-    listed = subprocess.run(
-        ["ssh-add", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=CALL_SECONDS
-    )
+    command = ["ssh-add", "-L"]
+    try:
+        listed = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=CALL_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        # One that is not there, or does not answer, has no key for us.
+        return
     if listed.returncode == 0:
         yield from listed.stdout.splitlines()
 

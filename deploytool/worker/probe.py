@@ -1,8 +1,8 @@
 """A live probe of the hosts: an event of each role's own name, whose manifest changes nothing and only answers.
 
-It takes the way that a deployment takes: event, `consul watch`, stretcher, store, report. What it needs in store and
-bus is removed again, whatever happens; its caller holds the environment's lock, so that no host finds it in one list of
-events with a deployment, of which stretcher would take either.
+It takes the way that a deployment takes: event, `consul watch`, receive.sh, stretcher, report; hosts of before read the
+store besides. What it needs in store and bus is removed again, whatever happens; its caller holds the environment's
+lock, so that no host of before finds it in one list of events with a deployment, of which stretcher would take either.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def test_security_names_tests_that_are_there() -> None:
 
 
 def test_troubleshooting_quotes_what_the_tool_says() -> None:
-    sources = [*(TOP / "deploytool").rglob("*.py"), *(TOP / "templates" / "host").glob("*.sh")]
+    sources = [*(TOP / "deploytool").rglob("*.py"), *(TOP / "templates").glob("*/*.sh")]
     said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(source.read_text() for source in sources))
     quoted = re.findall(r'\*\*"(.+?)"\*\*', (TOP / "docs" / "troubleshooting.md").read_text())
     assert len(quoted) > 10
