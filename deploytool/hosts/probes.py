@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploytool.hosts.manifest import made_up_release, role_manifest
+from deploytool.hosts.manifest import made_up_release, manifest_url, role_manifest
 from deploytool.hosts.scripts import (
     BUS,
     PROBE_PARTS,
@@ -14,8 +14,9 @@ from deploytool.hosts.scripts import (
     values_of,
 )
 from deploytool.hosts.yaml_text import yaml_scalar
-from deploytool.model.release import DeploymentId, consul_prefix
+from deploytool.model.release import DeploymentId, consul_prefix, probe_archive_key
 from deploytool.text.compressions import COMPRESSIONS
+from deploytool.trust.statement import sha256
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -30,6 +31,9 @@ def unpacking_programs(settings: "Settings") -> tuple[str, ...]:
 
 def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
     """A manifest for `fab ENV check`: the host says what it is and what it lacks, and nothing is changed.
+
+    stretcher gets `probe_archive` from the store, as it would an archive. `pre` answers and fails, so that nothing is
+    unpacked; where stretcher does not come so far, the failure hook answers.
 
     This one does hold braces: a stretcher that takes them for a template is newer than 1.1.0, which is all that one
     tells of itself that was built without its own Makefile. The user's template has no part in it.
@@ -54,7 +58,18 @@ def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
         each_item("unpacking_programs", ((name,) for name in unpacking_programs(settings))),
         *(host_part(bus if part == BUS else part) for part in PROBE_PARTS),
     ]
-    return _PROBE.format(yaml_scalar("\n".join(lines), 6).replace(_NEWER, "{{`yes`}}"))
+
+    def script(phase: str) -> str:
+        return yaml_scalar("\n".join([f"probe_phase={phase}", *lines]), 6).replace(_NEWER, "{{`yes`}}")
+
+    src = manifest_url(settings.store.url, probe_archive_key(settings.environment, probe, role))
+    head = f"src: {yaml_scalar(src, 2)}\nchecksum: {sha256(probe_archive(probe))}\ndest: ../.deploytool.probe\n"
+    return _PROBE.format(f"{head}sync_strategy: mv\n", script("pre")) + f"  failure:\n    - {script('failure')}\n"
+
+
+def probe_archive(probe: DeploymentId) -> str:
+    """It is fetched and compared, and never unpacked."""
+    return f"deploytool asks, {probe}\n"
 
 
 def render_proof(settings: "Settings", role: str, probe: DeploymentId) -> str:
@@ -66,7 +81,7 @@ def render_proof(settings: "Settings", role: str, probe: DeploymentId) -> str:
     bus = "directory" if manifest.bus_directory else "consul"
     parts = (host_part(bus if part == BUS else part) for part in PROVE_PARTS)
     script = "\n".join([*values_of(manifest), *lists_of(manifest, "failure"), *parts])
-    return _PROBE.format(yaml_scalar(script, 6))
+    return _PROBE.format("", yaml_scalar(script, 6))
 
 
-_PROBE = "# A probe by deploytool: it changes nothing.\ncommands:\n  pre:\n    - {}\n"
+_PROBE = "# A probe by deploytool: it changes nothing.\n{}commands:\n  pre:\n    - {}\n"

@@ -87,6 +87,11 @@ def probe_key(environment: str, probe: DeploymentId, role: str) -> str:
     return f"{probes_prefix(environment)}{probe}/{role}.yml"
 
 
+def probe_archive_key(environment: str, probe: DeploymentId, role: str) -> str:
+    """What hosts get in an archive's place when they are only asked."""
+    return f"{probes_prefix(environment)}{probe}/{role}.archive"
+
+
 def begun_key(environment: str, deployment: DeploymentId) -> str:
     """What is known of a deployment when it begins. From then on retention leaves its release alone."""
     return f"environments/{environment}/deployments/{deployment}/begun.json"

@@ -1,8 +1,8 @@
 """A live probe of the hosts: an event of each role's own name, whose manifest changes nothing and only answers.
 
-It takes the way that a deployment takes: event, `consul watch`, receive.sh, stretcher, report; hosts of before read the
-store besides. What it needs in store and bus is removed again, whatever happens; its caller holds the environment's
-lock, so that no host of before finds it in one list of events with a deployment, of which stretcher would take either.
+It takes the way that a deployment takes: event, `consul watch`, receive.sh, stretcher, store, report. What it needs in
+store and bus is removed again, whatever happens; its caller holds the environment's lock, so that no host of before
+finds it in one list of events with a deployment, of which stretcher would take either.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def probe_hosts(
         digest = hashlib.sha256(signed.statement.encode()).hexdigest()
         asked: List[Question] = []
         for role in roles:
+            if role.archive:
+                store.put_new(role.archive_key, role.archive.encode())
             store.put_new(role.key, role.manifest.encode())
             bus.put(bells[role.role], "{} {}#sha256={}".format(probe, role.url, digest))
             try:
@@ -80,7 +82,8 @@ def probe_hosts(
         try:
             for role in roles:
                 bus.delete(bells[role.role])
-                store.delete(role.key)
+                for key in (role.key, *([role.archive_key] if role.archive else [])):
+                    store.delete(key)
         finally:
             bus.delete_places(
                 [

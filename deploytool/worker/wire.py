@@ -302,6 +302,9 @@ class Question(NamedTuple):
     manifest: str
     url: str
     hosts: List[str]
+    #: what the manifest has hosts fetch, and its key; empty: nothing
+    archive: str
+    archive_key: str
 
 
 class Answers(NamedTuple):

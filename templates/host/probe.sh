@@ -2,7 +2,7 @@
 # A probe of `fab ENV check`: this host says that it hears, with which stretcher, and what a deployment would lack here.
 # It changes nothing.
 # Reads: bus_directory, consul_prefix, deploy_to, deployment, kv_value, link_problem, node, node_problem, owner_problem,
-#   receiver, role, room.
+#   probe_phase, receiver, role, room.
 # Sets: report_seconds.
 
 # The operator does not wait longer.
@@ -31,6 +31,12 @@ find_place() {
 }
 
 cd /
+if [ "$probe_phase" = failure ]; then
+  probe_log=$(cat)
+  case $probe_log in *"deploytool $deployment: answered: "*) exit 0 ;; esac
+  lacks "stretcher can't get an archive from the store: $(printf '%s\n' "$probe_log" | grep 'failed:' | tail -n 1)"
+fi
+exec </dev/null
 find_node || {
   say "$node_problem"
   exit 1
@@ -70,3 +76,5 @@ put_patiently "$consul_prefix/reports/$role/$node/$deployment/listens" "$(
     "$(printf '%s' "$newer" | json_text)" "$(id -un)" "$(printf '%s' "$host_wanted" | clean_lines | json_text)" \
     "$(printf '%s' "$host_listens" | clean_lines | json_text)" "$receiver" "$host_problems"
 )"
+# In `pre` nothing is unpacked after a failure.
+leave answered "what it lacks is in Consul"

@@ -59,5 +59,5 @@ def test_script_says_what_it_reads_and_sets(name: str) -> None:
 def test_what_a_script_reads_is_set_by_another_one_or_by_the_manifest() -> None:
     manifest = role_manifest(given_settings(), "web", RELEASE, DEPLOYMENT)
     values = [line.partition("=")[0] for line in values_of(manifest)]
-    given = {*values, "look_script", *(name for names in SETS.values() for name in names)}
+    given = {*values, "look_script", "probe_phase", *(name for names in SETS.values() for name in names)}
     assert not {name: missing for name, names in READS.items() if (missing := names - given)}

@@ -436,10 +436,12 @@ def test_probe_tells_a_stretcher_with_templates_from_one_without() -> None:
     assert "newer='{{`yes`}}'" in yaml.safe_load(text)["commands"]["pre"][0].splitlines()
 
 
-def test_probe_downloads_switches_and_removes_nothing() -> None:
+def test_probe_unpacks_switches_and_removes_nothing() -> None:
     manifest = yaml.safe_load(render_probe(given_settings(), "web", DEPLOYMENT))
-    assert set(manifest) == {"commands"}
-    assert set(manifest["commands"]) == {"pre"}
+    assert manifest["src"].endswith(f"/checks/{DEPLOYMENT}/web.archive")
+    assert set(manifest["commands"]) == {"pre", "failure"}
+    # `pre` fails in the end, so that nothing is unpacked.
+    assert manifest["commands"]["pre"][0].rstrip().endswith('leave answered "what it lacks is in Consul"')
     probe = (HOST / "probe.sh").read_text()
     assert not re.search(r"\b(rm|mv|ln|mkdir|take_lock|write_state|make_room)\b", probe)
 

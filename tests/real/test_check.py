@@ -209,6 +209,17 @@ def test_host_where_another_user_could_have_commands_run(project: Project) -> No
     assert project.deploy().code == 0
 
 
+def test_host_that_can_not_read_the_store(project: Project, guarded: Guarded) -> None:
+    project.deploy()
+    before = left(project)
+    with guarded.watching_with("app1", AWS_SECRET_ACCESS_KEY="wrong"):
+        checks = check(project, 8)
+    assert bad(checks) == {"watch app1 (web)"}
+    assert "stretcher can't get an archive from the store: " in checks["watch app1 (web)"]["text"]
+    assert "403" in checks["watch app1 (web)"]["text"]
+    assert left(project) == before
+
+
 def test_host_that_may_not_read_what_is_wanted(project: Project, guarded: Guarded) -> None:
     project.deploy()
     guarded.allow_hosts(without="wanted")

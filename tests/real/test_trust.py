@@ -96,12 +96,8 @@ class Trusting(Project):
             self.playground.watch(host, "tiny", "web", "playground", seen)
         until(lambda: all(self.is_watched(host) for host in HOSTS), "the watches are as they are to be")
 
-    def watch_of(self, host: str) -> str:
-        """The command line of what listens there; empty if nothing does."""
-        return self.playground.run_on_host(host, ["pgrep", "-af", "^[^ ]*consul watch.*name=deploy_tiny_web"]).stdout
-
     def is_watched(self, host: str) -> bool:
-        said = self.watch_of(host)
+        said = self.playground.watch_of(host)
         return ("receive.sh" in said) == (host in ASKING) and ("signers" in said) == (host in ASKING)
 
     def log_of(self, host: str) -> str:
@@ -479,23 +475,10 @@ def test_host_without_ssh_keygen_runs_nothing_and_check_says_so(trusting: Trusti
         for each in Path(directory).iterdir():
             if each.name != "ssh-keygen" and not (programs / each.name).is_symlink():
                 (programs / each.name).symlink_to(each)
-    watch = guarded.host_directory("app1") / "watches/tiny-web-playground"
-    line = watch.read_text()
     try:
-        # The playground's own watch keeps its programs; this one takes its place.
-        watch.unlink()
-        until(lambda: not trusting.watch_of("app1"), "its watch has ended")
-        receive = receive_command(line, guarded.host_home, str(guarded.directory / "bin/receive.sh"), "event")
-        handler = shlex.join(["env", f"PATH={guarded.host_home / 'programs'}", *receive])
-        command = ["timeout", "60", str(guarded.consul), "watch", "-type=event", "-name=deploy_tiny_web_playground"]
-        running = threading.Thread(target=guarded.run_on_host, args=("app1", [*command, handler]))
-        running.start()
-        until(lambda: trusting.watch_of("app1"), "the other one has begun")
-        checked = trusting.fab("playground", "check", "--json")
+        with guarded.watching_with("app1", PATH=str(guarded.host_home / "programs")):
+            checked = trusting.fab("playground", "check", "--json")
     finally:
-        guarded.run_on_host("app1", ["sh", "-c", "kill $(pgrep -x timeout)"])
-        running.join()
-        watch.write_text(line)
         shutil.rmtree(programs)
     lines = {each["name"]: each["text"] for each in checked.json["checks"]}
     assert checked.code == 8

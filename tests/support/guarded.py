@@ -1,12 +1,15 @@
 """A playground with ACLs on, default deny, and S3 keys that may do nothing else: each end has the rights that
 `fab ENV app-server` prints, and no others."""
 
+import contextlib
 import json
+import shlex
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ import yaml
 
 from deploytool.hosts import app_server
 from deploytool.playground.configs import Keys
+from deploytool.playground.host import receive_command
 from deploytool.playground.playground import ENVIRONMENT, Playground
 from deploytool.settings import load_settings
 from tests.support.project import TINY
+from tests.support.waiting import until
 
 MANAGER = str(uuid.uuid4())
 
@@ -153,6 +158,30 @@ class Guarded(Playground):
             self.manage("/v1/acl/token", {**content, "SecretID": secret})
         else:
             self.manage(f"/v1/acl/token/{accessor}", {**content, "AccessorID": accessor})
+
+    @contextlib.contextmanager
+    def watching_with(self, host: str, **environment: str) -> Iterator[None]:
+        """The host's watch for tiny's role web has these variables; the playground's own takes its place again."""
+        watch = self.host_directory(host) / "watches/tiny-web-playground"
+        line = watch.read_text()
+        receive = receive_command(line, self.host_home, str(self.directory / "bin/receive.sh"), "event")
+        handler = shlex.join(["env", *(f"{name}={value}" for name, value in environment.items()), *receive])
+        command = ["timeout", "60", str(self.consul), "watch", "-type=event", "-name=deploy_tiny_web_playground"]
+        running = threading.Thread(target=self.run_on_host, args=(host, [*command, handler]))
+        watch.unlink()
+        try:
+            until(lambda: not self.watch_of(host), "its watch has ended")
+            running.start()
+            until(lambda: self.watch_of(host), "the other one has begun")
+            yield
+        finally:
+            self.run_on_host(host, ["sh", "-c", "kill $(pgrep -x timeout)"])
+            running.join()
+            watch.write_text(line)
+
+    def watch_of(self, host: str) -> str:
+        """The command line of what listens there; empty if nothing does."""
+        return self.run_on_host(host, ["pgrep", "-af", "^[^ ]*consul watch.*name=deploy_tiny_web"]).stdout
 
     def _launch_host(self, host: str) -> None:
         deadline = time.monotonic() + 30

@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING
 from deploytool.connection.client import error_of
 from deploytool.errors import DeployError, FleetError, LockedError
 from deploytool.hosts.manifest import manifest_url
-from deploytool.hosts.probes import render_probe, render_proof
+from deploytool.hosts.probes import probe_archive, render_probe, render_proof
 from deploytool.model.fleet import LONGEST_LINE, named
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
-from deploytool.model.release import DeploymentId, consul_prefix, event_name, probe_key, probes_prefix
+from deploytool.model.release import (
+    DeploymentId,
+    consul_prefix,
+    event_name,
+    probe_archive_key,
+    probe_key,
+    probes_prefix,
+)
 from deploytool.queries.checks.finding import Check, failed, tried
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
@@ -97,7 +104,7 @@ def ask_hosts(session: Session, expected: Expected, probe: DeploymentId) -> list
     settings = session.settings
     busy = busy_hosts(session, expected)
     asked = {role: [host for host in hosts if (role, host) not in busy] for role, hosts in expected.up.items()}
-    answer = ask(session, probe, asked, render_probe, ANSWER_SECONDS)
+    answer = ask(session, probe, asked, render_probe, ANSWER_SECONDS, probe_archive(probe))
     checks, shared = list[Check](), dict[str, list[str]]()
     for role, hosts in expected.up.items():
         failure = answer.failures.get(role)
@@ -183,6 +190,7 @@ def ask(
     hosts: Mapping[str, Sequence[str]],
     render: Callable[["Settings", str, DeploymentId], str],
     seconds: float,
+    archive: str = "",
 ) -> Answers:
     """The answers of these hosts, by role, to a probe, signed as a deployment is. Raises DeployError."""
     settings = session.settings
@@ -191,7 +199,8 @@ def ask(
         key = probe_key(settings.environment, probe, role)
         event = event_name(settings.application, role, settings.environment)
         url = manifest_url(settings.store.url, key)
-        questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role])))
+        fetched = (archive, probe_archive_key(settings.environment, probe, role))
+        questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role]), *fetched))
     manifests = ((name_of(each.role), each.manifest) for each in questions)
     said = statement(settings.application, settings.environment, probe, manifests)
     signature = sign(settings, said, ids.moment_of(probe)) if questions else None
