@@ -256,6 +256,21 @@ def test_manifest_that_is_missing_in_consul(truth: Truth) -> None:
     assert (truth.wanted(), truth.pids(), truth.answers()) == (wanted, pids, truth.all(old["revision"]))
 
 
+def test_manifest_that_is_changed_in_consul_on_its_way(truth: Truth) -> None:
+    """(4): it is not what `wanted` names, so nobody runs it; the operator hears why."""
+    old = truth.deploy_old()
+    wanted, pids = truth.wanted(), truth.pids()
+    truth.commit_new()
+    with truth.heard_last_by("app2") as process:
+        deployment = truth.wanted()["wanted/web"].split()[0]
+        truth.put(f"deployments/{deployment}/.manifests/web", "commands: {pre: [touch /tmp/owned]}")
+    result = truth.finish(process)
+    assert result.code == 8, result.err
+    assert result.verdicts() == {**truth.all("aborted"), "app2/web": "failed"}
+    assert "the manifest that Consul has for it is another one" in result.json["error"]["message"]
+    assert (truth.wanted(), truth.pids(), truth.answers()) == (wanted, pids, truth.all(old["revision"]))
+
+
 # --- Consul
 
 

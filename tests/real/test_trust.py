@@ -558,3 +558,22 @@ def test_old_ssh_keygen_is_said_to_be_old(trusting: Trusting) -> None:
     finally:
         shutil.rmtree(place)
     assert trusting.current("app1") is None
+
+
+def test_host_that_asks_for_no_signature_runs_what_consul_names_and_nothing_else(trusting: Trusting) -> None:
+    release = trusting.deploy().json["release"]
+    guarded = trusting.playground
+    guarded.watch("app2", "tiny", "web", "playground")
+    until(lambda: "receive.sh" in (said := guarded.watch_of("app2")) and "signers" not in said, "app2 asks for none")
+    key = trusting.read("wanted/web").split()[1].partition("#")[0].partition(f"{guarded.bucket}/")[2]
+    guarded.s3_client(guarded.owner_keys).put_object(Bucket=guarded.bucket, Key=key, Body=trusting.evil())
+    heard = trusting.replays("app2")
+    trusting.ring(f"s3://{guarded.bucket}/{key}")
+    until(lambda: trusting.replays("app2") > heard, "it has heard the bell")
+    assert joins_anew(trusting, "app2") == release
+    assert "app2" not in trusting.have_run()
+    # As SECURITY.md has it: whoever can write the keys is whoever may deploy.
+    trusting.announce_evil("nobody")
+    trusting.ring("file:///nonexistent")
+    until(lambda: "app2" in trusting.have_run(), "it runs what the keys name")
+    assert "app1" not in trusting.have_run()
