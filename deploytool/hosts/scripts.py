@@ -74,8 +74,11 @@ def look_script(manifest: RoleManifest) -> str:
 def receive_script() -> str:
     """`receive.sh` as it is installed on hosts: with all that it needs of the manifest's scripts within it."""
     own = (own_templates() / "app-server" / "receive.sh").read_text("utf-8")
+    values, _, story = own.partition(_RECEIVE_MARK)
     parts = (host_part("consul" if name == BUS else name) for name in RECEIVE_PARTS)
-    return own.replace(_RECEIVE_MARK, "\n".join([*parts, ""]))
+    # Comments stay behind, as clouds take no more than 16 KB of user data.
+    head = "#!/bin/sh\n# Stands between Consul and stretcher; deploytool's templates/app-server/receive.sh says how."
+    return "\n".join([head, _without_comments(values), *parts, _without_comments(story), ""])
 
 
 def values_of(manifest: RoleManifest) -> Iterator[str]:
