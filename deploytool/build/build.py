@@ -21,7 +21,7 @@ from deploytool.connection.client import Asked, Later, Pending
 from deploytool.errors import StepError, StoreError, UsageError
 from deploytool.hosts.rehearsal import render_all
 from deploytool.model.lock_files import LOCK_FILES
-from deploytool.model.provenance import Run, sha256, statement
+from deploytool.model.provenance import Run, statement
 from deploytool.model.release import (
     Release,
     ReleaseId,
@@ -34,6 +34,7 @@ from deploytool.model.release import (
     record_key,
     release_record,
     sbom_key,
+    sha256,
     signature_key,
 )
 from deploytool.model.sbom import sbom
@@ -45,7 +46,7 @@ from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
 from deploytool.trace import log
 from deploytool.trust.signers import RELEASE_NAMESPACE
-from deploytool.trust.signing import sign
+from deploytool.trust.signing import SigningFailed, sign
 from deploytool.worker.wire import Existed, Exists
 
 if TYPE_CHECKING:
@@ -268,7 +269,11 @@ def documents_of(
     documents = [(sbom_key(release.id), bill), (provenance_key(release.id), told)]
     notes = [*unread]
     try:
-        signature = sign(session.settings, told, ids.read(release.built_at), RELEASE_NAMESPACE)
+        moment = ids.read(release.built_at)
+        signature = sign(session.settings, told, moment, RELEASE_NAMESPACE, tell=session.console.note)
+    except SigningFailed:
+        # Once more is better than a release that the deployment itself refuses.
+        raise
     except UsageError as error:
         signature = None
         why = error.tail[0] if error.tail else error.message

@@ -14,9 +14,8 @@ from deploytool.hosts.scripts import (
     values_of,
 )
 from deploytool.hosts.yaml_text import yaml_scalar
-from deploytool.model.release import DeploymentId, consul_prefix, probe_archive_key
+from deploytool.model.release import DeploymentId, consul_prefix, probe_archive_key, sha256
 from deploytool.text.compressions import COMPRESSIONS
-from deploytool.trust.statement import sha256
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings

@@ -4,7 +4,6 @@ It is published beside the archive for everybody who may read that. So it has no
 linked files, which may be secrets or can be guessed from: these are bound by the build key alone.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import deploytool
-from deploytool.model.release import Release, provenance_key, sbom_key
+from deploytool.model.release import Release, provenance_key, sbom_key, sha256
 from deploytool.model.sbom import MEDIA_TYPE
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import read_json
@@ -39,10 +38,6 @@ class Run:
     inputs: Mapping[str, object]
     lock_files: Sequence[LockFile]
     started_at: str
-
-
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def repository_uri(repository: str) -> str:

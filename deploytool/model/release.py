@@ -120,10 +120,13 @@ def consul_prefix(application: str, environment: str) -> str:
     return f"deploytool/{application}/{environment}"
 
 
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def build_key(inputs: Mapping[str, object]) -> str:
     """sha256 over what decides the bytes of an archive; equal inputs give equal keys in any order of their names."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ place. What would end a deploy is told beside the rest, each with the exit code 
 """
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, get_args
@@ -22,7 +21,15 @@ from deploytool.hosts.rehearsal import TEMPLATES, rehearse_manifests
 from deploytool.model.fleet import named
 from deploytool.model.history import Due, due_of, reaches_target, target_after
 from deploytool.model.proof import PROOFS, asked_proof
-from deploytool.model.release import NO_DEPLOYMENT, DeploymentId, Release, ReleaseId, build_key, manifest_key
+from deploytool.model.release import (
+    NO_DEPLOYMENT,
+    DeploymentId,
+    Release,
+    ReleaseId,
+    build_key,
+    manifest_key,
+    sha256,
+)
 from deploytool.model.status import HostStatus, Status
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.queries.status import due_words
@@ -55,7 +62,7 @@ if TYPE_CHECKING:
 WHEN_BUILT = "(known when it is built)"
 #: So many files are named of those that a link hides.
 HIDDEN_SHOWN = 3
-_UNKNOWN_CHECKSUM = hashlib.sha256(WHEN_BUILT.encode()).hexdigest()
+_UNKNOWN_CHECKSUM = sha256(WHEN_BUILT)
 _UNKNOWN_BYTES = int(_UNKNOWN_CHECKSUM[:15], 16)
 
 

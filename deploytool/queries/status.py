@@ -75,8 +75,8 @@ def lines(status: Status, environment: str) -> list[str]:
     trusting = [f"{host.host} ({host.role})" for host in ordered if host.up and host.receiver == "none"]
     if trusting:
         text.append(
-            f"{named(trusting)} still run what any event names, unchecked: there, run again what `fab {environment} "
-            "app-server` prints"
+            f"{named(trusting)} still run whatever an event names, and check nothing: there, run again what `fab "
+            f"{environment} app-server` prints"
         )
     if status.migrate_after_due is not None:
         text.append(due_words(status.migrate_after_due, environment))

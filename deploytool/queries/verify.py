@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploytool.errors import StoreError, UsageError
-from deploytool.model.provenance import contradictions, sbom_digest, sha256
+from deploytool.model.provenance import contradictions, sbom_digest
 from deploytool.model.release import (
     Release,
     ReleaseId,
@@ -15,6 +15,7 @@ from deploytool.model.release import (
     read_record,
     record_key,
     sbom_key,
+    sha256,
     signature_key,
 )
 from deploytool.session import Session

@@ -15,6 +15,7 @@ from deploytool.model.release import (
     kept_manifest_key,
     manifest_key,
     record_key,
+    sha256,
 )
 from deploytool.rollout.attempt import Attempt
 from deploytool.session import Session
@@ -22,7 +23,7 @@ from deploytool.state.history_store import RETENTION_LOCK, write_begun
 from deploytool.state.releases import check_signer
 from deploytool.text import ids
 from deploytool.trust.signing import sign
-from deploytool.trust.statement import name_of, sha256, statement
+from deploytool.trust.statement import name_of, statement
 from deploytool.worker import wire
 from deploytool.worker.wire import Exists, Signed, Target
 
@@ -121,7 +122,7 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
         else {},
     )
     # Somebody whose own key may not sign hears of that first; nobody gets the signature of what is refused then.
-    signature = sign(settings, said, ids.moment_of(deployment))
+    signature = sign(settings, said, ids.moment_of(deployment), tell=session.console.note)
     check_signer(session, release, attempt.force)
     signed = Signed(said, signature.text if signature else None)
     return Manifests(texts, keys, urls, signed, signature.name if signature else None)

@@ -7,6 +7,7 @@ from deploytool.build.commits import compare
 from deploytool.errors import DeployError, Interrupted
 from deploytool.model.fleet import LastWord, Verdict
 from deploytool.model.history import Deployment, RoleHost
+from deploytool.model.lifecycle import Status
 from deploytool.model.release import DeploymentId, is_release_id
 from deploytool.rollout.attempt import attempt_at, by_role
 from deploytool.rollout.kept import bound_to_an_archive, bring_back, kept_roles
@@ -48,8 +49,9 @@ def undo(session: Session, here: Here, outcome: Outcome) -> None:
             outcome.not_undone += (f"going back to {name} failed: {error.message}",)
         finally:
             if undone.deployment is not None:
-                outcome.undone += (undone,)
                 last = DeploymentId(undone.deployment)
+            if undone.status is not Status.BUILDING:
+                outcome.undone += (undone,)
         if undone.exit_code == Interrupted.exit_code:
             outcome.exit_code = undone.exit_code
             return

@@ -6,7 +6,7 @@ Nothing is asked of any server. With pretend hosts nothing is signed: they are d
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: A hardware key waits to be touched, a key file for its passphrase.
 SIGN_SECONDS = 120
 CALL_SECONDS = 20
+
+_SIGNED: Mapping[str, str] = {NAMESPACE: "the deployment", RELEASE_NAMESPACE: "the release"}
 
 
 def signers_of(settings: "Settings", *, anywhere: bool = False) -> tuple[Signer, ...] | None:
@@ -80,6 +82,10 @@ def signing_key(settings: "Settings", signers: Sequence[Signer]) -> Path | str:
     )
 
 
+class SigningFailed(UsageError):
+    """There is a key that may sign, and it has not: it was not touched, say, or its passphrase was not given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What ssh-keygen has made, and the name of whom hosts take it for."""
@@ -88,15 +94,25 @@ class Signature:
     name: str
 
 
-def sign(settings: "Settings", text: str, moment: datetime, namespace: str = NAMESPACE) -> Signature | None:
+def sign(
+    settings: "Settings",
+    text: str,
+    moment: datetime,
+    namespace: str = NAMESPACE,
+    *,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Signature | None:
     """The signature of a statement, which hosts will accept; None where nothing is signed.
+
+    `tell` shows a line to the operator: a hardware key waits for a touch, and whose turn it is should be known.
 
     `moment` is the time by which it is checked later: the one in the deployment's id, or when the release was built.
     The key must be valid then and now: the build server's clock is not this machine's.
 
     A release is of no environment: whoever may deploy to any may sign one.
 
-    Raises SettingsError if no key may sign, UsageError if it can't, or if hosts would refuse what it has signed.
+    Raises SettingsError if no key may sign, SigningFailed if it does not, UsageError if hosts would refuse what it has
+    signed.
     """
     found = find_key(settings, anywhere=namespace == RELEASE_NAMESPACE)
     if found is None:
@@ -107,17 +123,21 @@ def sign(settings: "Settings", text: str, moment: datetime, namespace: str = NAM
             place = Path(directory) / "key.pub"
             place.write_text(f"{key}\n", encoding="utf-8")
             key = place
+        if is_hardware(key):
+            tell(f"touch the hardware key {settings.trust.key or key_name(found[0])}: it signs {_SIGNED[namespace]}")
         signed = _ssh_keygen("sign", "-f", str(key), "-n", namespace, text=text, seconds=SIGN_SECONDS)
     named = settings.trust.key or "your key"
     if signed.returncode != 0:
-        raise UsageError(
+        raise SigningFailed(
             f"{named} can't sign",
             tail=_said(signed),
             hint="is the key in the agent (`ssh-add -l`)? Is its hardware plugged in? `trust.key` names another",
         )
     refused = f"hosts would refuse what {named} signs: it may not deploy to {settings.environment}"
     if _signer(signers, text, signed.stdout, namespace) is None:
-        raise UsageError(f"{refused} (any more)", hint=f"{settings.trust.signers} names those who may, and how long")
+        raise UsageError(
+            f"{refused}, or its time is over", hint=f"{settings.trust.signers} names those who may, and how long"
+        )
     name = _signer(signers, text, signed.stdout, namespace, moment)
     if name is None:
         raise UsageError(
@@ -167,6 +187,24 @@ def _agent_keys() -> Iterator[str]:
         yield from listed.stdout.splitlines()
 
 
+def is_hardware(key: Path | str) -> bool:
+    """Whether the key is a token's, which somebody has to touch; its public half says so."""
+    if isinstance(key, str):
+        return key.startswith("sk-")
+    public = key if key.suffix == ".pub" else key.with_name(f"{key.name}.pub")
+    return public.is_file() and public.read_text(encoding="utf-8", errors="replace").startswith("sk-")
+
+
+def is_agents(key: Path | str) -> bool:
+    """Whether the agent alone has it: a public half that stands by itself is the name of one that it has."""
+    return isinstance(key, str) or (key.suffix == ".pub" and not key.with_suffix("").exists())
+
+
+def key_name(key: Path | str) -> str:
+    """What the operator calls it: its file, or the comment that the agent has."""
+    return str(key) if isinstance(key, Path) else key.split()[-1]
+
+
 def _key_of(line: str) -> str:
     """A public key's kind and base64, without its comment."""
     return " ".join(line.split()[:2])
@@ -184,12 +222,12 @@ def _ssh_keygen(do: str, *arguments: str, text: str, seconds: int = CALL_SECONDS
             env={**os.environ, "TZ": "UTC0"},
         )
     except FileNotFoundError as error:
-        raise UsageError(
+        raise SigningFailed(
             "nothing can be signed, nor a signature checked: this machine has no ssh-keygen",
             hint="install OpenSSH's client, 8.2 or later",
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise UsageError(
+        raise SigningFailed(
             f"ssh-keygen has not ended within {seconds} s",
             hint="a hardware key waits to be touched, a key for its passphrase",
         ) from error

@@ -4,11 +4,10 @@ A host runs a manifest only if this names it; `wanted` holds the statement's own
 signed. `templates/app-server/receive.sh` reads it.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from deploytool.model.release import DeploymentId
+from deploytool.model.release import DeploymentId, sha256
 
 
 def statement(
@@ -37,7 +36,3 @@ def statement(
 def name_of(role: str, *, kept: bool = False) -> str:
     """A manifest's name in the statement and in Consul; no role's name has a dot."""
     return f"{role}.kept" if kept else role
-
-
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

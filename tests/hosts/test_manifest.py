@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deploytool.errors import SettingsError
 from deploytool.hosts.manifest import manifest_url, render, render_manifest, role_manifest
-from deploytool.hosts.manifest_check import LONGEST_COMMAND_BYTES, check_manifest
+from deploytool.hosts.manifest_check import LONGEST_COMMAND_BYTES, LONGEST_MANIFEST_BYTES, check_manifest
 from deploytool.hosts.probes import render_probe, render_proof
 from deploytool.hosts.scripts import (
     BUS,
@@ -270,6 +270,7 @@ def test_minimal_manifest_is_taken() -> None:
         (minimal(commands={"post": [{"echo status": "ok"}]}), "commands.post[0] is not a text"),
         (minimal(commands={"post": ["a", True]}), "commands.post[1] is not a text; put it in quotes"),
         (minimal(commands={"post": ["x" * LONGEST_COMMAND_BYTES]}), f"Linux takes less than {LONGEST_COMMAND_BYTES}"),
+        (minimal(commands={"post": ["x" * 100_000] * 6}), f"Consul holds no more than {LONGEST_MANIFEST_BYTES}"),
         (minimal(commands={"post": ["docker ps {{.Names}}"]}), "line 4 has {{"),
         (minimal() + "dest: /srv/y\n", "dest stands there twice"),
     ],

@@ -3,7 +3,8 @@
 import json
 from dataclasses import replace
 
-from deploytool.model.provenance import Run, contradictions, repository_uri, sbom_digest, sha256, statement
+from deploytool.model.provenance import Run, contradictions, repository_uri, sbom_digest, statement
+from deploytool.model.release import sha256
 from deploytool.model.sbom import sbom
 from deploytool.text.masking import Masking
 from deploytool.worker.wire import LockFile

@@ -442,8 +442,8 @@ def test_script_says_that_others_could_change_what_is_run(
     done = run_in_a_root_of_its_own(script, command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert (
-        "  - no deployment will change anything here: /var/www belongs to UNKNOWN (42424), who could have commands run "
-        f"as {user}: type 'chown -h {user} /var/www' if you trust all in it"
+        "  - a deployment will refuse to change this host: /var/www belongs to UNKNOWN (42424), who could have "
+        f"commands run as {user}: type 'chown -h {user} /var/www' if you trust all in it"
     ) in done.stdout
 
 

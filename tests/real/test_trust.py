@@ -20,14 +20,15 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.model.release import DeploymentId
+from deploytool.model.release import DeploymentId, sha256
 from deploytool.playground.host import receive_command
 from deploytool.text import ids
-from deploytool.trust.statement import sha256, statement
+from deploytool.trust.statement import statement
 from tests.support import gossip
 from tests.support.guarded import Guarded
 from tests.support.project import TINY, Project
 from tests.support.waiting import until
+from tests.support.waves import AFFECTED
 
 GOSSIP_KEY = base64.b64encode(bytes(range(32))).decode()
 HOSTS = ("app1", "app2", "app3")
@@ -43,10 +44,10 @@ class Encrypted(Guarded):
         return json.dumps({**config, "encrypt": GOSSIP_KEY})
 
 
-def new_key(path: Path) -> str:
+def new_key(path: Path, passphrase: str = "") -> str:
     """Make a key there; returns its public half, without a comment."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "", "-f", str(path)], check=True)
     return path.with_suffix(".pub").read_text().strip()
 
 
@@ -196,11 +197,11 @@ def test_fleet_half_of_which_asks_for_signatures_deploys_and_says_which_half(tru
     assert set(result.verdicts().values()) == {"verified"}
     assert trusting.fab("playground", "rollback", "--json").code == 0
     status = trusting.fab("playground", "status")
-    assert "app3 (web) still run what any event names, unchecked" in status.out
+    assert "app3 (web) still run whatever an event names" in status.out
     checked = trusting.fab("playground", "check", "--json")
     assert checked.code == 0, checked.out
     lines = {each["name"]: each["text"] for each in checked.json["checks"]}
-    assert "it runs what any event names, unchecked" in lines["trust app3 (web)"]
+    assert "it runs whatever an event names" in lines["trust app3 (web)"]
     assert "trust app1 (web)" not in lines
     assert "who may deploy here: alice@example.org" in lines["trust"]
     record = trusting.fab("playground", "releases", "--json")
@@ -406,6 +407,57 @@ def test_rollout_of_a_release_that_lost_its_signature_is_not_promoted_but_with_a
     assert {trusting.current(host) for host in HOSTS} == {release}
 
 
+def test_halted_rollout_goes_back_by_a_signature_of_its_own_and_to_nothing_that_nobody_has_signed(
+    trusting: Trusting,
+) -> None:
+    old = trusting.deploy().json["release"]
+    trusting.settings["rollout"] = {"waves": [1, 2, "100%"], "on_failure": "rollback"}
+    trusting.role("web")["hooks"] = {"post": [AFFECTED]}
+    trusting.write()
+    affected = trusting.file("app2", "shared/affected")
+    affected.touch()
+    try:
+        trusting.repository.commit({"VERSION": "2"})
+        halted = trusting.fab("playground", "deploy", "--json")
+        assert halted.code == 8, halted.err
+        [undone] = halted.json["rollbacks"]
+        assert (undone["release"], undone["exit_code"]) == (old, 0)
+        assert {trusting.current(host) for host in HOSTS} == {old}
+        assert trusting.read("wanted/web/app1").startswith(undone["deployment"])
+        # What the way back was signed for is there for everybody who looks later.
+        assert joins_anew(trusting) == old
+        guarded = trusting.playground
+        key = f"tiny/releases/{old}/provenance.json.sig"
+        guarded.s3_client(guarded.owner_keys).delete_object(Bucket=guarded.bucket, Key=key)
+        halted = trusting.fab("playground", "deploy", "--json")
+        assert (halted.code, halted.json["rollbacks"]) == (8, []), halted.err
+        assert any(f"nobody has signed the release {old}" in why for why in halted.json["not_rolled_back"])
+    finally:
+        affected.unlink()
+    forced = trusting.fab("playground", "rollback", "--force", "compared with the backup", "--json")
+    assert (forced.code, {trusting.current(host) for host in HOSTS}) == (0, {old}), forced.err
+
+
+def test_release_is_not_built_unsigned_because_a_key_has_not_signed(trusting: Trusting) -> None:
+    """A key that is not touched, or whose passphrase nobody gives: the next deploy would refuse the release."""
+    locked = trusting.keys["alice"].with_name("locked")
+    public = new_key(locked, "a passphrase")
+    trusting.name_signers(f"alice@example.org {public}", f"bob@example.org:staging {trusting.publics['bob']}")
+    trusting.settings["trust"]["key"] = str(locked)
+    trusting.write()
+    revision = trusting.repository.commit({"VERSION": "by a locked key"})
+    for command in ("deploy", "build"):
+        failed = trusting.fab("playground", command, "--json")
+        assert (failed.code, f"{locked} can't sign" in failed.err) == (2, True), failed.err
+    listed = trusting.fab("playground", "releases", "--json").json["releases"]
+    assert not [each for each in listed if each["revision"] == revision]
+    # A key that may not sign here at all is somebody's who only builds.
+    trusting.settings["trust"]["key"] = str(trusting.keys["mallory"])
+    trusting.write()
+    built = trusting.fab("playground", "build", "--json")
+    assert (built.code, "the release is not signed, and a deploy refuses it" in built.err) == (0, True), built.err
+
+
 def joins_anew(trusting: Trusting, host: str = "app1") -> str | None:
     """The release that a host runs which has just joined, by its timer."""
     trusting.forget(host)
@@ -434,7 +486,7 @@ def test_what_somebody_signed_who_has_left_is_refused_on_a_host_that_joins_later
     assert joins_anew(trusting) is None
     assert "signed by nobody who may deploy to playground" in trusting.refusal("app1", deployment)
     refused = trusting.fab("playground", "deploy", "--json")
-    assert (refused.code, "may not deploy to playground (any more)" in refused.err) == (2, True)
+    assert (refused.code, "may not deploy to playground, or its time is over" in refused.err) == (2, True)
     # Whoever is left can't deploy it either, builds it again, and all is well.
     trusting.settings["trust"]["key"] = str(trusting.keys["bob"])
     trusting.write()
@@ -453,7 +505,7 @@ def test_host_that_joins_after_a_keys_time_is_over_takes_what_was_signed_in_time
     assert joins_anew(trusting) == release
     trusting.repository.commit({"VERSION": "2"})
     refused = trusting.fab("playground", "deploy", "--json")
-    assert (refused.code, "may not deploy to playground (any more)" in refused.err) == (2, True)
+    assert (refused.code, "may not deploy to playground, or its time is over" in refused.err) == (2, True)
 
 
 def test_deployment_of_a_deploytool_of_before_comes_only_where_nobody_asks_for_a_signature(trusting: Trusting) -> None:

@@ -1,20 +1,23 @@
 """Signing by the real ssh-keygen and ssh-agent, and what hosts would make of it."""
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from deploytool.errors import DeployError, SettingsError, UsageError
+from deploytool.queries.checks.hosts import check_trust
 from deploytool.settings import Settings, load_settings
 from deploytool.text import ids
 from deploytool.trust.signing import find_key, sign
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "application": "shop",
     "repository": "git@git.example.org:shop.git",
     "deploy_to": "/srv/shop",
@@ -43,8 +46,10 @@ class Team:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
         return path.with_suffix(".pub").read_text().strip()
 
-    def settings(self, **trust: str) -> Settings:
-        said = {**SETTINGS, "trust": {"signers": "config/signers", **trust}}
+    def settings(self, said: Mapping[str, Any] = SETTINGS, /, **trust: str) -> Settings:
+        return self.load({**said, "trust": {"signers": "config/signers", **trust}})
+
+    def load(self, said: Mapping[str, Any]) -> Settings:
         (self.directory / "config/deploy.yml").write_text("")
         (self.directory / "config/production.yml").write_text(yaml.safe_dump(said))
         return load_settings(self.directory, "production", {})
@@ -93,6 +98,39 @@ def test_key_in_the_users_own_directory_is_found(team: Team) -> None:
     assert sign(team.settings(), SAID, ids.now()) is not None
 
 
+def test_hardware_key_says_that_it_waits_for_a_touch(team: Team) -> None:
+    """The real ssh-keygen, with a key that no token here has: what it says goes to nobody's terminal."""
+    public = (team.directory / "alice.pub").read_text()
+    (team.directory / "alice.pub").write_text(public.replace("ssh-ed25519", "sk-ssh-ed25519@openssh.com"))
+    told: list[str] = []
+    with contextlib.suppress(UsageError):
+        sign(team.settings(key=str(team.directory / "alice")), SAID, ids.now(), tell=told.append)
+    assert told == [f"touch the hardware key {team.directory / 'alice'}: it signs the deployment"]
+    told.clear()
+    (team.directory / "alice.pub").write_text(public)
+    assert sign(team.settings(key=str(team.directory / "alice")), SAID, ids.now(), tell=told.append) is not None
+    assert told == []
+
+
+def test_check_says_what_is_not_protected_where_nobody_signs(team: Team) -> None:
+    [line] = check_trust(team.load(SETTINGS))
+    assert line.ok
+    assert "whoever can write those can run anything on hosts" in line.text
+
+
+def test_check_says_that_a_lent_agent_signs_for_the_build_server_too(team: Team, agent: None) -> None:
+    subprocess.run(["ssh-add", "-q", str(team.directory / "alice")], check=True)
+    lent = {**SETTINGS, "build": {**SETTINGS["build"], "forward_agent": True}}
+    for said, key, warned in (
+        (lent, {}, True),
+        (lent, {"key": str(team.directory / "alice")}, False),
+        (SETTINGS, {}, False),
+    ):
+        [line] = check_trust(team.settings(said, **key))
+        assert "who may deploy here: alice@example.org" in line.text
+        assert ("build.forward_agent lends the agent" in line.text) == warned
+
+
 def test_nobodys_key_is_said_before_anything_begins(team: Team) -> None:
     with pytest.raises(SettingsError) as caught:
         find_key(team.settings())
@@ -106,7 +144,7 @@ def test_what_hosts_would_refuse_is_not_announced(team: Team, who: str) -> None:
     """A key that is nobody's, and one whose time is over."""
     with pytest.raises(UsageError) as caught:
         sign(team.settings(key=str(team.directory / who)), SAID, ids.now())
-    assert "may not deploy to production (any more)" in caught.value.message
+    assert "may not deploy to production, or its time is over" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -138,4 +176,4 @@ def test_signature_counts_at_the_time_that_hosts_look_at_and_now(team: Team) -> 
     (team.directory / "config/signers").write_text(f'alice@example.org valid-before="20200101" {public}\n')
     with pytest.raises(UsageError) as caught:
         sign(settings, SAID, ids.read("2019-12-31T00:00:00Z"))
-    assert "may not deploy to production (any more)" in caught.value.message
+    assert "may not deploy to production, or its time is over" in caught.value.message

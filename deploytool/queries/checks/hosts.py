@@ -32,7 +32,7 @@ from deploytool.state.history_store import moment_name
 from deploytool.state.targets import Expected, event_room, read_audience, refuse_deaf_role, refuse_impossible_ids
 from deploytool.text import ids
 from deploytool.text.untrusted import printable, read_json
-from deploytool.trust.signing import find_key, sign
+from deploytool.trust.signing import find_key, is_agents, is_hardware, key_name, sign
 from deploytool.trust.statement import name_of, statement
 from deploytool.worker.wire import Answers, Question, Signed, Trouble
 
@@ -156,7 +156,7 @@ def weak_trust(settings: "Settings", role: str, host: str, said: "HostAnswer | N
         return []
     again = f"run again there what `fab {settings.environment} app-server` prints"
     if said.receiver == "none":
-        return [Check(f"trust {host} ({role})", True, f"it runs what any event names, unchecked; {again}")]
+        return [Check(f"trust {host} ({role})", True, f"it runs whatever an event names, and checks nothing; {again}")]
     if settings.trust.signers is not None:
         return [Check(f"trust {host} ({role})", True, f"it asks for no signature, and trust.signers is set; {again}")]
     return []
@@ -179,9 +179,15 @@ def check_trust(settings: "Settings") -> list[Check]:
 
 
 def signer_found(settings: "Settings") -> str:
-    key, signers = find_key(settings) or ("", ())
+    key, signers = find_key(settings) or (Path(), ())
     names = ", ".join(name for signer in signers for name in signer.names)
-    return f"signed with {key if isinstance(key, Path) else key.split()[-1]}; who may deploy here: {names}"
+    lent = settings.build.forward_agent and is_agents(key) and not is_hardware(key)
+    return f"signed with {key_name(key)}; who may deploy here: {names}" + (
+        "; build.forward_agent lends the agent that has this key to the build server, which can sign meanwhile: "
+        "use another key (`trust.key`), or load it with `ssh-add -c`, which asks each time"
+        if lent
+        else ""
+    )
 
 
 def ask(
@@ -203,7 +209,7 @@ def ask(
         questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role]), *fetched))
     manifests = ((name_of(each.role), each.manifest) for each in questions)
     said = statement(settings.application, settings.environment, probe, manifests)
-    signature = sign(settings, said, ids.moment_of(probe)) if questions else None
+    signature = sign(settings, said, ids.moment_of(probe), tell=session.console.note) if questions else None
     signed = Signed(said, signature.text if signature else None)
     return session.bus.probe(probe, probes_prefix(settings.environment), questions, signed, seconds).answer()
 
