@@ -133,7 +133,7 @@ def measure(port: int, count: int, directory: Path) -> Measured:
         application="bench",
         environment="bench",
         store=wire.StoreSettings(f"file://{directory}/store", None, None, None),
-        consul=wire.ConsulSettings(f"http://127.0.0.1:{proxy.port}", None, []),
+        consul=wire.ConsulSettings(f"http://127.0.0.1:{proxy.port}"),
         secrets=[],
         operator="bench",
         purpose="bench",

@@ -75,7 +75,7 @@ def _worker(playground: Playground, directory: Path, compression: str, found: Me
                 playground.region,
                 wire.Credentials(keys.access_key, keys.secret_key, None),
             ),
-            consul=wire.ConsulSettings(playground.consul_address(), None, []),
+            consul=wire.ConsulSettings(playground.consul_address()),
             secrets=[],
             operator="bench",
             purpose="bench",

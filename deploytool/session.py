@@ -163,22 +163,45 @@ def operator_of(environ: Mapping[str, str]) -> Operator:
 
 def store_settings(settings: "Settings") -> wire.StoreSettings:
     """The store as the worker needs it, with the operator's credentials where the settings say so."""
-    store = settings.store
-    credentials = None
-    if store.credentials == "operator" and store.url.startswith("s3:"):
-        import boto3
+    store, encryption = settings.store, settings.store.encryption
+    own = store.credentials == "operator" and store.url.startswith("s3:")
+    written_with = {
+        "ACL": store.acl,
+        "StorageClass": store.storage_class,
+        "ServerSideEncryption": encryption and encryption.algorithm,
+        "SSEKMSKeyId": encryption and encryption.kms_key,
+        "BucketKeyEnabled": encryption and encryption.bucket_key,
+    }
+    return wire.StoreSettings(
+        url=store.url,
+        endpoint_url=store.endpoint_url,
+        region=store.region,
+        credentials=_operators_credentials(store.profile) if own else None,
+        profile=None if own else store.profile,
+        addressing=store.addressing,
+        requester_pays=store.request_payer is not None,
+        written_with={name: value for name, value in written_with.items() if value is not None},
+    )
 
-        # `fab --debug` opens all logs, and botocore logs answers that hold keys.
-        logging.getLogger("botocore").setLevel(logging.INFO)
-        found = boto3.session.Session().get_credentials()
-        if found is None:
-            raise StoreError(
-                "store.credentials is `operator`, and this machine has no S3 credentials",
-                hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use `store.credentials: build_server`",
-            )
-        frozen = found.get_frozen_credentials()
-        credentials = wire.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-    return wire.StoreSettings(store.url, store.endpoint_url, store.region, credentials)
+
+def _operators_credentials(profile: str | None) -> wire.Credentials:
+    """This machine's, by whichever of AWS's ways: variables, a profile, SSO, a role that is assumed, a CI job's token.
+
+    Raises StoreError if it has none, or can't get them.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    # `fab --debug` opens all logs, and botocore logs answers that hold keys.
+    logging.getLogger("botocore").setLevel(logging.INFO)
+    why, hint = "", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use `store.credentials: build_server`"
+    try:
+        if found := boto3.session.Session(profile_name=profile).get_credentials():
+            frozen = found.get_frozen_credentials()
+            return wire.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
+    except (BotoCoreError, ClientError) as error:
+        why, hint = f": {error}", "log in again (`aws sso login`, say), or mend store.profile or ~/.aws/config"
+    raise StoreError(f"store.credentials is `operator`, and this machine has no S3 credentials{why}", hint=hint)
 
 
 @contextmanager
@@ -211,7 +234,7 @@ def open_session(
             application=settings.application,
             environment=settings.environment,
             store=store,
-            consul=wire.ConsulSettings(settings.consul.address, settings.consul.token_file, list(RECEIVER)),
+            consul=wire.ConsulSettings(**dict(settings.consul), receiver=list(RECEIVER)),
             secrets=secrets,
             operator=str(operator),
             purpose=purpose,

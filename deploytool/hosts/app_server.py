@@ -175,7 +175,8 @@ def app_server(
     signers, signers_file = signers_of(settings), f"/etc/deploytool/{application}/{environment}.signers"
     name = f"{application}-{role}-{environment}"
     deploy_to = settings.deploy_to_of(role)
-    place = urlsplit(settings.store.url) if settings.store.url.startswith("s3:") else None
+    by_s3 = settings.store.url.startswith("s3:") and settings.store.hosts_url is None
+    place = urlsplit(settings.store.url) if by_s3 else None
     values: dict[str, object] = {
         "application": application,
         "environment": environment,
@@ -198,6 +199,7 @@ def app_server(
         "region": settings.store.region if place else None,
         "endpoint_url": settings.store.endpoint_url if place else None,
         "bucket": place.netloc if place else None,
+        "namespace": settings.consul.namespace,
         "linked_files": settings.linked_files,
         "programs": (
             *unpacking_programs(settings),
@@ -248,8 +250,14 @@ def policies(settings: "Settings", role: str, node: str | None = None) -> Mappin
         place = urlsplit(settings.store.url)
         bucket = f"arn:{_partition(settings.store.region)}:s3:::{place.netloc}"
         prefix = place.path.strip("/")
-        values |= {"bucket_arn": bucket, "objects": f"{bucket}/{prefix}/" if prefix else f"{bucket}/"}
-        names += ["s3-app-server.json", "s3-build-server.json"]
+        encryption = settings.store.encryption
+        values |= {
+            "bucket_arn": bucket,
+            "objects": f"{bucket}/{prefix}/" if prefix else f"{bucket}/",
+            "acl": settings.store.acl,
+            "kms_key": _key_arn(settings.store.region, encryption.kms_key) if encryption else None,
+        }
+        names += ["s3-build-server.json"] + ["s3-app-server.json"] * (settings.store.hosts_url is None)
     return {name: _rendered(f"{name}.j2", values) for name in names}
 
 
@@ -264,6 +272,15 @@ def write(server: AppServer, directory: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"--output: {error.filename} can't be written: {error.strerror}") from error
     return list(server.listing())
+
+
+def _key_arn(region: str | None, key: str | None) -> str | None:
+    """The KMS key as a policy names it; None for the account's own key, which asks for no rights. Of an alias, all keys
+    of the region: a policy can't name an alias."""
+    if key is None or key.startswith("arn:"):
+        return key
+    found = "*" if key.startswith("alias/") else key
+    return f"arn:{_partition(region)}:kms:{region or '*'}:*:key/{found}"
 
 
 def _partition(region: str | None) -> str:

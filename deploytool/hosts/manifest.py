@@ -58,6 +58,13 @@ def manifest_url(store_url: str, key: str) -> str:
     return f"{scheme}://{quote(place.rstrip('/') + '/' + key, safe='/')}"
 
 
+def hosts_url(settings: "Settings", key: str) -> str:
+    """Where hosts get an object of the store: there, or at `store.hosts_url`, which is a URL already."""
+    if settings.store.hosts_url is None:
+        return manifest_url(settings.store.url, key)
+    return f"{settings.store.hosts_url}/{quote(key, safe='/')}"
+
+
 def role_manifest(
     settings: "Settings",
     role: str,
@@ -87,7 +94,7 @@ def role_manifest(
         role=role,
         release=release,
         deployment=deployment,
-        src="" if kept else manifest_url(settings.store.url, release.archive_key),
+        src="" if kept else hosts_url(settings, release.archive_key),
         deploy_to=deploy_to,
         keep_releases=settings.keep_releases,
         linked_dirs=_inside_release("linked_dirs", settings.linked_dirs, problems),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploytool.hosts.manifest import made_up_release, manifest_url, role_manifest
+from deploytool.hosts.manifest import hosts_url, made_up_release, role_manifest
 from deploytool.hosts.scripts import (
     BUS,
     PROBE_PARTS,
@@ -61,7 +61,7 @@ def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
     def script(phase: str) -> str:
         return yaml_scalar("\n".join([f"probe_phase={phase}", *lines]), 6).replace(_NEWER, "{{`yes`}}")
 
-    src = manifest_url(settings.store.url, probe_archive_key(settings.environment, probe, role))
+    src = hosts_url(settings, probe_archive_key(settings.environment, probe, role))
     head = f"src: {yaml_scalar(src, 2)}\nchecksum: {sha256(probe_archive(probe))}\ndest: ../.deploytool.probe\n"
     return _PROBE.format(f"{head}sync_strategy: mv\n", script("pre")) + f"  failure:\n    - {script('failure')}\n"
 

@@ -24,6 +24,7 @@ from deploytool.model.release import DeploymentId, event_name
 from deploytool.queries.checks.build_server import check_build_server
 from deploytool.queries.checks.finding import ORDER, Check, failed, told, tried
 from deploytool.queries.checks.hosts import check_event_sizes, check_hosts, check_trust
+from deploytool.queries.checks.store import check_ways_of_hosts
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
 from deploytool.worker.wire import Findings
@@ -45,6 +46,7 @@ def check_all(
         tried("settings", lambda: settings_found(settings, every)),
         *check_proofs(settings),
         *check_trust(settings),
+        *check_ways_of_hosts(settings),
     ]
     try:
         with open_session(f"check {settings.environment}") as session:

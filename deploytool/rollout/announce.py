@@ -6,7 +6,7 @@ from typing import Any
 
 from deploytool.connection.client import Asked, Pending
 from deploytool.errors import StoreError
-from deploytool.hosts.manifest import manifest_url, render_manifest
+from deploytool.hosts.manifest import hosts_url, render_manifest
 from deploytool.hosts.rehearsal import TEMPLATES
 from deploytool.model.release import (
     DeploymentId,
@@ -104,7 +104,7 @@ def manifests(session: Session, attempt: Attempt, deployment: DeploymentId) -> M
             rollback_release=attempt.rollback_release,
         )
         texts[key], keys[name_of(role, kept=kept)] = text, key
-        return manifest_url(settings.store.url, key)
+        return hosts_url(settings, key)
 
     for role in attempt.expected.up:
         wanted = add(manifest_key(settings.environment, deployment, role), kept=False, role=role)

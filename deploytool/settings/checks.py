@@ -16,6 +16,9 @@ Finding = tuple[Path, str]
 
 _SELECTORS = ("node_meta", "service", "nodes")
 
+#: settings of `store` that a directory has no use for
+_OF_S3 = ("profile", "addressing", "hosts_url", "encryption", "acl", "storage_class", "request_payer")
+
 #: defaults, as this runs before they are put in
 _WAIT = (("hook", 120), ("stable", 5), ("activate", 300))
 
@@ -44,6 +47,20 @@ def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterat
                 "that it can't prove the new release, and to prove the old one again.",
             )
     yield from _check_rollout(settings)
+    yield from _check_store(settings)
+
+
+def _check_store(settings: Mapping[str, object]) -> Iterator[Finding]:
+    store = as_map(settings.get("store"))
+    if isinstance(url := store.get("url"), str) and url.startswith("file:"):
+        for name in _OF_S3:
+            if store.get(name) is not None:
+                yield ("store", name), "says something of S3, and store.url is a directory."
+    encryption = as_map(store.get("encryption"))
+    if encryption.get("algorithm") == "AES256":
+        for name in ("kms_key", "bucket_key"):
+            if encryption.get(name) is not None:
+                yield ("store", "encryption", name), "needs the algorithm aws:kms: AES256 has no KMS key."
 
 
 def _check_rollout(settings: Mapping[str, object]) -> Iterator[Finding]:

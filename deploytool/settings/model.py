@@ -324,6 +324,16 @@ def _word(value: str) -> str:
     return value
 
 
+def _algorithm_alone(value: object) -> object:
+    return {"algorithm": value} if isinstance(value, str) else value
+
+
+def _storage_class(value: str) -> str:
+    if value.upper() in ("GLACIER", "DEEP_ARCHIVE"):
+        raise ValueError("can't be an archive's class: hosts read a release at once. GLACIER_IR can be read so.")
+    return _word(value)
+
+
 def _variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("can't be a variable's name: letters, digits and `_`, not beginning with a digit.")
@@ -429,6 +439,16 @@ class Build(Model):
         return self.server == "local"
 
 
+class Encryption(Model):
+    """What the store is asked to encrypt objects with; where nothing is asked, it does what the bucket says."""
+
+    algorithm: Annotated[Literal["AES256", "aws:kms", "aws:kms:dsse"], _choice("AES256", "aws:kms", "aws:kms:dsse")] = (
+        Field(description="AES256 (SSE-S3), aws:kms or aws:kms:dsse")
+    )
+    kms_key: Line | None = Field(default=None, description="id, ARN or alias of the KMS key; none: the account's own")
+    bucket_key: bool | None = Field(default=None, description="whether to use a bucket key; none: as the bucket says")
+
+
 class Store(Model):
     """Where artifacts, manifests and records live."""
 
@@ -437,6 +457,27 @@ class Store(Model):
     region: Word | None = Field(default=None, description="the bucket's region")
     credentials: Annotated[Literal["build_server", "operator"], _choice("build_server", "operator")] = Field(
         default="build_server", description="whose credentials the store sees: build_server or operator"
+    )
+    profile: Line | None = Field(
+        default=None, description="the profile of the AWS configuration of whoever `credentials` names"
+    )
+    addressing: Annotated[Literal["path", "virtual"], _choice("path", "virtual")] | None = Field(
+        default=None, description="path or virtual: where the bucket stands; none: path with an endpoint_url"
+    )
+    hosts_url: HttpUrl | None = Field(
+        default=None, description="an http(s) address that has what `url` has, from which hosts fetch instead of S3"
+    )
+    encryption: Annotated[Encryption, BeforeValidator(_algorithm_alone)] | None = Field(
+        default=None, description="what the store encrypts with: AES256, aws:kms, or {algorithm, kms_key, bucket_key}"
+    )
+    acl: Word | None = Field(
+        default=None, description="the canned ACL of what is written, as bucket-owner-full-control"
+    )
+    storage_class: Annotated[str, _form(_storage_class)] | None = Field(
+        default=None, description="the storage class of what is written, as STANDARD_IA"
+    )
+    request_payer: Annotated[Literal["requester"], _choice("requester")] | None = Field(
+        default=None, description="requester: where whoever asks pays, and not the bucket's owner"
     )
     keep_releases: KeepReleases = Field(default=20, description="how many releases the store keeps")
 
@@ -448,6 +489,17 @@ class Consul(Model):
         default=None, description="the address of Consul's HTTP interface, or file:///directory for pretend hosts"
     )
     token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
+    ca_file: ServerPath | None = Field(
+        default=None, description="a file there with the authority that Consul's certificate is checked against"
+    )
+    ca_path: ServerPath | None = Field(default=None, description="a directory there with such files")
+    client_cert: ServerPath | None = Field(default=None, description="a file there with the client certificate")
+    client_key: ServerPath | None = Field(default=None, description="a file there with its key")
+    tls_server_name: Word | None = Field(
+        default=None, description="the name in Consul's certificate, as server.dc1.consul; none: the address's"
+    )
+    datacenter: Word | None = Field(default=None, description="the hosts' datacenter; none: that of the agent")
+    namespace: Word | None = Field(default=None, description="the namespace of keys and services, of Consul Enterprise")
 
 
 class Trust(Model):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from deploytool.connection.client import Asked, Later, Pending
 from deploytool.errors import ConsulError, UsageError
-from deploytool.hosts.manifest import manifest_url
+from deploytool.hosts.manifest import hosts_url
 from deploytool.model.fleet import LastWord, read_last_word
 from deploytool.model.history import Due, History, Learned, RoleHost, due_of, news, reaches_target, with_learned
 from deploytool.model.release import (
@@ -66,7 +66,7 @@ def event_room(session: Session, role: str) -> str:
     """How much of the role's event is used, in words. Raises ConsulError if it could not hold its manifest's URL."""
     settings = session.settings
     # The longest that an event ever carries.
-    url = manifest_url(settings.store.url, kept_manifest_key(settings.environment, NO_DEPLOYMENT, role))
+    url = hosts_url(settings, kept_manifest_key(settings.environment, NO_DEPLOYMENT, role))
     name = event_name(settings.application, role, settings.environment)
     room, size_bytes = EVENT_BYTES - EVENT_ENVELOPE_BYTES - 2 * len(name), len(url.encode())
     if size_bytes > room:

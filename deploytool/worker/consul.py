@@ -10,19 +10,17 @@ import contextlib
 import functools
 import http.client
 import json
-import os
-import socket
-import ssl
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from deploytool.text.untrusted import read_json
 
 from .bus import KEYS_BYTES, Entry, Value, is_below_something
+from .consul_way import ConsulWay
 from .failure import Failure
 from .findings import Findings
-from .wire import Selector
+from .wire import ConsulSettings, Selector
 
 CALL_SECONDS = 10.0
 #: How often a call that is harmless to repeat is tried while Consul elects a leader or restarts.
@@ -50,55 +48,14 @@ class Unreachable(Exception):
 
 
 class Consul:
-    """One Consul agent as the build server sees it. Defaults come from its CONSUL_* environment, as for the CLI."""
+    """One Consul agent as the build server sees it."""
 
-    def __init__(self, address: Optional[str], token_file: Optional[str]) -> None:
-        given = address or os.environ.get("CONSUL_HTTP_ADDR") or "http://127.0.0.1:8500"
-        if "://" not in given:
-            secure = os.environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
-            given = ("https://" if secure else "http://") + given
-        self.address = given
-        self._url = urlsplit(given)
-        self.token = self._read_token(token_file)
-
-    def _read_token(self, token_file: Optional[str]) -> Optional[str]:
-        path = token_file or os.environ.get("CONSUL_HTTP_TOKEN_FILE")
-        if not path:
-            return os.environ.get("CONSUL_HTTP_TOKEN") or None
-        try:
-            with open(os.path.expanduser(path)) as file:
-                token = file.read().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Failure(
-                "consul",
-                "the Consul token file {} on the build server can't be read: {}".format(
-                    path, getattr(error, "strerror", None) or "it is not text"
-                ),
-                hint="mend consul.token_file, or the file's rights",
-            ) from error
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            raise Failure(
-                "consul",
-                "the Consul token file {} on the build server must hold the token and nothing else".format(path),
-                hint="one line, without spaces or comments",
-            )
-        return token or None
-
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        if self._url.scheme == "unix":
-            return _UnixConnection(self._url.path, timeout)
-        host = self._url.hostname or "127.0.0.1"
-        if self._url.scheme == "https":
-            context = ssl.create_default_context(
-                cafile=os.environ.get("CONSUL_CACERT") or None, capath=os.environ.get("CONSUL_CAPATH") or None
-            )
-            if os.environ.get("CONSUL_CLIENT_CERT"):
-                context.load_cert_chain(os.environ["CONSUL_CLIENT_CERT"], os.environ.get("CONSUL_CLIENT_KEY"))
-            if os.environ.get("CONSUL_HTTP_SSL_VERIFY", "").lower() in ("0", "false"):
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            return http.client.HTTPSConnection(host, self._url.port or 8501, timeout=timeout, context=context)
-        return http.client.HTTPConnection(host, self._url.port or 8500, timeout=timeout)
+    def __init__(self, settings: ConsulSettings) -> None:
+        self._way = ConsulWay(settings)
+        self._datacenter = settings.datacenter
+        self.address = self._way.address
+        #: what must not be shown
+        self.secrets = self._way.secrets
 
     def _call(
         self,
@@ -109,24 +66,23 @@ class Consul:
         timeout: float,
         most_bytes: Optional[int] = None,
     ) -> Tuple[int, bytes, Dict[str, str]]:
+        if self._datacenter:
+            query = {**query, "dc": self._datacenter}
         target = quote(path) + ("?" + urlencode(query) if query else "")
-        headers = {"X-Consul-Token": self.token} if self.token else {}
+        connection = self._way.connection(timeout)
         try:
-            connection = self._connection(timeout)
-        except (OSError, ValueError) as error:
-            # A certificate file that is not there, a port that is none.
-            raise Failure(
-                "consul",
-                "no connection to Consul at {} can be made: {}".format(self.address, error),
-                hint="look at consul.address, and at CONSUL_CACERT and its like on the build server",
-            ) from error
-        try:
-            connection.request(method, target, body=body, headers=headers)
+            connection.request(method, target, body=body, headers=self._way.headers)
             response = connection.getresponse()
             # One more shows that there is more.
             content = response.read(most_bytes and most_bytes + 1)
+            refusal = self._way.refusal_of(response.status, content)
+            if refusal is not None:
+                raise refusal
             return response.status, content, {key.lower(): value for key, value in response.getheaders()}
         except (OSError, http.client.HTTPException) as error:
+            failure = self._way.failure_of(error)
+            if failure is not None:
+                raise failure from error
             raise Unreachable("Consul at {} does not answer: {}".format(self.address, error)) from error
         finally:
             connection.close()
@@ -463,17 +419,6 @@ class Consul:
 
 def _probe_key(prefix: str, probe: str) -> str:
     return "{}/deployments/{}/check".format(prefix, probe)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 # --- what answers say: each raises one of a few errors for what Consul does not say

@@ -55,10 +55,10 @@ class Context:
             if self._bus_client is None:
                 settings = self.hello.consul
                 if settings.address is not None and settings.address.startswith("file:"):
-                    self._bus_client = DirectoryBus(settings.address, settings.receiver)
+                    self._bus_client = DirectoryBus(settings.address, settings.receiver or [])
                 else:
-                    consul = Consul(settings.address, settings.token_file)
-                    self.masking.learn([consul.token or ""])
+                    consul = Consul(settings)
+                    self.masking.learn(consul.secrets)
                     self._bus_client = consul
             return self._bus_client
 

@@ -11,6 +11,8 @@ import os
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Callable, Dict, List, Protocol, Set, Tuple
 
+from .s3_faults import Digests
+
 #: S3 takes parts of 5 MiB and more, 10,000 of them.
 PART_BYTES = 8 << 20
 #: Every thousand parts they become larger by `PART_BYTES`, so that 400 GiB fit; all are equal in whatever is usual, as
@@ -63,19 +65,21 @@ def send(
     first: bytearray,
     source: Source,
     *,
+    new: Dict[str, Any],
+    digests: Digests,
     begun: Callable[[str], None],
     go_on: Callable[[], None],
 ) -> None:
     """Upload `first`, a whole part, and all that follows it in the source.
 
-    `where` names bucket and key. `begun` is told the upload's id before any part is sent; `go_on` raises to stop it.
-    Raises Taken, botocore's exceptions and the source's.
+    `where` names bucket and key, `new` is what the object is to have, by boto3's names. `begun` is told the upload's id
+    before any part is sent; `go_on` raises to stop it. Raises Taken, botocore's exceptions and the source's.
     """
     token = os.urandom(16).hex()
-    upload_id = client.create_multipart_upload(Metadata={TOKEN: token}, **where)["UploadId"]
+    upload_id = client.create_multipart_upload(Metadata={TOKEN: token}, **where, **new)["UploadId"]
     try:
         begun(upload_id)
-        parts = _send_parts(client, {**where, "UploadId": upload_id}, first, source, go_on)
+        parts = _send_parts(client, {**where, "UploadId": upload_id}, first, source, digests, go_on)
         _complete(client, where, upload_id, parts, token)
     except BaseException:
         give_up(client, where, upload_id)
@@ -93,7 +97,12 @@ def give_up(client: Any, where: Dict[str, str], upload_id: str) -> None:
 
 
 def _send_parts(
-    client: Any, named: Dict[str, str], first: bytearray, source: Source, go_on: Callable[[], None]
+    client: Any,
+    named: Dict[str, str],
+    first: bytearray,
+    source: Source,
+    digests: Digests,
+    go_on: Callable[[], None],
 ) -> List[Dict[str, Any]]:
     """What S3 answered for each part, in order."""
     parts: List[Dict[str, Any]] = []
@@ -103,7 +112,7 @@ def _send_parts(
     def send_one(number: int, content: bytearray) -> Tuple[Dict[str, Any], bytearray]:
         # A bytearray goes to the socket as it is, and can be sent again. botocore wraps `bytes` in a file, which is
         # read 16 KB at a time.
-        answer = client.upload_part(PartNumber=number, Body=content, **named)
+        answer = digests.send(client.upload_part, content, PartNumber=number, **named)
         return {"PartNumber": number, "ETag": answer["ETag"]}, content
 
     def collect(at_most: int) -> None:

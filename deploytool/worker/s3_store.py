@@ -14,6 +14,7 @@ from .failure import Failure
 from .findings import Findings
 from .packages import import_boto3
 from .processes import Groups
+from .s3_faults import Digests, Refused, told
 from .store import Begun, already_there
 from .wire import StoreSettings
 
@@ -23,10 +24,6 @@ READ_SECONDS = 30
 ATTEMPTS = 3
 #: Of what may be very long so many keys are listed first: the processor time of a listing is that of its keys.
 FIRST_KEYS = 300
-
-
-class Refused(Failure):
-    """The store answers, and does not allow that."""
 
 
 class S3Store:
@@ -49,14 +46,14 @@ class S3Store:
         import boto3
         from botocore.config import Config
 
+        style = settings.addressing or ("path" if settings.endpoint_url else "auto")
         options: Dict[str, Any] = {
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,
             "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
             "signature_version": "s3v4",
+            "s3": {"addressing_style": style},
         }
-        if settings.endpoint_url:
-            options["s3"] = {"addressing_style": "path"}
         try:
             # Servers other than Amazon's do not know the checksums that newer boto3 sends unasked.
             config = Config(request_checksum_calculation="when_required", **options)
@@ -69,81 +66,18 @@ class S3Store:
                 "aws_secret_access_key": settings.credentials.secret_key,
                 "aws_session_token": settings.credentials.token,
             }
+        #: what every new object is written with
+        self._new = dict(settings.written_with or {})
+        self._digests = Digests()
         with self._faults("preparing"):
-            self._client = boto3.session.Session().client(
+            self._client = boto3.session.Session(profile_name=settings.profile).client(
                 "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=config, **keys
             )
+            if settings.requester_pays:
+                self._client.meta.events.register("before-call.s3", _requester_pays)
 
-    @contextlib.contextmanager
-    def _faults(self, doing: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            EndpointConnectionError,
-            HTTPClientError,
-            NoCredentialsError,
-            PartialCredentialsError,
-        )
-        from botocore.parsers import ResponseParserError
-
-        place = "s3://{}".format(self._bucket)
-        try:
-            yield
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise Failure(
-                "store",
-                "{} in {} failed: the build server has no S3 credentials".format(doing, place),
-                hint="give it an instance role or ~/.aws/credentials, or set `store.credentials: operator`",
-            ) from error
-        except ClientError as error:
-            raise self._refused(doing, place, error) from error
-        except (EndpointConnectionError, HTTPClientError) as error:
-            raise Failure(
-                "store",
-                "{} in {} failed: {} can't be reached from the build server: {}".format(
-                    doing, place, self._where, error
-                ),
-                hint="check store.endpoint_url, store.region and the network of the build server",
-            ) from error
-        except Boto3Error as error:
-            cause = error.__cause__ or error.__context__
-            if isinstance(cause, ClientError):
-                raise self._refused(doing, place, cause) from error
-            raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
-        except (BotoCoreError, ResponseParserError) as error:
-            raise Failure("store", "{} in {} failed: {}".format(doing, place, error)) from error
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            # boto3 gives what the server says as it came, and is itself surprised by some of it; and it follows
-            # redirections without an end.
-            raise Failure(
-                "store",
-                "{} in {} failed: {} gave an answer that S3 does not give ({}: {})".format(
-                    doing, place, self._where, type(error).__name__, error
-                ),
-                hint="mend store.endpoint_url",
-            ) from error
-
-    def _refused(self, doing: str, place: str, error: Any) -> Failure:
-        code = str(error.response.get("Error", {}).get("Code", "?"))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if code == "NoSuchBucket":
-            return Failure(
-                "store",
-                "the bucket {} does not exist at {}".format(self._bucket, self._where),
-                hint="create it, or mend store.url",
-            )
-        if status in (401, 403) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return Refused(
-                "store",
-                "{} in {} was refused: {} ({})".format(
-                    doing, place, code, error.response.get("Error", {}).get("Message", "no reason given")
-                ),
-                hint="the build server needs s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and, "
-                "for retention and `check`, s3:DeleteObject and s3:ListBucketMultipartUploads on the bucket; "
-                "`fab ENV app-server --output DIR` writes the policy",
-            )
-        return Failure("store", "{} in {} failed: {}".format(doing, place, error))
+    def _faults(self, doing: str) -> ContextManager[None]:
+        return told(doing, self._bucket, self._where)
 
     def get(self, key: str) -> Optional[bytes]:
         from botocore.exceptions import ClientError
@@ -175,7 +109,7 @@ class S3Store:
         where = self._where_is(key)
         with self._faults("writing {}".format(key)):
             try:
-                self._client.put_object(Body=content, IfNoneMatch="*", **where)
+                self._digests.send(self._client.put_object, content, IfNoneMatch="*", **where, **self._new)
                 return True
             except ParamValidationError:
                 # boto3 before 1.35 has no conditional put.
@@ -189,7 +123,7 @@ class S3Store:
         if self.exists(key):
             return False
         with self._faults("writing {}".format(key)):
-            self._client.put_object(Body=content, **where)
+            self._digests.send(self._client.put_object, content, **where, **self._new)
         return True
 
     def upload(self, key: str, source: multipart.Source, begun: Begun, go_on: Callable[[], None]) -> None:
@@ -207,7 +141,16 @@ class S3Store:
             return
         with self._faults("uploading {}".format(key)):
             try:
-                multipart.send(self._client, self._where_is(key), first, source, begun=begun, go_on=go_on)
+                multipart.send(
+                    self._client,
+                    self._where_is(key),
+                    first,
+                    source,
+                    new=self._new,
+                    digests=self._digests,
+                    begun=begun,
+                    go_on=go_on,
+                )
             except multipart.Taken:
                 raise already_there(key) from None
 
@@ -291,7 +234,7 @@ class S3Store:
 
         def putting() -> str:
             with self._faults("writing {}".format(probe)):
-                self._client.put_object(Body=b"deploytool", **self._where_is(probe))
+                self._digests.send(self._client.put_object, b"deploytool", **self._where_is(probe), **self._new)
             return "below {}".format(place)
 
         def getting() -> str:
@@ -314,7 +257,7 @@ class S3Store:
         def beginning_and_giving_up() -> str:
             where = self._where_is(probe)
             with self._faults("uploading {} in parts".format(probe)):
-                upload_id = self._client.create_multipart_upload(**where)["UploadId"]
+                upload_id = self._client.create_multipart_upload(**where, **self._new)["UploadId"]
                 self._client.abort_multipart_upload(UploadId=upload_id, **where)
             return "can be begun and given up"
 
@@ -347,3 +290,7 @@ class _Body(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         with self._faults():
             return bytes(self._body.read(None if size < 0 else size))
+
+
+def _requester_pays(params: Dict[str, Any], **_: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"

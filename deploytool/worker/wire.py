@@ -39,13 +39,30 @@ class StoreSettings(NamedTuple):
     region: Optional[str]
     #: None: the build server's own
     credentials: Optional[Credentials]
+    #: of the build server's AWS configuration
+    profile: Optional[str] = None
+    #: path or virtual; None: path with an endpoint_url
+    addressing: Optional[str] = None
+    #: whether whoever asks pays
+    requester_pays: bool = False
+    #: what each object is written with, by boto3's names
+    written_with: Optional[Dict[str, Any]] = None
 
 
 class ConsulSettings(NamedTuple):
+    """As `settings.consul`; paths are of the build server."""
+
     address: Optional[str]
-    token_file: Optional[str]
+    token_file: Optional[str] = None
+    ca_file: Optional[str] = None
+    ca_path: Optional[str] = None
+    client_cert: Optional[str] = None
+    client_key: Optional[str] = None
+    tls_server_name: Optional[str] = None
+    datacenter: Optional[str] = None
+    namespace: Optional[str] = None
     #: what starts the built-in receiver of pretend hosts
-    receiver: List[str]
+    receiver: Optional[List[str]] = None
 
 
 class Greeting(NamedTuple):

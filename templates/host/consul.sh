@@ -69,7 +69,7 @@ ask_agent() {
 
 ask_by_bash() {
   agent_end=$(printf '\r')$newline
-  agent_headers=${token:+"X-Consul-Token: $token$agent_end"}
+  agent_headers=${token:+"X-Consul-Token: $token$agent_end"}${CONSUL_NAMESPACE:+"X-Consul-Namespace: $CONSUL_NAMESPACE$agent_end"}
   if [ -n "${CONSUL_HTTP_AUTH-}" ]; then
     agent_basic=$(printf '%s' "$CONSUL_HTTP_AUTH" | base64 | tr -d '\n')
     agent_headers="${agent_headers}Authorization: Basic $agent_basic$agent_end"
@@ -94,9 +94,15 @@ ask_by_curl() {
         option unix-socket "${agent#unix://}"
         option url "http://localhost$1"
         ;;
+      https://*)
+        # The name in the certificate, and where whoever has it is.
+        option connect-to "${CONSUL_TLS_SERVER_NAME:+::${agent#https://}}"
+        option url "https://${CONSUL_TLS_SERVER_NAME:-${agent#https://}}$1"
+        ;;
       *) option url "$agent$1" ;;
     esac
     option header "${token:+X-Consul-Token: $token}"
+    option header "${CONSUL_NAMESPACE:+X-Consul-Namespace: $CONSUL_NAMESPACE}"
     option user "${CONSUL_HTTP_AUTH-}"
     option cacert "${CONSUL_CACERT-}"
     option capath "${CONSUL_CAPATH-}"
@@ -110,7 +116,8 @@ ask_by_wget() {
   case $agent in unix://*) return 1 ;; esac
   # wget reads its options from nothing but a file.
   agent_options=$(umask 077 && mktemp) || return 1
-  printf '%s\n' "${token:+header = X-Consul-Token: $token}" "${CONSUL_CACERT:+ca_certificate = $CONSUL_CACERT}" \
+  printf '%s\n' "${token:+header = X-Consul-Token: $token}" "${CONSUL_NAMESPACE:+header = X-Consul-Namespace: $CONSUL_NAMESPACE}" \
+    "${CONSUL_CACERT:+ca_certificate = $CONSUL_CACERT}" \
     >"$agent_options"
   WGETRC=$agent_options wget -q -S -T "$2" -O - "$agent$1" 2>&1
   rm -f -- "$agent_options"

@@ -19,7 +19,7 @@ from deploytool.worker.failure import Failure
 from deploytool.worker.ownership import is_owned
 from deploytool.worker.processes import Groups
 from deploytool.worker.s3_store import S3Store
-from deploytool.worker.wire import Credentials, Selector, StoreSettings
+from deploytool.worker.wire import ConsulSettings, Credentials, Selector, StoreSettings
 
 few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -45,7 +45,7 @@ class Answering(Consul):
     """A Consul that answers each call the same."""
 
     def __init__(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        super().__init__("http://127.0.0.1:1", None)
+        super().__init__(ConsulSettings("http://127.0.0.1:1"))
         self._answer = status, content, headers
 
     def _call(self, *_: Any) -> tuple[int, bytes, dict[str, str]]:

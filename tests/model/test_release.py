@@ -185,7 +185,7 @@ WHOLE = {
 
 
 def session_with(changes: dict[str, str], notes: list[str] | None = None) -> Any:
-    settings = SimpleNamespace(application="shop", store=SimpleNamespace(url="s3://acme/shop"))
+    settings = SimpleNamespace(application="shop", store=SimpleNamespace(url="s3://acme/shop", hosts_url=None))
     worker = StoreOnly({key: text for key, text in {**WHOLE, **changes}.items() if text})
     return SimpleNamespace(
         settings=settings,

@@ -5,7 +5,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import ipaddress
 import json
 import os
 import re
@@ -17,21 +16,17 @@ import sys
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deploytool.hosts.app_server import RECEIVE
 from deploytool.playground.host import receive_command, watch_command
 from deploytool.playground.parts import CLOUD_SCHEMA, TOOLS, find_or_install_checker
 from deploytool.playground.playground import Application, Playground, PlaygroundRole
+from tests.support.certificates import own_certificate
 from tests.support.fab import Result
 from tests.support.project import FABFILE, Project, as_root, part
 
@@ -128,6 +123,27 @@ def test_stretcher_is_never_installed_over_http_or_without_its_checksum(printer:
     # Of what is downloaded; receive.sh, which asks Consul's agent, comes after.
     script = printer.printed("--role", "web").partition("write_files()")[0]
     assert "http:" not in re.sub("#.*", "", script)
+
+
+def test_policies_hold_the_kms_key_and_acl_of_the_settings_and_nothing_of_s3_for_hosts_behind_a_gateway(
+    printer: Printer,
+) -> None:
+    arn = "arn:aws:kms:ap-northeast-1:123456789012:key/1234"
+    said = f"region: ap-northeast-1, acl: private, encryption: {{algorithm: 'aws:kms', kms_key: '{arn}'}}"
+    for key, named in ((arn, arn), ("alias/deploys", "arn:aws:kms:ap-northeast-1:*:key/*"), ("1234", "*:key/1234")):
+        config = SETTINGS.replace("region: ap-northeast-1", said.replace(arn, key))
+        (printer.directory / "config/deploy.yml").write_text(config)
+        files = json.loads(printer.printed("--role", "web", "--node", "web1", "--json"))["files"]
+        for name, action in (("s3-build-server.json", "kms:GenerateDataKey"), ("s3-app-server.json", "kms:Decrypt")):
+            last = json.loads(files[f"policies/{name}"])["Statement"][-1]
+            assert action in last["Action"]
+            assert last["Resource"][0].endswith(named)
+        assert "s3:PutObjectAcl" in files["policies/s3-build-server.json"]
+    config = SETTINGS.replace("region: ap-northeast-1", "hosts_url: https://cache.example.com/shop")
+    (printer.directory / "config/deploy.yml").write_text(config)
+    files = json.loads(printer.printed("--role", "web", "--node", "web1", "--json"))["files"]
+    assert "policies/s3-app-server.json" not in files
+    assert "AWS_REGION" not in files["root/etc/deploytool/shop-production.env"]
 
 
 def test_pretend_hosts_need_nothing(printer: Printer) -> None:
@@ -332,26 +348,6 @@ done
 """
 
 
-def own_certificate(directory: Path) -> tuple[Path, Path]:
-    """The files of a certificate for 127.0.0.1 that vouches for itself, and of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = directory / "certificate.pem", directory / "key.pem"
-    files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
-    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return files
-
-
 @pytest.fixture
 def download(playground: Playground, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """The URL of stretcher on a server of its own, and its sha256."""
@@ -384,7 +380,7 @@ def run_in_a_root_of_its_own(script: str, command: str, tmp_path: Path) -> "subp
     """The command run as root, with the script as /root/setup.sh; downloads trust `own_certificate` and no other."""
     (tmp_path / "setup.sh").write_text(script)
     (tmp_path / "root").mkdir(exist_ok=True)
-    trusted = shlex.quote((tmp_path / "certificate.pem").read_text())
+    trusted = shlex.quote((tmp_path / "authority.pem").read_text())
     command = f"printf %s {trusted} >/root/ca.pem; export CURL_CA_BUNDLE=/root/ca.pem\n{command}"
     arguments = [str(tmp_path / "root"), str(tmp_path / "setup.sh"), str(TOOLS), command]
     return subprocess.run(

@@ -24,12 +24,12 @@ from deploytool.worker.consul import Consul
 from deploytool.worker.failure import Failure
 from deploytool.worker.reports import MOST_BYTES, MOST_ODD, Watch, watch_reports
 from deploytool.worker.retention import prune_deployments, prune_reports
-from deploytool.worker.wire import Report, Reports, Selector, Target
+from deploytool.worker.wire import ConsulSettings, Report, Reports, Selector, Target
 
 
 @pytest.fixture
 def consul(playground: Playground) -> Consul:
-    return Consul(playground.consul_address(), None)
+    return Consul(ConsulSettings(playground.consul_address()))
 
 
 @pytest.fixture
@@ -299,14 +299,14 @@ def test_id_in_wanted_that_can_not_be_is_refused_with_the_command_that_removes_i
 def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content)
     with pytest.raises(Failure, match="must hold the token and nothing else") as raised:
-        Consul("http://127.0.0.1:1", str(tmp_path / "token"))
+        Consul(ConsulSettings("http://127.0.0.1:1", str(tmp_path / "token")))
     assert "s3cr3t" not in str(raised.value.masked(Masking()))
 
 
 def test_missing_certificate_file_has_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSUL_CACERT", "/no/such/file.pem")
-    with pytest.raises(Failure, match=r"no connection to Consul at https://127\.0\.0\.1:8501 can be made"):
-        Consul("https://127.0.0.1:8501", None).get("x")
+    with pytest.raises(Failure, match=r"ca_file /no/such/file\.pem on the build server is not there"):
+        Consul(ConsulSettings("https://127.0.0.1:8501")).get("x")
 
 
 def test_deployment_aborts_one_that_is_still_open(consul: Consul, prefix: str) -> None:
@@ -781,12 +781,12 @@ def test_waiting_ends_with_a_write_however_deep_and_tells_no_names(consul: Consu
 def test_refusal_names_the_right_that_is_missing(playground: Playground) -> None:
     # SeaweedFS answers 403 to whom it does not know, as Consul does.
     with pytest.raises(Failure, match="Consul refused GET"):
-        Consul(playground.endpoint_url, None).hosts(Selector(nodes=["app1"]))
+        Consul(ConsulSettings(playground.endpoint_url)).hosts(Selector(nodes=["app1"]))
 
 
 def test_missing_token_file_has_a_sentence(playground: Playground) -> None:
     with pytest.raises(Failure, match="token file /no/such/token on the build server can't be read"):
-        Consul(playground.consul_address(), "/no/such/token")
+        Consul(ConsulSettings(playground.consul_address(), "/no/such/token"))
 
 
 def test_hosts_are_chosen_by_metadata_service_and_name(playground: Playground, consul: Consul) -> None:

@@ -21,7 +21,7 @@ from deploytool.worker.directory_bus import DirectoryBus
 from deploytool.worker.failure import Failure
 from deploytool.worker.own_isal import MARKER
 from deploytool.worker.retention import prune_deployments
-from deploytool.worker.wire import Selector
+from deploytool.worker.wire import ConsulSettings, Selector
 from tests.support.worker import RawClient
 
 Start = Callable[..., RawClient]
@@ -47,14 +47,14 @@ def consul(request: pytest.FixtureRequest, playground: Playground, tmp_path: Pat
         yield {"address": f"file://{tmp_path}/bus", "receiver": ["sh", "-c", "cat >/dev/null", "receiver"]}
         return
     yield {"address": playground.consul_address()}
-    Consul(playground.consul_address(), None).delete_all(f"deploytool/{application}/")
+    Consul(ConsulSettings(playground.consul_address())).delete_all(f"deploytool/{application}/")
 
 
 @pytest.fixture
 def bus(consul: dict[str, Any]) -> Bus:
     if "receiver" in consul:
         return DirectoryBus(consul["address"], consul["receiver"])
-    return Consul(consul["address"], None)
+    return Consul(ConsulSettings(consul["address"]))
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_environment_without_anything_has_nothing_to_remove(start: Start, consul
 
 def test_consul_that_refuses_is_told_with_the_right_that_is_missing(playground: Playground) -> None:
     # SeaweedFS answers 403 to whom it does not know, as Consul does.
-    refusing = Consul(playground.endpoint_url, None)
+    refusing = Consul(ConsulSettings(playground.endpoint_url))
     with pytest.raises(Failure, match="Consul refused GET") as raised:
         refusing.names("deploytool/x/")
     assert raised.value.hint == 'it needs key_prefix "deploytool/" read'

@@ -45,7 +45,7 @@ def given_settings(**changes: Any) -> Any:
         "has_pretend_hosts": False,
         "branch": "main",
         "build": SimpleNamespace(root="/var/tmp/deploytool", compression="gzip"),
-        "store": SimpleNamespace(url="s3://acme-deploys/shop"),
+        "store": SimpleNamespace(url="s3://acme-deploys/shop", hosts_url=None),
         "wait": SimpleNamespace(hook_seconds=120, stable_seconds=2),
         "proof_seconds": 2,
     }

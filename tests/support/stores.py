@@ -148,7 +148,7 @@ class Session:
             return SimpleNamespace(
                 application="app",
                 environment=name,
-                store=SimpleNamespace(url=url, endpoint_url=None, keep_releases=keep),
+                store=SimpleNamespace(url=url, endpoint_url=None, hosts_url=None, keep_releases=keep),
                 trust=SimpleNamespace(signers=None),
                 has_pretend_hosts=False,
                 roles={"web": SimpleNamespace(hosts=SimpleNamespace(model_dump=lambda mode: {}))},

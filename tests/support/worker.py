@@ -12,6 +12,7 @@ from deploytool.connection.client import Asked, WorkerClient
 from deploytool.errors import StepError
 from deploytool.playground.playground import Playground
 from deploytool.session import RECEIVER
+from deploytool.worker.wire import ConsulSettings, StoreSettings
 from tests.support.stage_server import GIT
 
 
@@ -27,10 +28,10 @@ class RawClient(WorkerClient):
 
     def greet(self, *, store: Mapping[str, Any], consul: Mapping[str, Any], **known: Any) -> dict[str, Any]:
         """Say `hello`; what is not given is as nobody has set it."""
-        store = {"endpoint_url": None, "region": None, "credentials": None, **store}
+        store = {**dict.fromkeys(StoreSettings._fields), **StoreSettings._field_defaults, **store}
         if store["credentials"] is not None:
             store = {**store, "credentials": {"token": None, **store["credentials"]}}
-        consul = {"address": None, "token_file": None, "receiver": list(RECEIVER), **consul}
+        consul = {**dict.fromkeys(ConsulSettings._fields), "receiver": list(RECEIVER), **consul}
         greeting = {"read_only": False, "compression": "none", **known, "store": store, "consul": consul}
         return self.ask("hello", greeting=greeting)
 

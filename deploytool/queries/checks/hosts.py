@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from deploytool.connection.client import error_of
 from deploytool.errors import DeployError, FleetError, LockedError
-from deploytool.hosts.manifest import manifest_url
+from deploytool.hosts.manifest import hosts_url
 from deploytool.hosts.probes import probe_archive, render_probe, render_proof
 from deploytool.model.fleet import LONGEST_LINE, named
 from deploytool.model.history import RoleHost
@@ -204,7 +204,7 @@ def ask(
     for role in (role for role, names in hosts.items() if names):
         key = probe_key(settings.environment, probe, role)
         event = event_name(settings.application, role, settings.environment)
-        url = manifest_url(settings.store.url, key)
+        url = hosts_url(settings, key)
         fetched = (archive, probe_archive_key(settings.environment, probe, role))
         questions.append(Question(role, event, key, render(settings, role, probe), url, list(hosts[role]), *fetched))
     manifests = ((name_of(each.role), each.manifest) for each in questions)
