@@ -68,6 +68,10 @@ class BusClient:
         """Hear the `Reports` of these hosts, by role, as events, until `end_watch`."""
         return self._worker.start("watch", wire.Done, deployment=deployment, release=release, hosts=hosts, after=after)
 
+    def last_words(self, deployment: str, release: str, hosts: Mapping[str, Sequence[str]]) -> Pending[wire.Words]:
+        """The last words of these hosts, by role, as they are now."""
+        return self._worker.start("last_words", wire.Words, deployment=deployment, release=release, hosts=hosts)
+
     def check(self, probe: str, events: Sequence[str], services: Sequence[str]) -> Pending[wire.Findings]:
         """Try every right, with keys of `probe`, an id that no deployment has."""
         return self._worker.start("check_consul", wire.Findings, probe=probe, events=events, services=services)

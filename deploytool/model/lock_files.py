@@ -65,10 +65,13 @@ def _integrity(text: object) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _without_user(url: str) -> str:
-    """A URL without who may fetch it, and with what."""
+def _without_secrets(url: str) -> str:
+    """A URL without who may fetch it, and with what: tokens stand before the host, and in queries."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else url
+    if not parts.netloc:
+        # user@host:path, or no URL at all
+        return re.sub(r"^[^/@]*@", "", url.partition("?")[0])
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -93,7 +96,7 @@ def gemfile_lock(text: str) -> Iterator[Component]:
         if line and not line.startswith(" "):
             section, origin = line, ""
         elif section == "GIT" and (found := re.fullmatch(r" {2}(?:remote|revision): (\S+)", line)):
-            origin = f"git+{_without_user(found[1])}" if not origin else f"{origin}@{found[1]}"
+            origin = f"git+{_without_secrets(found[1])}" if not origin else f"{origin}@{found[1]}"
         elif section in ("GEM", "GIT") and (spec := _SPEC.fullmatch(line)):
             name, version, platform = spec["name"], spec["version"], spec["platform"] or ""
             locked = f"{version}-{platform}" if platform else version
@@ -113,6 +116,7 @@ _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*(?P
 def _pypi(name: str, version: str, hashes: Iterable[str] = ()) -> Component:
     """PyPI's names are one in any spelling."""
     known = tuple(sorted({found for text in hashes for found in _hex(*_halves(text))}))
+    version = version if "/" not in version else ""
     return Component(_purl("pypi", re.sub(r"[-_.]+", "-", name).lower(), version), name, version, known)
 
 
@@ -162,7 +166,10 @@ _NPM_NAME = re.compile(r"(?:@[^/@\s]+/)?[^/@\s]+")
 
 
 def _npm(name: str, version: str, hashes: tuple[tuple[str, str], ...], *, development: bool = False) -> Component:
-    return Component(_purl("npm", name, version), name, version, hashes, development)
+    """What has a URL in its version's place comes from there, and from no registry."""
+    if re.fullmatch(r"[\w.+~-]*", version):
+        return Component(_purl("npm", name, version), name, version, hashes, development)
+    return Component(_purl("npm", name, "", vcs_url=_without_secrets(version)), name, "", hashes, development)
 
 
 def package_lock(text: str) -> Iterator[Component]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import deploytool
-from deploytool.model.release import Release, provenance_key, sbom_key, sha256
+from deploytool.model.release import Release, provenance_key, release_record, sbom_key, sha256
 from deploytool.model.sbom import MEDIA_TYPE
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import read_json
@@ -22,6 +22,9 @@ STATEMENT, PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/prov
 BUILD_TYPE = "urn:deploytool:build:v1"
 #: Inputs of the build key of which only the names are published.
 _NAMES_ONLY = ("env", "linked_files")
+
+#: Fields of a record that stand in places of their own in the statement.
+_SAID_ELSEWHERE = ("id", "revision", "built_at", "built_by", "build_key", "checksum")
 
 _SCP = re.compile(r"(?P<host>(?:[^/@\s]+@)?[^/:\s]+):(?P<path>.*)")
 
@@ -66,6 +69,8 @@ def statement(release: Release, run: Run, sbom: str, masking: Masking) -> str:
             "internalParameters": {
                 "buildKey": release.build_key,
                 "operator": release.built_by,
+                # All of the record: whoever can write to the store can change that, and not this.
+                "record": _record_of(release),
                 "inputs": masking.value(inputs),
             },
             "resolvedDependencies": [
@@ -100,6 +105,12 @@ def statement(release: Release, run: Run, sbom: str, masking: Masking) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
+def _record_of(release: Release) -> Mapping[str, Any]:
+    """The record as JSON has it, without the digest of what it stands in."""
+    found: dict[str, Any] = json.loads(release_record(release))
+    return {name: value for name, value in found.items() if name != "provenance"}
+
+
 def _items(inputs: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
     # These are said elsewhere in the statement.
     return ((name, value) for name, value in inputs.items() if name not in ("application", "revision"))
@@ -120,8 +131,15 @@ def contradictions(release: Release, text: str) -> list[str]:
             "revision": (definition["resolvedDependencies"][0]["digest"], {"gitCommit": release.revision}),
             "build key": (definition["internalParameters"]["buildKey"], release.build_key),
             "release": (run["metadata"]["invocationId"], release.id),
+            "operator": (definition["internalParameters"]["operator"], release.built_by),
+            "time": (run["metadata"]["finishedOn"], release.built_at),
         }
-    except (ValueError, LookupError, TypeError):
+        record = _record_of(release)
+        # Statements of before do not have it.
+        told = definition["internalParameters"].get("record", record)
+        others = {name: value for name, value in record.items() if name not in _SAID_ELSEWHERE}
+        facts |= {name.replace("_", " "): (told.get(name), value) for name, value in others.items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
         return [*problems, f"{provenance_key(release.id)} is not a statement of deploytool"]
     return [
         *problems,

@@ -2,12 +2,12 @@
 
 import time
 
-from deploytool.connection.client import Asked
+from deploytool.connection.client import Asked, Pending
 from deploytool.errors import FleetError
 from deploytool.model.fleet import Fleet, Report, State, Verdict, read_last_word, read_report
 from deploytool.model.history import RoleHost
 from deploytool.session import Session
-from deploytool.worker.wire import Reports
+from deploytool.worker.wire import Reports, Words
 
 
 class ReleaseNotKept(FleetError):
@@ -56,6 +56,11 @@ class Listening:
             if self.fleet.result(*key).verdict is Verdict.VERIFIED:
                 del self._unproven[key]
                 self._session.console.report(report, self.fleet.listened_seconds, expected=expected)
+
+    def ask_last_words(self, asked: Pending[Words]) -> None:
+        """Take in what hosts serve now that all have reported: one may have died since it was verified."""
+        for said in asked.answer().words:
+            self.fleet.hear_word(said.role, said.host, None if said.agrees else read_last_word(said.value).sentence)
 
     def hear_now(self) -> None:
         """Take in what has arrived already."""

@@ -40,6 +40,24 @@ FAREWELL_SECONDS = 15.0
 RECORD_SECONDS = 60.0
 
 
+def earlier_deployments(session: Session, attempt: Attempt) -> list[str]:
+    """What a new deployment must be later than: hosts take only what is.
+
+    What no clock can have made counts where a host has had it. Whoever can write to the store could else give every
+    later deployment an id that hosts never get over.
+    """
+    expected = attempt.expected
+    had = {word.deployment for word in expected.words.values()}
+    found = []
+    for name in dict.fromkeys((*expected.wanted, *attempt.after)):
+        why = ids.why_impossible(name, session.now())
+        if why is None or name in had:
+            found.append(name)
+        else:
+            session.console.note(f"the history's deployment {name} {why}: no host has had it, and it is passed over")
+    return found
+
+
 def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     """One deployment, from its claim on the release to its record. The environment's lock is held.
 
@@ -47,7 +65,7 @@ def bring(session: Session, attempt: Attempt, outcome: Outcome) -> None:
     operator's side objects before `go`.
     """
     release = attempt.release
-    deployment = new_deployment_id(session.now(), [*attempt.expected.wanted, *attempt.after], random_characters())
+    deployment = new_deployment_id(session.now(), earlier_deployments(session, attempt), random_characters())
     outcome.deployment = deployment
     outcome.spared, outcome.told = pairs(attempt.spared), pairs(attempt.unheard)
     outcome.migrate_after = "due" if attempt.kind == "deploy" and session.settings.build.migrate_after else None
@@ -231,6 +249,11 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
     if attempt.plan.waves:
         session.bus.settle().answer()
         outcome.settled = True
+    listening.ask_last_words(
+        session.bus.last_words(outcome.deployment or "", attempt.release.id, by_role(fleet.expected))
+    )
+    if fleet.bad():
+        outcome.exit_code = FleetError.exit_code
     outcome.advance(Event.FAIL if outcome.exit_code else Event.VERIFY)
 
 

@@ -277,7 +277,10 @@ def _parts(secret: str) -> Iterator[str]:
     except ValueError:
         document = None
     if document is None:
-        yield from (part for found in _PARTS.findall(secret) for part in found if part)
+        for part in (part for found in _PARTS.findall(secret) for part in found if part):
+            yield part
+            # Some divide by commas, and some passwords have one.
+            yield part.partition(",")[0]
         return
     below = [document]
     while below:

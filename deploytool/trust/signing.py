@@ -117,6 +117,13 @@ def sign(
     found = find_key(settings, anywhere=namespace == RELEASE_NAMESPACE)
     if found is None:
         return None
+    if (ahead := (moment - ids.now()).total_seconds()) > ids.AHEAD_SECONDS:
+        # Hosts would take nothing any more that is signed before then.
+        raise UsageError(
+            f"nothing is signed that is of {ids.recorded(moment)}: by this machine's clock that is in "
+            f"{ahead / 86400:.0f} days",
+            hint="set the clock of this machine, or of the build server",
+        )
     key, signers = found
     with tempfile.TemporaryDirectory(prefix="deploytool-") as directory:
         if isinstance(key, str):

@@ -35,6 +35,7 @@ BLOCK_BYTES = 512
 SIZE = re.compile(rb"([0-7]+)[\0 ]*")
 #: The kinds of entries that `tar_command` makes: files, links, directories, and the long names of these.
 KINDS = frozenset((b"0", b"\0", b"2", b"5", b"L", b"K"))
+PLAIN, LONG_NAME = frozenset((b"0", b"\0")), b"L"
 NO_CONTENT = frozenset((b"2", b"5"))
 SPECIAL = {b"1": "hard link", b"3": "device", b"4": "device", b"6": "named pipe"}
 
@@ -329,6 +330,7 @@ def _looked_at(source: IO[bytes], most_bytes: int) -> Iterator[bytes]:
             raise _refused("it unpacks to more than the {} bytes of its record".format(most_bytes))
         return data
 
+    long_name = b""
     while True:
         header = read(BLOCK_BYTES)
         yield header
@@ -340,16 +342,24 @@ def _looked_at(source: IO[bytes], most_bytes: int) -> Iterator[bytes]:
             raise _refused("it has a header that makes no sense")
         size_bytes = int(plain.group(1), 8) if plain else int.from_bytes(size[1:], "big")
         if kind not in KINDS or (kind in NO_CONTENT and size_bytes):
-            name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-            raise _refused("{} in it is a {}".format(name, SPECIAL.get(kind, "file of an unknown kind")))
+            shown = header[:100].rstrip(b"\0").decode("utf-8", "replace")
+            raise _refused("{} in it is a {}".format(shown, SPECIAL.get(kind, "file of an unknown kind")))
         if sum(header[:148] + b" " * 8 + header[156:]) != int(header[148:156].strip(b"\0 ") or b"0", 8):
             raise _refused("it has a header that makes no sense")
+        name = (long_name or header[:100]).partition(b"\0")[0]
+        if kind in PLAIN and name.endswith(b"/"):
+            # tar makes a directory of it, and would read its content as headers that nobody has looked at.
+            raise _refused("{} in it is a file and a directory".format(name.decode("utf-8", "replace")))
+        long_name = b"" if kind in PLAIN or kind in NO_CONTENT else long_name
         rest = -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        if kind == LONG_NAME and rest > CHUNK_BYTES:
+            raise _refused("it has a name that no file can have")
         while rest > 0:
             data = read(min(rest, CHUNK_BYTES))
             if not data:
                 raise _refused("it ends in the middle of a file")
             rest -= len(data)
+            long_name = data if kind == LONG_NAME else long_name
             yield data
     while True:
         data = read(CHUNK_BYTES)

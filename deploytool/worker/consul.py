@@ -10,6 +10,7 @@ import contextlib
 import functools
 import http.client
 import json
+import re
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
 from urllib.parse import quote, urlencode
@@ -27,6 +28,8 @@ CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 10.0
 
 
+#: One word, without a slash: it stands in keys, and on a line of what is signed.
+NODE_NAME = re.compile(r"[^\s/\x00-\x20\x7f-\x9f]+")
 #: of one transaction
 MOST_OPERATIONS = 64
 #: of what a transaction reads: values of the usual size have a tenth of it
@@ -300,6 +303,13 @@ class Consul:
     def hosts(self, selector: Selector) -> Tuple[List[str], List[str]]:
         """The hosts that match a role's `hosts`: those whose serfHealth passes, and those that are down. In order."""
         chosen = self._matching(selector)
+        odd = next((name for name in chosen if not NODE_NAME.fullmatch(name)), None)
+        if odd is not None:
+            raise Failure(
+                "consul",
+                "Consul has a node that is called {}: that can't be the name of a host".format(ascii(odd)),
+                hint="take it out of the catalog, and look who can write there (node write)",
+            )
         query = {"filter": 'CheckID == "serfHealth"'}
         health, _ = self.call("GET", "/v1/health/state/any", query, right="node read", read=_health)
         if not health:

@@ -53,6 +53,7 @@ READ_ONLY = frozenset(
         "store_built",
         "status",
         "frozen",
+        "last_words",
     )
 )
 

@@ -95,15 +95,28 @@ class Watch:
         return is_news
 
     def _agrees(self, host: RoleHost, value: Value) -> bool:
-        """Whether a host's last word says that it serves the release by this deployment, verified."""
-        try:
-            said = read_json(value.value or "")
-            agrees = (said["release"], said["deployment"], said["verified"]) == (self._release, self._deployment, True)
-        except (ValueError, LookupError, TypeError):
-            return False
+        agrees = _says(value, self._release, self._deployment)
         if agrees:
             self._agreed.add(host)
         return agrees
+
+
+def _says(value: Value, release: str, deployment: str) -> bool:
+    """Whether a host's last word says that it serves the release by this deployment, verified."""
+    try:
+        said = read_json(value.value or "")
+        return bool((said["release"], said["deployment"], said["verified"]) == (release, deployment, True))
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def read_words(bus: Bus, prefix: str, deployment: str, release: str, hosts: Mapping[str, Sequence[str]]) -> List[Word]:
+    """The last words of these hosts, as they are now: one may have lost since what it had proved. Raises Failure."""
+    places = {
+        "{}/serving/{}/{}".format(prefix, role, host): (role, host) for role, names in hosts.items() for host in names
+    }
+    said = bus.read(list(places), most_bytes=MOST_BYTES)
+    return [Word(*places[each.key], _text(each), _says(each, release, deployment)) for each in said]
 
 
 def _text(value: Value) -> str:

@@ -13,7 +13,7 @@ from .announcement import Announcement
 from .context import Context, Tell
 from .findings import Findings
 from .probe import probe_hosts
-from .reports import watch_reports
+from .reports import read_words, watch_reports
 
 
 class BusRequests:
@@ -130,6 +130,10 @@ class BusRequests:
         # Its own: an earlier one may still wait for Consul, and is to end then.
         ended = self.watch_ended = threading.Event()
         watch_reports(self._here.bus, self._here.prefix, deployment, release, hosts, tell, ended)
+
+    def last_words(self, tell: Tell, deployment: str, release: str, hosts: Dict[str, List[str]]) -> wire.Words:
+        """What these hosts serve now, as each says."""
+        return wire.Words(read_words(self._here.bus, self._here.prefix, deployment, release, hosts))
 
     def end_watch(self, tell: Tell) -> None:
         self.watch_ended.set()

@@ -353,6 +353,10 @@ class Word(NamedTuple):
     agrees: bool
 
 
+class Words(NamedTuple):
+    words: List[Word]
+
+
 class Reports(NamedTuple):
     """New or changed reports of hosts, and the last words of those that reported verified; or why none can be had for
     the moment."""
@@ -462,6 +466,7 @@ ANSWERS: Mapping[str, Any] = {
     "announce": Announced,
     "watch": Done,
     "end_watch": Done,
+    "last_words": Words,
     "go": Done,
     "halt": Done,
     "settle": Done,

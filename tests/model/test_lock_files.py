@@ -197,3 +197,30 @@ def test_each_package_of_a_lock_file_is_named_with_its_version_and_hashes(
 def test_a_lock_file_that_makes_no_sense_is_no_crash(name: str, text: str) -> None:
     with contextlib.suppress(ValueError):
         components(name, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "package-lock.json",
+            json.dumps({"dependencies": {"a": {"version": "git+https://SECRET@github.com/x/a.git#12"}}}),
+        ),
+        (
+            "package-lock.json",
+            json.dumps({"packages": {"node_modules/a": {"version": "https://u:SECRET@x.org/a.tgz"}}}),
+        ),
+        ("package-lock.json", json.dumps({"dependencies": {"a": {"version": "SECRET@git.example.org:x/a.git"}}})),
+        (
+            "Gemfile.lock",
+            "GIT\n  remote: https://git.org/a.git?private_token=SECRET\n  revision: 12\n  specs:\n    a (1.0)\n",
+        ),
+        ("Gemfile.lock", "GIT\n  remote: https://SECRET@git.org/a.git\n  revision: 12\n  specs:\n    a (1.0)\n"),
+        ("yarn.lock", 'a@^1:\n  version "https://x.org/a.tgz?token=SECRET"\n'),
+        ("poetry.lock", '[[package]]\nname = "a"\nversion = "git+https://SECRET@x.org/a"\n'),
+    ],
+)
+def test_token_in_a_lock_file_is_not_published(name: str, text: str) -> None:
+    found = components(name, text)
+    assert [each.name for each in found] == ["a"]
+    assert "SECRET" not in str(found)

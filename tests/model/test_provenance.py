@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from deploytool.model.provenance import Run, contradictions, repository_uri, sbom_digest, statement
 from deploytool.model.release import sha256
@@ -80,6 +81,20 @@ def test_a_statement_about_another_release_is_seen() -> None:
         "the statement and the record name another archive"
     ]
     assert "does not have the sha256 that the record names" in contradictions(release, other)[0]
+    forged: dict[str, Any] = {
+        "built_by": "mallory",
+        "branch": "x",
+        "subject": "x",
+        "unpacked_bytes": 1 << 60,
+        "compression": "none",
+    }
+    for name, value in forged.items():
+        assert contradictions(replace(release, **{name: value}), text), name
+    # One of before has not all of the record in it.
+    before = json.loads(text)
+    del before["predicate"]["buildDefinition"]["internalParameters"]["record"]
+    old = json.dumps(before)
+    assert contradictions(replace(RELEASE, provenance=sha256(old)), old) == []
     for nonsense in ("", "[]", "{}", '{"predicate": 7}', json.dumps({"predicate": {"runDetails": []}})):
         assert contradictions(replace(RELEASE, provenance=sha256(nonsense)), nonsense) == [
             f"releases/{RELEASE.id}/provenance.json is not a statement of deploytool"

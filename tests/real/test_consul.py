@@ -295,6 +295,20 @@ def test_id_in_wanted_that_can_not_be_is_refused_with_the_command_that_removes_i
         announce(consul, prefix, OLD, only_hosts=place == "web/a")
 
 
+def test_node_whose_name_can_be_no_hosts_is_named(playground: Playground, consul: Consul) -> None:
+    """Whoever may write nodes could else put lines into what is signed."""
+    odd = {"Node": "app9\nmanifest batch 0", "Address": "127.0.0.9", "NodeMeta": {"role": "odd"}}
+    for what in ("register", "deregister"):
+        url = f"{playground.consul_address()}/v1/catalog/{what}"
+        urllib.request.urlopen(
+            urllib.request.Request(url, data=json.dumps(odd).encode(), method="PUT"), timeout=10
+        ).close()
+        if what == "register":
+            with pytest.raises(Failure) as caught:
+                consul.hosts(Selector(node_meta={"role": "odd"}))
+            assert r"a node that is called 'app9\nmanifest batch 0'" in caught.value.message
+
+
 @pytest.mark.parametrize("content", ["s3cr3t-token\n# comment\n", "two words", "tök"])
 def test_token_file_with_more_than_the_token_has_a_sentence_without_it(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content)

@@ -299,6 +299,38 @@ def test_older_deployment_that_alice_signed_runs_nothing_again(trusting: Trustin
     assert {host: trusting.current(host) for host in HOSTS} == before
 
 
+def test_host_that_has_just_joined_runs_an_older_deployment_that_was_signed(trusting: Trusting) -> None:
+    """What signatures do not protect from, as SECURITY.md has it."""
+    first, old = trusting.deploy().json["release"], trusting.read("wanted/web")
+    trusting.repository.commit({"VERSION": "2"})
+    trusting.deploy()
+    trusting.before = trusting.read("wanted/web")
+    trusting.put("wanted/web", old)
+    assert joins_anew(trusting) == first
+
+
+def test_signed_deployment_that_failed_before_the_switch_goes_on_where_somebody_writes_the_keys(
+    trusting: Trusting,
+) -> None:
+    """Nor from this: the word at the barrier is not signed."""
+    trusting.deploy()
+    trusting.settings["build"]["migrate"] = "false"
+    trusting.write()
+    trusting.repository.commit({"VERSION": "2"})
+    failed = trusting.fab("playground", "deploy", "--json")
+    assert failed.code == 4, failed.err
+    deployment = failed.json["deployment"]
+    # A host tries one deployment once when its bell rings.
+    assert trusting.fab("playground", "deploy", "--json").code == 4
+    place = trusting.read("wanted/web").split()[1].partition("#")[0]
+    said = trusting.read(f"deployments/{deployment}/.manifests/statement") + "\n"
+    trusting.put(f"deployments/{deployment}/web/go", "go all")
+    trusting.before = trusting.read("wanted/web")
+    trusting.put("wanted/web", f"{deployment} {place}#sha256={sha256(said)}")
+    trusting.ring("file:///nonexistent")
+    until(lambda: trusting.current("app1") == failed.json["release"], "app1 has gone on")
+
+
 def test_manifest_in_consul_that_is_not_what_was_signed_is_refused_with_its_sentence(trusting: Trusting) -> None:
     trusting.deploy()
     deployment = trusting.read("wanted/web").split()[0]

@@ -54,6 +54,8 @@ class Fleet(Store):
         self.activates: dict[str, tuple[str, dict[str, Any]]] = {host: ("verified", {}) for host in HOSTS}
         self._reports = Asked("here", "watch", Done)
         self.say_fetched: Callable[[], dict[str, tuple[str, dict[str, Any]]]] = lambda: self.fetches
+        #: what hosts serve otherwise than they said, when all have gone
+        self.last_words: list[dict[str, Any]] = []
         #: the freeze that an announcement passes
         self.frozen: dict[str, str] | None = None
         #: the operation of this number fails; those after it that are asked for by themselves do not
@@ -64,6 +66,8 @@ class Fleet(Store):
             self.asked.append((do, parameters))
             raise ConsulError(f"number {self.fails_at} failed")
         match do:
+            case "last_words":
+                return {"words": self.last_words}
             case "unpack_release" | "remove_unpacked":
                 return {"directory": "/srv/unpacked"}
             case "publish" | "announce" | "go" | "abort" | "cancel" | "halt" | "settle":
@@ -127,7 +131,7 @@ def session_of(worker: Store, tmp_path: Path | None = None) -> Any:
 
 
 def attempt(**changes: Any) -> Attempt:
-    expected = Expected({"web": HOSTS}, (), (), {}, {}, {})
+    expected = Expected({"web": HOSTS}, (), (), {}, {}, changes.pop("words", {}))
     plan = RolloutPlan(**{each.name: changes.pop(each.name) for each in fields(RolloutPlan) if each.name in changes})
     return Attempt(RELEASE, "deploy", expected, Live(RELEASES[-2], "a" * 40), RELEASES[-2], plan=plan, **changes)
 
@@ -248,6 +252,32 @@ class Drops(World):
 
     def bring(self, **changes: Any) -> None:
         super().bring(**{"migrate": True, **changes})
+
+
+def test_host_that_has_lost_by_the_end_what_it_had_proved_is_not_verified(world: World) -> None:
+    lost = json.dumps({"release": RELEASE.id, "deployment": "d", "verified": False, "reason": "nothing listens"})
+    world.worker.last_words = [
+        {"role": "web", "host": "one", "value": "{}", "agrees": True},
+        {"role": "web", "host": "two", "value": lost, "agrees": False},
+    ]
+    world.bring()
+    assert world.outcome.exit_code == FleetError.exit_code
+    assert not world.record["verified"]
+    assert world.told.verified == {("web", "one")}
+    (bad,) = [host for host in world.record["hosts"] if host["verdict"] != "verified"]
+    assert (bad["host"], "its last word, `serving/web/two` in Consul, does not agree" in bad["reason"]) == ("two", True)
+
+
+def test_deployment_that_somebody_has_dated_ahead_in_the_store_dates_no_other(world: World) -> None:
+    """Hosts take only what is later: they would never get over it."""
+    ahead = DeploymentId(f"9998{deployment_id(0)[4:]}")
+    world.bring(after=(deployment_id(1), ahead))
+    assert str(world.outcome.deployment)[:4] == f"{NOW:%Y}"
+    assert "no host has had it, and it is passed over" in world.session.progress.getvalue()
+    had = {("web", "one"): LastWord(deployment=ahead)}
+    world.outcome = Outcome(release=RELEASE.id, revision=RELEASE.revision)
+    world.bring(after=(ahead,), words=had)
+    assert str(world.outcome.deployment) > ahead
 
 
 def test_drops_run_when_all_hosts_are_verified_and_before_the_record(tmp_path: Path) -> None:
@@ -461,7 +491,7 @@ def test_wave_does_not_wait_for_a_silent_host_of_the_one_before(world: World) ->
     def for_seconds(seconds: float, among: frozenset[RoleHost] | None = None) -> None:
         waited_for.append(among)
 
-    listening: Any = SimpleNamespace(fleet=fleet, for_seconds=for_seconds)
+    listening: Any = SimpleNamespace(fleet=fleet, for_seconds=for_seconds, ask_last_words=lambda asked: None)
     world.outcome.status = Status.ROLLING
     go_on(world.session, attempt(waves=WAVES, max_failures=2), listening, world.outcome)
     assert waited_for == [wave.hosts for wave in WAVES]

@@ -1,10 +1,12 @@
 """What is wanted of hosts, as it stands in Consul."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from deploytool.errors import ConsulError
+from deploytool.model.fleet import LastWord
 from deploytool.model.release import DeploymentId
 from deploytool.state.targets import Expected, refuse_impossible_ids
 from tests.support.histories import deployment_id
@@ -29,6 +31,10 @@ def test_id_that_nobody_can_have_made_is_refused_with_its_key(single: bool, key:
         assert f"`consul kv delete deploytool/app/production/{key}`" in str(raised.value.hint)
 
 
-def test_id_of_a_clock_that_was_wrong_once_goes_on_if_the_history_knows_it() -> None:
+def test_id_of_a_clock_that_was_wrong_once_goes_on_if_a_host_has_had_it() -> None:
+    """The history does not tell: whoever can write to the store can write that."""
     session: Any = Session(Store({f"environments/production/deployments/{AHEAD}.json": '{"release": "r"}'}))
-    refuse_impossible_ids(session, wanted(AHEAD, single=False))
+    found = wanted(AHEAD, single=False)
+    with pytest.raises(ConsulError):
+        refuse_impossible_ids(session, found)
+    refuse_impossible_ids(session, replace(found, words={("web", "one"): LastWord(deployment=AHEAD)}))

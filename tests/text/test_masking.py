@@ -259,6 +259,11 @@ def test_secrets_of_an_environment_are_known_by_their_names() -> None:
     [
         ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=shop;AccountKey=c2VjcmV0LWtleQ==", ["c2VjcmV0LWtleQ=="]),
         ("SqlConnectionString_CONNECTION_STRING", "Server=db;User Id=me;Password = hunter-22;", ["hunter-22"]),
+        (
+            "REDIS_CONNECTION_STRING",
+            "cache:6380,password=correct-horse,ssl=True",
+            ["correct-horse", "correct-horse,ssl=True"],
+        ),
         ("MYSQL_DSN", "app:correct-horse@tcp(db:3306)/shop", ["correct-horse"]),
         ("DOCKER_AUTH_CONFIG", '{"auths": {"r.example.com": {"auth": "bWU6aHVudGVyMjI="}}}', ["bWU6aHVudGVyMjI="]),
         (

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deploytool.errors import DeployError, SettingsError, UsageError
+from deploytool.errors import ConsulError, DeployError, SettingsError, UsageError
+from deploytool.model.release import DeploymentId
 from deploytool.queries.checks.hosts import check_trust
 from deploytool.settings import Settings, load_settings
 from deploytool.text import ids
 from deploytool.trust.signing import find_key, sign
+from deploytool.trust.statement import statement
 
 SETTINGS: dict[str, Any] = {
     "application": "shop",
@@ -160,6 +162,19 @@ def test_pretend_hosts_need_no_signature(team: Team) -> None:
     settings = team.settings()
     pretend = settings.model_copy(update={"consul": settings.consul.model_copy(update={"address": "file:///var/bus"})})
     assert sign(pretend, SAID, ids.now()) is None
+
+
+def test_nothing_is_signed_that_is_far_ahead_of_this_machines_clock(team: Team) -> None:
+    """Hosts would take nothing any more that is earlier, whoever has made the build server date it so."""
+    with pytest.raises(UsageError) as caught:
+        sign(team.settings(key=str(team.directory / "alice")), SAID, ids.now() + timedelta(days=3))
+    assert "in 3 days" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["app1\nmanifest batch 0", "app1 app2", "", "a/b"])
+def test_name_of_a_host_that_would_be_read_as_something_else_is_not_signed(name: str) -> None:
+    with pytest.raises(ConsulError):
+        statement("shop", "production", DeploymentId("20261201T000000Zabcd"), [("web", "text")], {"web": [name]})
 
 
 def test_signature_counts_at_the_time_that_hosts_look_at_and_now(team: Team) -> None:

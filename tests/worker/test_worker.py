@@ -585,6 +585,27 @@ def test_archive_with_more_than_files_directories_and_links_is_refused_and_remov
     assert left_unpacked(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", [b"0", b"\0"])
+@pytest.mark.parametrize("name", ["x/", "x" * 120 + "/"])
+def test_what_tar_would_take_for_a_directory_hides_no_device_in_its_content(
+    start: Start, tmp_path: Path, name: str, kind: bytes
+) -> None:
+    (tmp_path / "store").mkdir()
+    hidden = member("null", tarfile.CHRTYPE, devmajor=1, devminor=3).tobuf(tarfile.GNU_FORMAT)
+    header = member(name, kind, size=len(hidden)).tobuf(tarfile.GNU_FORMAT)
+    unpacked = header + hidden + b"\0" * 10240
+    assert b"/" in header[-512:-412] or len(name) > 100
+    (tmp_path / "store/a.tar").write_bytes(unpacked)
+    found: dict[str, Any] = {
+        "checksum": hashlib.sha256(unpacked).hexdigest(),
+        "size_bytes": len(unpacked),
+        "unpacked_bytes": len(unpacked),
+    }
+    with pytest.raises(StepError, match="in it is a file and a directory"):
+        start().ask("unpack_release", key="a.tar", compression="none", name="r", **found)
+    assert left_unpacked(tmp_path) == []
+
+
 def test_no_file_gets_behind_a_link_that_leads_out(start: Start, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "outside").mkdir()
