@@ -297,16 +297,20 @@ def test_id_in_wanted_that_can_not_be_is_refused_with_the_command_that_removes_i
 
 def test_node_whose_name_can_be_no_hosts_is_named(playground: Playground, consul: Consul) -> None:
     """Whoever may write nodes could else put lines into what is signed."""
-    odd = {"Node": "app9\nmanifest batch 0", "Address": "127.0.0.9", "NodeMeta": {"role": "odd"}}
-    for what in ("register", "deregister"):
+    name = {"Node": "app9\nmanifest batch 0"}
+
+    def change(what: str, said: Mapping[str, Any]) -> None:
         url = f"{playground.consul_address()}/v1/catalog/{what}"
-        urllib.request.urlopen(
-            urllib.request.Request(url, data=json.dumps(odd).encode(), method="PUT"), timeout=10
-        ).close()
-        if what == "register":
-            with pytest.raises(Failure) as caught:
-                consul.hosts(Selector(node_meta={"role": "odd"}))
-            assert r"a node that is called 'app9\nmanifest batch 0'" in caught.value.message
+        request = urllib.request.Request(url, data=json.dumps(said).encode(), method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
+
+    change("register", {**name, "Address": "127.0.0.9", "NodeMeta": {"role": "odd"}})
+    try:
+        with pytest.raises(Failure) as caught:
+            consul.hosts(Selector(node_meta={"role": "odd"}))
+    finally:
+        change("deregister", name)
+    assert r"a node that is called 'app9\nmanifest batch 0'" in caught.value.message
 
 
 @pytest.mark.parametrize("content", ["s3cr3t-token\n# comment\n", "two words", "tök"])
