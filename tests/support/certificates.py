@@ -20,10 +20,10 @@ class Authority:
         self._name = _name("authority")
         self.file, _ = self._write("authority", self._signed(self._name, self._key, of_an_authority=True), self._key)
 
-    def issue(self, name: str, *, names: tuple[str, ...] = ()) -> tuple[Path, Path]:
+    def issue(self, name: str, *, names: tuple[str, ...] = (), address: bool = True) -> tuple[Path, Path]:
         """The files of a certificate and its key, for 127.0.0.1 and these names, as a server or a client."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return self._write(name, self._signed(_name(name), key, names=names), key)
+        return self._write(name, self._signed(_name(name), key, names=names, address=address), key)
 
     def _signed(
         self,
@@ -31,11 +31,12 @@ class Authority:
         key: ec.EllipticCurvePrivateKey,
         *,
         names: tuple[str, ...] = (),
+        address: bool = True,
         of_an_authority: bool = False,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        others = [x509.DNSName(each) for each in names]
-        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *others])
+        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))] if address else []
+        here = x509.SubjectAlternativeName([*addresses, *(x509.DNSName(each) for each in names)])
         return (
             x509.CertificateBuilder(self._name, name, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - timedelta(hours=1))
