@@ -1,6 +1,7 @@
 """A step: one script for the build server, and what its exit code means. Pure."""
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -40,6 +41,7 @@ class Code(IntEnum):
     PATH_LEADS_OUT = 77
     FILTER_MISSING = 78
     FILTER_FAILED = 79
+    GIT_TOO_OLD = 80
 
 
 #: the same for the head of a script: `$d_unknown_revision` and so on
@@ -139,6 +141,58 @@ _SENTENCES: Mapping[int, Sentence] = {
 }
 
 
+#: what git says in its output → what to do about that, in place of the sentence's own hint; the first that fits. In a
+#: hint stand the pattern's groups.
+_GIT_SAYS = tuple(
+    (re.compile(pattern, re.MULTILINE), hint)
+    for pattern, hint in (
+        (
+            r"^fatal: (?:detected dubious ownership in repository at|unsafe repository \() ?'([^'\n]+)'",
+            "another user owns the repository: on the machine that has it, as the user that reads it, run "
+            "`git config --global --add safe.directory {0}`, or change its owner",
+        ),
+        (
+            r"^fatal: transport '(\w+)' not allowed",
+            "git there takes no {0} submodules: give it another URL in .gitmodules, or allow them, as the user that "
+            "builds, with `git config --global protocol.{0}.allow always` (GIT_ALLOW_PROTOCOL, if set, has the last "
+            "word)",
+        ),
+        (
+            r"^fatal: could not read (?:Username|Password) for|^fatal: Authentication failed for",
+            "the server wants other credentials: name them in `repository`, as https://${{USER}}:${{TOKEN}}@…, which "
+            "counts for submodules of the same server, too, or set up a credential helper for the user that builds",
+        ),
+        (
+            r"Host key verification failed",
+            "ssh does not know the server's host key: put it into ~/.ssh/known_hosts of the user that builds",
+        ),
+        (
+            r"Permission denied \(",
+            "the server takes no ssh key of the user that builds: give that user one, or lend yours with "
+            "`build.forward_agent: true`",
+        ),
+        (
+            r"^error: object [0-9a-f]+: (\w+): ",
+            "fetch.fsckObjects or transfer.fsckObjects is set there, and refuses what the repository has: allow it, as "
+            "the user that builds, with `git config --global fetch.fsck.{0} ignore`",
+        ),
+        (r"No space left on device|Disk quota exceeded", "free some room there, or set build.root to a larger disk"),
+    )
+)
+
+
+#: whose output is git's
+_GITS = {Code.REPOSITORY_UNREACHABLE, Code.MIRROR_UNUSABLE, Code.SUBMODULE_FAILED, Code.WORK_TREE_NOT_CLEAN}
+
+
+def _git_hint(tail: Sequence[str]) -> str | None:
+    """What to do about what git says there; None if that is not known."""
+    for pattern, hint in _GIT_SAYS:
+        if found := pattern.search("\n".join(tail)):
+            return hint.format(*map(shlex.quote, found.groups()))
+    return None
+
+
 def explain(step: Step, end: StepEnd) -> StepError:
     """The sentence and the hint for a step that ended with an exit code other than 0."""
     problems = values(end.results, "problem")
@@ -152,7 +206,8 @@ def explain(step: Step, end: StepEnd) -> StepError:
         said = _SENTENCES[end.exit_code]
         about = {"subject": problems[-1] if problems else "?", "listed": _listed(problems)}
         # Where the script could not name anything, the sentence does without.
-        said = replace(said, message=said.message.format(**about).removesuffix(": ?"))
+        hint = (_git_hint(end.tail) if end.exit_code in _GITS else None) or said.hint
+        said = replace(said, message=said.message.format(**about).removesuffix(": ?"), hint=hint)
     elif end.exit_code in _TOLD_BY:
         said = _TOLD_BY[end.exit_code](step, problems or ("?",))
     else:
@@ -175,6 +230,14 @@ def _version_missing(step: Step, problems: Sequence[str]) -> Sentence:
     )
     installs = (f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked)
     return Sentence("; ".join(lacking), "there, as the user that builds: " + "; ".join(installs))
+
+
+def _git_too_old(step: Step, problems: Sequence[str]) -> Sentence:
+    found, least = (*problems[-1].split("\t", 1), "?")[:2]
+    return Sentence(
+        f"git on the build server is {found}, and a build needs {least} or newer",
+        "install a newer git there, or name the directory of one in build.path",
+    )
 
 
 def _path_leads_out(step: Step, problems: Sequence[str]) -> Sentence:
@@ -217,6 +280,7 @@ _TOLD_BY: Mapping[int, Callable[[Step, Sequence[str]], Sentence]] = {
     Code.VERSION_MISSING: _version_missing,
     Code.FILTER_MISSING: _filters_missing,
     Code.PATH_LEADS_OUT: _path_leads_out,
+    Code.GIT_TOO_OLD: _git_too_old,
 }
 
 

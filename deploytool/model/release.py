@@ -13,6 +13,8 @@ from deploytool.text.compressions import COMPRESSIONS
 from deploytool.text.untrusted import CONTROL, read_json
 
 Revision = NewType("Revision", str)
+#: a pattern for the name of a commit: git names objects by SHA-1 or by SHA-256
+SHA = "[0-9a-f]{40}(?:[0-9a-f]{24})?"
 ReleaseId = NewType("ReleaseId", str)
 DeploymentId = NewType("DeploymentId", str)
 
@@ -210,7 +212,7 @@ _is_sha256 = _matches("[0-9a-f]{64}")
 _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "id": (lambda value: isinstance(value, str) and is_release_id(value), "no release id"),
     "application": (_matches(NAME.pattern), "no application's name"),
-    "revision": (_matches("[0-9a-f]{40}"), "not 40 hexadecimal digits"),
+    "revision": (_matches(SHA), "no full SHA of a commit"),
     "branch": (_is_line, "not one line of text"),
     "built_at": (_matches("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"), "no time"),
     "built_by": (_is_line, "not one line of text"),

@@ -383,9 +383,9 @@ def lines(plan: Plan) -> list[str]:
 
 def _revision_lines(plan: Plan) -> Iterator[str]:
     if plan.fetched is not None:
-        kind = {"heads": "branch", "tags": "tag"}.get(plan.fetched.kind, "commit")
+        kind = {"heads": "branch", "tags": "tag", "refs": "reference"}.get(plan.fetched.kind, "commit")
         yield f"the {kind} {plan.reference} is {plan.fetched.revision[:10]} {printable(plan.fetched.subject)}"
-        yield from stages.unfit(plan.fetched.unmanaged, plan.fetched.tools)
+        yield from stages.remarks(plan.reference, plan.fetched)
     served = plan.served.release
     if served != plan.live.release:
         yield f"{plan.live.release} is wanted, and what the hosts serve is {served}"

@@ -638,7 +638,9 @@ class Revision:
             name: value for name, value in os.environ.items() if name in GIT_VARIABLES or not name.startswith("GIT_")
         }
         environment.update(GIT_INDEX_FILE=index, GIT_OPTIONAL_LOCKS="0", LC_ALL="C")
-        options = ["-c", "core.fsmonitor=false", "-c", "core.autocrlf=false", "-c", "diff.autoRefreshIndex=false"]
+        # As for a checkout; see build/stages/git.py.
+        settings = ("fsmonitor=false", "autocrlf=false", "symlinks=true", "fileMode=true", "ignoreStat=false")
+        options = ["-c", "diff.autoRefreshIndex=false", *(word for each in settings for word in ("-c", "core." + each))]
         try:
             return subprocess.run(
                 ["git", "--git-dir=" + git, "--work-tree=" + self._workspace, *options, *arguments],

@@ -1,17 +1,13 @@
 """The stages' scripts on the real git and bash: what ends up in the work tree, and what is said when it can't."""
 
-import base64
-import http.server
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -34,6 +30,7 @@ from deploytool.connection.step import Code, explain, values
 from deploytool.errors import StepError
 from deploytool.settings.recipes import RECIPES
 from tests.support import product_parts
+from tests.support.git_site import git_site
 from tests.support.project import as_root
 from tests.support.stage_server import GIT, Outcome, Repository, Server, ended, run
 
@@ -91,7 +88,7 @@ def test_short_and_full_shas_are_found_also_off_every_branch(repository: Reposit
 
 
 @pytest.mark.parametrize(
-    "reference", ["nowhere", "main~1", "main^{tree}", "HEAD", "@", "0" * 40, "abcd", "-", ODD, "a b"]
+    "reference", ["nowhere", "main~1", "main^{tree}", "HEAD~1", "@", "0" * 40, "abcd", "-", ODD, "a b"]
 )
 def test_an_unknown_reference_is_refused_by_name(repository: Repository, server: Server, reference: str) -> None:
     repository.commit({"app.txt": "two\n"})
@@ -411,11 +408,6 @@ def test_a_submodule_that_is_out_of_reach_is_named(tmp_path: Path, with_submodul
     assert outcome.message == "the submodule lib could not be checked out on the build server"
 
 
-def test_protocols_of_submodules_are_the_users_choice(with_submodule: Repository, server: Server) -> None:
-    server.build["env"] = {}
-    assert server.checkout().exit_code == Code.SUBMODULE_FAILED
-
-
 # Linked files and tools
 
 
@@ -611,40 +603,11 @@ def test_a_migration_without_its_release_is_refused(tmp_path: Path, server: Serv
 # Credentials
 
 
-class _Guarded(http.server.SimpleHTTPRequestHandler):
-    """Git's dumb protocol behind a user's name and password."""
-
-    def do_GET(self) -> None:
-        wanted = "Basic " + base64.b64encode(b"us er:p@ss'w").decode()
-        if self.headers.get("Authorization") != wanted:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        super().do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def guarded(tmp_path: Path, with_submodule: Repository) -> Iterator[str]:
     """host:port of a server that has the repositories under /git, for `us er` and `p@ss'w` only."""
-    for name in ("shop", "lib", "deep"):
-        bare = tmp_path / "http" / f"{name}"
-        subprocess.run(["git", "clone", "-q", "--bare", str(tmp_path / "git" / name), str(bare)], check=True)
-        subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
-
-    def handler(*arguments: Any) -> _Guarded:
-        return _Guarded(*arguments, directory=str(tmp_path / "http"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{listening.server_port}"
-        listening.shutdown()
-        thread.join()
+    with git_site(*(tmp_path / "git" / name for name in ("shop", "lib", "deep"))) as site:
+        yield site
 
 
 @pytest.fixture
@@ -1041,7 +1004,7 @@ def test_a_survey_does_without_a_damaged_mirror_and_leaves_it_as_it_is(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("reference", ["nowhere", "main~1", "HEAD", "0" * 40, "-", ODD])
+@pytest.mark.parametrize("reference", ["nowhere", "main~1", "HEAD~1", "0" * 40, "-", ODD])
 def test_a_survey_refuses_what_fetch_refuses_in_the_same_words(server: Server, temporary: Path, reference: str) -> None:
     looked = look_ahead(server, reference, TMPDIR=str(temporary))
     assert list(temporary.iterdir()) == []

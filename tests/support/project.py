@@ -30,10 +30,10 @@ Change = Callable[[dict[str, Any]], None]
 class Repository:
     """A git repository that a test writes to."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, names: str = "sha1") -> None:
         self.directory = directory
         directory.mkdir(parents=True)
-        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("init", "--quiet", "--initial-branch=main", f"--object-format={names}")
         self.git("config", "user.name", "Tester")
         self.git("config", "user.email", "tester@localhost")
 

@@ -78,10 +78,10 @@ def run(step: Step | None, wrapper: Sequence[str] = (), **environ: str) -> Outco
 class Repository:
     """A git repository to be deployed from."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, names: str = "sha1") -> None:
         self.path = path
         path.mkdir(parents=True)
-        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("init", "--quiet", "--initial-branch=main", f"--object-format={names}")
 
     def git(self, *arguments: str, **environ: str) -> str:
         command = ["git", "-c", "protocol.file.allow=always", "-C", str(self.path), *arguments]

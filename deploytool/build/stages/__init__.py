@@ -4,7 +4,7 @@ from deploytool.build.stages.cache import CheckedOut, checked_out
 from deploytool.build.stages.checkout import checkout
 from deploytool.build.stages.commands import assets, dependencies, migrate, migrate_after, migrate_pending, pending
 from deploytool.build.stages.compare import Commit, Comparison, compare, compared
-from deploytool.build.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched
+from deploytool.build.stages.fetch import Fetched, LinkedFileDigest, fetch, fetched, remarks
 from deploytool.build.stages.prerequisites import free_kib, linked_files, programs, reach, references, space
 from deploytool.build.stages.preview import hidden, linked_paths, preview
 from deploytool.build.stages.version_managers import unfit
@@ -35,6 +35,7 @@ __all__ = [
     "programs",
     "reach",
     "references",
+    "remarks",
     "space",
     "unfit",
 ]

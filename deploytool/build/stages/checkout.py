@@ -103,12 +103,24 @@ d_take_index() {  # $1 is the git directory
   cp -p -- "$1/deploytool-index" "$1/index"
 }
 
+# Whoever names the repository by a path has its submodules beside it, and git takes those by path only if asked to.
+# What the user or GIT_ALLOW_PROTOCOL says has the last word.
+d_by_path=()
+case $d_repository in
+  /* | file://*)
+    if ! d_git config --get-regexp '^protocol[.](file[.])?allow$' >/dev/null; then
+      d_by_path=(-c protocol.file.allow=always)
+    fi
+    ;;
+esac
+
 d_submodule() {  # $1 is its path below the current directory, which holds a settled work tree
   local d_revision d_reached
   d_revision=$(d_git --git-dir=.git --work-tree=. rev-parse ":$1")
   if ! { d_git --git-dir=.git --work-tree=. submodule --quiet init -- "$1" &&
          d_git --git-dir=.git --work-tree=. submodule --quiet sync -- "$1" &&
-         d_git --git-dir=.git --work-tree=. submodule --quiet update --force --checkout -- "$1"; } 9<&-; then
+         d_git "${d_by_path[@]}" --git-dir=.git --work-tree=. submodule --quiet update --force --checkout -- "$1"
+       } 9<&-; then
     d_fail "$d_submodule_failed" "$1"
   fi
   d_reached=$PWD
@@ -141,7 +153,11 @@ d_verify() {  # the work tree in the current directory holds the revision $1 and
 
 _CHECKOUT = r"""
 d_work_tree_of_its_own() {  # objects come from the mirror: nothing is fetched twice
-  d_git init --quiet --template= -- "$d_workspace"
+  local d_format=() d_names
+  if d_names=$(d_git --git-dir="$d_mirror" config --get extensions.objectFormat); then
+    d_format=("--object-format=$d_names")
+  fi
+  d_git init --quiet --template= "${d_format[@]}" -- "$d_workspace"
   mkdir -p -- "$d_workspace/.git/objects/info"
   printf '%s\n' "$d_mirror/objects" >"$d_workspace/.git/objects/info/alternates"
 }
@@ -154,6 +170,10 @@ d_attempt() {
   find .git -name '*.lock' -type f -delete
   # Where git kept a log of HEAD once, each build adds a line for ever, whatever it is configured to.
   rm -rf .git/logs
+  # For `git describe` and `git log` of build steps: tags, and where a shallow history ends.
+  rm -rf .git/refs/tags .git/shallow
+  d_git --git-dir="$d_mirror" for-each-ref --format='%(objectname) %(refname)' refs/tags >.git/packed-refs
+  if [ -f "$d_mirror/shallow" ]; then cp -- "$d_mirror/shallow" .git/shallow; fi
   # Relative URLs of submodules count from here.
   d_git --git-dir=.git config remote.origin.url "$d_repository"
   d_settle "$d_revision"

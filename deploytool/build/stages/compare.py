@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploytool.build.stages import git, shell
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, groups, only_value, values
-from deploytool.model.release import Revision
+from deploytool.model.release import SHA, Revision
 from deploytool.settings.recipes import RECIPES
 from deploytool.text.untrusted import printable
 
@@ -31,7 +31,7 @@ d_compare() {  # in the git directory $1: what lies between the revisions $2, th
 
 # Whoever calls these has `set -e` switched off inside them: every line says what becomes of a failure.
 d_differences() {
-  local d_sha='^[0-9a-f]{40}$' d_old d_new
+  local d_sha='^([0-9a-f]{40}|[0-9a-f]{64})$' d_old d_new
   [[ $2 =~ $d_sha && $3 =~ $d_sha ]] || return
   d_git --git-dir="$1" cat-file -e "$2^{commit}" || return
   d_git --git-dir="$1" cat-file -e "$3^{commit}" || return
@@ -61,7 +61,7 @@ d_tree() {
   elif d_found=$(d_git --git-dir="$1" rev-parse --verify --quiet "$2:$d_subdirectory"); then
     d_git --git-dir="$1" rev-parse --verify --quiet "$d_found^{tree}"
   else
-    echo "$d_empty_tree"
+    d_git --git-dir="$1" hash-object -t tree /dev/null
   fi
 }
 
@@ -70,8 +70,6 @@ d_files() {
     -- "${d_migrations[@]}" | sed "s/^/$1\t/"
 }
 """
-
-_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
 def compare(settings: "Settings", place: Place, old_revision: str, new_revision: str) -> Step:
@@ -109,7 +107,6 @@ def variables(settings: "Settings", place: Place) -> Mapping[str, str | Sequence
         "d_subdirectory": place.subdirectory,
         "d_migrations": RECIPES[settings.build.recipe].migrations,
         "d_commits_named": str(COMMITS_NAMED),
-        "d_empty_tree": _EMPTY_TREE,
     }
 
 
@@ -144,7 +141,7 @@ def compared(results: Sequence[str]) -> Comparison:
     """Read the result lines of `compare`. Raises StepError where an answer is missing: an empty one must not pass."""
 
     def commits(key: str) -> tuple[Commit, ...]:
-        told = groups(results, key, r"([0-9a-f]{40})\t(.*)", "compare")
+        told = groups(results, key, rf"({SHA})\t(.*)", "compare")
         return tuple(Commit(Revision(revision), printable(subject)) for revision, subject in told)
 
     def paths(key: str) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """First stage: the mirror is brought up to date, and a branch, tag or SHA becomes a revision. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploytool.build.stages import filters, git, shell, version_managers
-from deploytool.build.stages.version_managers import Unmanaged, unmanaged
+from deploytool.build.stages.version_managers import Unmanaged, unfit, unmanaged
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, NUMBER, Step, groups, only_value
-from deploytool.model.release import Revision
+from deploytool.model.release import SHA, Revision
 from deploytool.settings.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 # A copy is a bare git directory that has all that the repository has, hidden references, too.
 COPY = r"""
-d_new_copy() {  # in the directory $1, which is empty: a copy without content yet
-  d_git init --quiet --bare --template= "$1"
+d_new_copy() {  # in the directory $1, which is empty: a copy without content yet; $2 is how it names objects
+  local d_format=()
+  if [ "${2:-sha1}" != sha1 ]; then d_format=("--object-format=$2"); fi
+  d_git init --quiet --bare --template= "${d_format[@]}" "$1"
   d_git --git-dir="$1" config remote.origin.url "$d_repository"
   d_git --git-dir="$1" config remote.origin.fetch '+refs/*:refs/*'
 }
@@ -26,9 +28,21 @@ d_copied() {  # where the copy in $1 is from; nothing if there is none
   d_git --git-dir="$1" config --get remote.origin.url 2>/dev/null || true
 }
 
-d_fetch() { d_git --git-dir="$1" fetch --quiet --prune --no-write-fetch-head origin; }
+# A repository may be shallow itself: then git would leave out what hangs on its edge.
+d_fetch() { d_git --git-dir="$1" fetch --quiet --prune --update-shallow origin; }
 
-d_answers() { d_git ls-remote --quiet -- "$d_repository" HEAD >/dev/null; }
+d_answers() {  # and sets `d_names`: how the repository names objects
+  local d_advertised
+  d_advertised=$(d_git ls-remote --quiet -- "$d_repository") || return
+  d_names=sha1
+  if [[ $d_advertised =~ ^[0-9a-f]{64} ]]; then d_names=sha256; fi
+}
+
+d_fill() {  # the new copy in $1, which can read its objects from those of $2, too, if there is one
+  d_new_copy "$1" "${d_names:-}" || return
+  if [ -n "${2:-}" ]; then printf '%s\n' "$2" >"$1/objects/info/alternates"; fi
+  d_fetch "$1"
+}
 """
 
 _UPDATE = r"""
@@ -40,12 +54,11 @@ if [ -d "$d_mirror" ]; then find "$d_mirror" -name '*.lock' -type f -delete; fi
 
 d_make_mirror() {
   local d_new
+  d_answers || d_fail "$d_repository_unreachable" "$d_repository"
   d_new=$(mktemp -d "$d_mirror.new.XXXXXX")
   chmod 755 "$d_new"
-  d_new_copy "$d_new"
-  if ! d_fetch "$d_new"; then
+  if ! d_fill "$d_new"; then
     rm -rf -- "$d_new"
-    d_answers || d_fail "$d_repository_unreachable" "$d_repository"
     d_fail "$d_mirror_unusable" "$d_mirror"
   fi
   if [ -e "$d_mirror" ]; then mv -- "$d_mirror" "$d_mirror.old.$$"; fi
@@ -58,27 +71,49 @@ if [ "$(d_copied "$d_mirror")" != "$d_repository" ]; then
   d_make_mirror
 elif ! d_fetch "$d_mirror"; then
   # Either the repository does not answer, or our mirror is damaged.
-  d_answers || d_fail "$d_repository_unreachable" "$d_repository"
   echo "the mirror can't be brought up to date; making it anew"
   d_make_mirror
 fi
 d_copy=$d_mirror
 """
 
-# In the copy $d_copy: which commit is meant.
+# In the copy $d_copy: which commit is meant. A reference is a branch, else a tag, else what CI systems call either:
+# `refs/…`, `heads/…`, `pull/12/merge`, `origin/…`, `HEAD`. By its full name each is only what it says.
 RESOLVE = r"""
-d_commit() { d_git --git-dir="$d_copy" rev-parse --verify --quiet --end-of-options "$1^{commit}"; }
+d_commit() { d_git --git-dir="$d_copy" rev-parse --verify --quiet "$1^{commit}"; }
 
-d_revision=''
-for d_kind in heads tags; do
-  # Only a plain name: `main~3` and the like would be read as an expression.
-  if d_git check-ref-format "refs/$d_kind/$d_reference" && d_revision=$(d_commit "refs/$d_kind/$d_reference"); then
-    break
-  fi
-done
-if [ -z "$d_revision" ] && [[ $d_reference =~ ^[0-9a-fA-F]{4,40}$ ]]; then
+# Only a plain name: `main~3` and the like would be read as an expression.
+d_named() { d_git --git-dir="$d_copy" show-ref --verify --quiet "$1" && d_revision=$(d_commit "$1") && d_full=$1; }
+
+d_revision='' d_full='' d_sha=$d_reference
+case $d_reference in
+  HEAD)
+    d_head=$(d_git ls-remote --quiet --symref -- "$d_repository" HEAD) ||
+      d_fail "$d_repository_unreachable" "$d_repository"
+    d_sha=$(sed -n 's/\tHEAD$//; /^[0-9a-f]*$/p' <<<"$d_head")
+    d_named "$(sed -n 's/^ref: \(.*\)\tHEAD$/\1/p' <<<"$d_head")" || true
+    ;;
+  refs/*) d_named "$d_reference" || true ;;
+  *)
+    d_named "refs/heads/$d_reference" || d_named "refs/tags/$d_reference" || d_named "refs/$d_reference" ||
+      case $d_reference in origin/*) d_named "refs/heads/${d_reference#origin/}" ;; esac || true
+    ;;
+esac
+case $d_full in
+  refs/heads/*) d_kind=heads ;;
+  refs/tags/*) d_kind=tags ;;
+  *) d_kind=refs ;;
+esac
+if [ "$d_full" = "refs/heads/$d_reference" ] && d_tagged=$(d_commit "refs/tags/$d_reference"); then
+  if [ "$d_tagged" != "$d_revision" ]; then d_result namesake "$d_tagged"; fi
+fi
+if [ -z "$d_revision" ] && [[ $d_sha =~ ^[0-9a-fA-F]{4,64}$ ]]; then
   d_kind=sha
-  d_candidates=$(d_git --git-dir="$d_copy" rev-parse --disambiguate="$d_reference" |
+  # What no branch holds any more can still be had by its full name.
+  if [[ ${#d_sha} =~ ^(40|64)$ ]] && ! d_commit "$d_sha" >/dev/null; then
+    d_git --git-dir="$d_copy" fetch --quiet --no-tags origin "$d_sha" 2>/dev/null || true
+  fi
+  d_candidates=$(d_git --git-dir="$d_copy" rev-parse --disambiguate="$d_sha" |
     d_git --git-dir="$d_copy" cat-file --batch-check='%(objecttype) %(objectname)' | sed -n 's/^commit //p')
   case $d_candidates in *$'\n'*) d_fail "$d_ambiguous_revision" "$d_reference" ;; esac
   d_revision=$d_candidates
@@ -120,7 +155,7 @@ done
 def fetch(settings: "Settings", place: Place, reference: str) -> Step:
     """Update the mirror, find the revision of `reference`, and read what else decides the bytes; see `fetched`.
 
-    The caller holds the workspace's lock. The reference is a branch, else a tag, else a SHA of at least 4 digits.
+    The caller holds the workspace's lock. `RESOLVE` says what a reference may be; a SHA has at least 4 digits.
     """
     return Step(
         "fetch",
@@ -173,7 +208,7 @@ class Fetched:
     """What `fetch` found out."""
 
     revision: Revision
-    #: heads (a branch), tags or sha
+    #: heads (a branch), tags, refs (another reference) or sha
     kind: str
     #: seconds since 1970, from the commit
     committed_at: int
@@ -185,19 +220,33 @@ class Fetched:
     unmanaged: tuple[Unmanaged, ...] = ()
     #: a digest of what git's configuration there makes of the revision's files; empty if it takes them as they are
     conversion: str = ""
+    #: what a tag of the branch's name is, if that is another commit
+    namesake: Revision | None = None
+
+
+def remarks(reference: str, fetched: Fetched) -> Iterator[str]:
+    """What whoever deploys that reference should know."""
+    yield from unfit(fetched.unmanaged, fetched.tools)
+    if fetched.namesake is not None:
+        yield (
+            f"{reference} is a branch, and a tag at {fetched.namesake[:10]}, too: the branch is meant; "
+            f"--branch refs/tags/{reference} is the tag"
+        )
 
 
 def fetched(results: Sequence[str]) -> Fetched:
     """Read the result lines of `fetch`. Raises StepError where an answer is missing: an empty one must not pass."""
     linked_files = groups(results, "linked_file", r"([0-9a-f]{64})\t(.+)", "fetch")
     conversion = groups(results, "conversion", "([0-9a-f]{64})", "fetch")
+    namesake = groups(results, "namesake", f"({SHA})", "fetch")
     return Fetched(
-        revision=Revision(only_value(results, "revision", "[0-9a-f]{40}", "fetch")),
-        kind=only_value(results, "kind", "heads|tags|sha", "fetch"),
+        revision=Revision(only_value(results, "revision", SHA, "fetch")),
+        kind=only_value(results, "kind", "heads|tags|refs|sha", "fetch"),
         committed_at=int(only_value(results, "committed_at", NUMBER, "fetch")),
         subject=only_value(results, "subject", ".*", "fetch"),
         linked_files=tuple(LinkedFileDigest(name, digest) for digest, name in linked_files),
         tools={each[0]: each[1] for each in groups(results, "tool", r"([^\t]+)\t(.*)", "fetch")},
         unmanaged=unmanaged(results, "fetch"),
         conversion=conversion[0][0] if conversion else "",
+        namesake=Revision(namesake[0][0]) if namesake else None,
     )

@@ -27,6 +27,7 @@ for d_program in "${d_programs[@]}"; do
 done
 for d_program in "${d_missing[@]}"; do printf 'problem\t%s\n' "$d_program" >&3; done
 [ "${#d_missing[@]}" = 0 ] || exit "$d_tool_missing"
+d_check_git
 """
 
 _SPACE = r"""
@@ -60,8 +61,9 @@ def programs(settings: "Settings", place: Place) -> Step:
         "programs",
         shell.script(
             shell.environment(env, settings.build.path),
-            shell.assignments({**CODES, "d_programs": wanted}),
+            shell.assignments({**CODES, "d_programs": wanted, "d_least_git": git.LEAST_VERSION}),
             version_managers.look(settings),
+            git.VERSION,
             _LOOK,
         ),
         60,

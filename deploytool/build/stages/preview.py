@@ -41,19 +41,16 @@ d_git_options+=(
   -c fetch.writeCommitGraph=false
 )
 
-d_take() {  # a copy that has what the mirror has, if $1 is `borrow`
-  d_copy=$(mktemp -d "$d_scratch.XXXXXX") && d_new_copy "$d_copy" || return
-  if [ "$1" = borrow ]; then printf '%s\n' "$d_mirror/objects" >"$d_copy/objects/info/alternates"; fi
-  d_fetch "$d_copy"
-}
+d_take() { d_copy=$(mktemp -d "$d_scratch.XXXXXX") && d_fill "$d_copy" "$@"; }
 
 d_taken=
 if [ "$(d_copied "$d_mirror")" = "$d_repository" ] && [ -d "$d_mirror/objects" ]; then
-  if d_take borrow; then d_taken=yes; else echo "the mirror is of no use; doing without it"; fi
+  d_names=$(d_git --git-dir="$d_mirror" config --get extensions.objectFormat) || d_names=sha1
+  if d_take "$d_mirror/objects"; then d_taken=yes; else echo "the mirror is of no use; doing without it"; fi
 fi
-if [ -z "$d_taken" ] && ! d_take nothing; then
+if [ -z "$d_taken" ]; then
   d_answers || d_fail "$d_repository_unreachable" "$d_repository"
-  d_fail "$d_mirror_unusable" "${d_copy:-$d_scratch}"
+  d_take || d_fail "$d_mirror_unusable" "${d_copy:-$d_scratch}"
 fi
 """
 

@@ -1,5 +1,6 @@
 """One line of `check`: what was tried, and how that went."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,8 +47,14 @@ def failed(name: str, error: DeployError) -> Check:
     """The line of a failure. One that says nothing of what is checked is raised again."""
     if error.exit_code not in ORDER:
         raise error
-    text = "; ".join((error.message, *error.tail[-3:]))
+    text = "; ".join((error.message, *_telling(error.tail)))
     return Check(name, False, printable(text), error.hint, error.exit_code)
+
+
+def _telling(tail: Sequence[str]) -> Sequence[str]:
+    """The lines that say what is wrong: from where git begins to, else the last."""
+    begins = next((place for place, line in enumerate(tail) if re.match(r"(remote: )?(fatal|error):", line)), -3)
+    return [line.strip() for line in tail[begins:] if line.strip()]
 
 
 def told(findings: Sequence[Finding]) -> list[Check]:
