@@ -90,6 +90,7 @@ def build_inputs(settings: "Settings", fetched: Fetched, compressor: str) -> Map
         "tools": dict(fetched.tools),
         # Most have nothing set up that changes a file; their releases of before stay what they are.
         **({"conversion": fetched.conversion} if fetched.conversion else {}),
+        **fetched.exports,
     }
 
 

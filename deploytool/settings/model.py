@@ -428,6 +428,10 @@ class Build(Model):
         default=(),
         description="files of the release that may name the place where it was built, by patterns as in `exclude`",
     )
+    export_attributes: bool = Field(
+        default=True,
+        description="whether `export-ignore` and `export-subst` in .gitattributes count, as they do for `git archive`",
+    )
     compression: Annotated[Literal["gzip", "zstd", "none"], _choice("gzip", "zstd", "none")] = Field(
         default="gzip", description="gzip, zstd or none"
     )

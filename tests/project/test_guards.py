@@ -39,6 +39,7 @@ NOT_IN_THE_BUILD_KEY = {
     **dict.fromkeys(("migrate", "migrate_pending", "migrate_after"), "run on the database, after the build"),
     "linked_files": "their contents are in the key, by `Fetched.linked_files`",
     "allow_paths": "decides whether an archive is published, not what is in it",
+    "export_attributes": "in the key by `Fetched.exports`, where the revision has such attributes",
 }
 #: the same for what a cached stage makes; beside its own commands and inputs
 NOT_IN_A_STAGE_KEY = {

@@ -114,7 +114,8 @@ d_lies_aside() {  # the slot $1, among what the last build left
 d_put_back() {  # what the slot $1 holds: moved where the last build left the same, else as links
   [ -f "$1/fingerprint" ] || return 1
   # No file of the revision lies in it.
-  [ -z "$(xargs -0 -r git -C "$d_workspace" --literal-pathspecs ls-files --full-name -- <"$1/roots")" ] || return 1
+  [ -z "$(xargs -0 -r env GIT_INDEX_FILE="$d_workspace/.git/deploytool-index" git -C "$d_workspace" \
+    --literal-pathspecs ls-files --full-name -- <"$1/roots")" ] || return 1
   d_in_place "$1/roots" || return 1
   if d_lies_aside "$1"; then
     if d_move "$1/roots" "$d_aside/chosen" "$d_workspace"; then d_put=yes; fi
@@ -162,11 +163,16 @@ _KEEP = r"""
 d_same_revision() {  # the stage changed no file of the revision, nor what we put beside them
   local d_path
   [ "$(cat -- "$d_work_tree/REVISION")" = "$d_revision" ] || return 1
+  # The kept index has attributes that are left out, and would not see one that comes back.
+  while read -r -d '' d_path; do
+    if [ "${d_path##*/}" = .gitattributes ] && [ -e "$d_workspace/$d_path" ]; then return 1; fi
+  done <"$d_workspace/.git/deploytool-unexported"
   for d_path in "${d_linked_files[@]}"; do
     [ "$(readlink -- "$d_work_tree/$d_path")" = "$d_shared/$d_path" ] || return 1
   done
   d_ours diff --quiet --no-ext-diff --no-textconv -- :/ "${d_not_ours[@]}" || return 1
-  d_path=$(d_ours ls-files --full-name -z -- :/ "${d_not_ours[@]}" | sed -z 's|^|./|' | d_odd_files) || return 1
+  d_path=$(d_ours ls-files --full-name -z -- :/ "${d_not_ours[@]}" |
+    LC_ALL=C comm -z -23 - "$d_workspace/.git/deploytool-unexported" | sed -z 's|^|./|' | d_odd_files) || return 1
   [ -z "$d_path" ] || return 1
   while read -r -d '' d_path; do
     d_path=$(cd -- "$d_workspace" && git --literal-pathspecs ls-files -- "$d_path") || return 1
@@ -312,5 +318,6 @@ def _known(settings: "Settings", fetched: "Fetched", commands: Sequence[str], in
         "tools": dict(fetched.tools),
         "linked_files": {item.name: item.sha256 for item in fetched.linked_files},
         **({"conversion": fetched.conversion} if fetched.conversion else {}),
+        **fetched.exports,
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # whatever the user's configuration says, and reads what is as young as the index. (An index that trusts less, or is
 # younger than the work tree, is deceived by two commits in one second with files of equal size.)
 _SETTLE = r"""
-d_settle() {  # in the current directory, which has its own .git: $1 is the revision
+d_settle() {  # in the current directory, which has its own .git: $1 is the revision; $2: whether its exports count
   local d_dir d_path d_list d_conversion d_filter d_required
   local d_here=(--git-dir=.git --work-tree=.)
   d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
@@ -27,11 +27,14 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
   fi
   # Not in a subshell: it is looked up once.
   d_attribute_files "$d_dir" >/dev/null
+  d_exports=${2:-}
+  d_find_exports "$d_dir" "$1"
   d_check_filters "$d_dir"
   d_conversion=$(d_conversion "$d_dir")
 
   # A directory that was a submodule, or becomes one, is made anew with all the rest.
-  d_git "${d_here[@]}" ls-files --stage -z | sed -z -n 's/^160000 [0-9a-f]* 0\t//p' >"$d_dir/deploytool-submodules.new"
+  d_git "${d_here[@]}" ls-files --stage -z | sed -z -n 's/^160000 [0-9a-f]* 0\t//p' |
+    d_exported "$d_dir" >"$d_dir/deploytool-submodules.new"
   if ! cmp -s "$d_dir/deploytool-submodules.new" "$d_dir/deploytool-submodules"; then
     find . -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf -- {} +
   fi
@@ -67,8 +70,35 @@ d_settle() {  # in the current directory, which has its own .git: $1 is the revi
   # In this order: an index without its conversion only means that all is written again.
   rm -f -- "$d_dir/deploytool-conversion"
   cp -p -- "$d_dir/index" "$d_dir/deploytool-index.new"
+  if [ -s "$d_dir/deploytool-unexported" ] || [ -s "$d_dir/deploytool-substituted" ]; then d_export "$1"; fi
   mv -- "$d_dir/deploytool-index.new" "$d_dir/deploytool-index"
   printf '%s\n' "$d_conversion" >"$d_dir/deploytool-conversion"
+}
+
+# The index that is kept has what is exported, as the work tree has; to git commands of a build nothing seems changed.
+d_export() {  # of the revision $1, which the work tree in the current directory holds
+  local d_path d_new=$d_dir/deploytool-exported
+  rm -rf -- "$d_new"
+  mkdir -- "$d_new"
+  # By the mirror, whose references `$Format:%D$` tells.
+  xargs -0 -r git "${d_git_options[@]}" --git-dir="$d_mirror" --literal-pathspecs archive --format=tar "$1" -- \
+    <"$d_dir/deploytool-substituted" | tar -x -i -f - -C "$d_new"
+  while read -r -d '' -u 8 d_path; do
+    if [ -f "$d_path" ] && [ ! -L "$d_path" ]; then cat -- "$d_new/$d_path" >"./$d_path"; fi
+  done 8<"$d_dir/deploytool-substituted"
+  rm -rf -- "$d_new"
+  local d_index=$d_dir/deploytool-index.new d_attributes='/\(^\|\/\)\.gitattributes$/'
+  GIT_INDEX_FILE=$d_index d_git "${d_here[@]}" update-index -z --stdin <"$d_dir/deploytool-substituted"
+  sed -z "$d_attributes d" <"$d_dir/deploytool-unexported" |
+    GIT_INDEX_FILE=$d_index d_git "${d_here[@]}" update-index -z --force-remove --stdin
+  # Attributes go on saying how files are compared.
+  sed -z -n "$d_attributes p" <"$d_dir/deploytool-unexported" |
+    GIT_INDEX_FILE=$d_index d_git "${d_here[@]}" update-index -z --skip-worktree --stdin
+  cat -- "$d_dir/deploytool-substituted" "$d_dir/deploytool-unexported" |
+    d_git "${d_here[@]}" update-index -z --skip-worktree --stdin
+  xargs -0 -r rm -rf -- <"$d_dir/deploytool-unexported"
+  sed -z -n 's|/[^/]*$||p' <"$d_dir/deploytool-unexported" | sort -z -u |
+    xargs -0 -r rmdir -p --ignore-fail-on-non-empty -- 2>/dev/null || true
 }
 
 d_makes_something() {  # the filter $1, on the way out of the repository
@@ -176,7 +206,7 @@ d_attempt() {
   if [ -f "$d_mirror/shallow" ]; then cp -- "$d_mirror/shallow" .git/shallow; fi
   # Relative URLs of submodules count from here.
   d_git --git-dir=.git config remote.origin.url "$d_repository"
-  d_settle "$d_revision"
+  d_settle "$d_revision" "$d_export_attributes"
 }
 
 # `if d_attempt` would switch `set -e` off inside it.
@@ -255,6 +285,7 @@ def checkout(settings: "Settings", place: Place, fetched: Fetched, *, reuse: boo
                     "d_shared": place.shared,
                     "d_revision": fetched.revision,
                     "d_linked_files": settings.build.linked_files,
+                    "d_export_attributes": "yes" if settings.build.export_attributes else "",
                     "d_skips_lfs": "yes" if "GIT_LFS_SKIP_SMUDGE" in settings.build.env else "",
                     **git.variables(git.remote(settings.repository)),
                 }

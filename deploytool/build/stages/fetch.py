@@ -188,6 +188,7 @@ def head(settings: "Settings", place: Place, variables: Mapping[str, str | Seque
                 "d_subdirectory": place.subdirectory,
                 "d_linked_files": settings.build.linked_files,
                 "d_tools": RECIPES[settings.build.recipe].programs(env),
+                "d_exports": "yes" if settings.build.export_attributes else "",
                 **git.variables(git.remote(settings.repository)),
                 **variables,
             }
@@ -222,6 +223,14 @@ class Fetched:
     conversion: str = ""
     #: what a tag of the branch's name is, if that is another commit
     namesake: Revision | None = None
+    #: how many files of the revision are left out, and how many filled in, as `git archive` would
+    unexported: int = 0
+    substituted: int = 0
+
+    @property
+    def exports(self) -> Mapping[str, bool]:
+        """For a key: whether the bytes are those of `git archive`. Where attributes ask for nothing, keys of before hold."""
+        return {"export_attributes": True} if self.unexported or self.substituted else {}
 
 
 def remarks(reference: str, fetched: Fetched) -> Iterator[str]:
@@ -231,6 +240,11 @@ def remarks(reference: str, fetched: Fetched) -> Iterator[str]:
         yield (
             f"{reference} is a branch, and a tag at {fetched.namesake[:10]}, too: the branch is meant; "
             f"--branch refs/tags/{reference} is the tag"
+        )
+    if fetched.exports:
+        yield (
+            f"as `git archive` would, the build leaves out {fetched.unexported} files (export-ignore) and fills in "
+            f"{fetched.substituted} (export-subst); `build.export_attributes: false` takes all as they are"
         )
 
 
@@ -249,4 +263,11 @@ def fetched(results: Sequence[str]) -> Fetched:
         unmanaged=unmanaged(results, "fetch"),
         conversion=conversion[0][0] if conversion else "",
         namesake=Revision(namesake[0][0]) if namesake else None,
+        unexported=_count(results, "unexported"),
+        substituted=_count(results, "substituted"),
     )
+
+
+def _count(results: Sequence[str], key: str) -> int:
+    found = groups(results, key, f"({NUMBER})", "fetch")
+    return int(found[0][0]) if found else 0

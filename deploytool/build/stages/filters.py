@@ -1,8 +1,11 @@
-"""What git makes of files on their way into the work tree: filters (Git LFS, git-crypt, …), ends of lines. Pure.
+"""What git makes of files on their way into the work tree: filters (Git LFS, git-crypt, …), ends of lines, exports. Pure.
 
 git passes a file on as it is where an attribute names a filter that nobody has set up, without a word: a release would
 hold Git LFS' pointers in place of pictures. And an index believes that a file is up to date whatever a filter that was
 set up later, or a changed attribute, would make of it.
+
+`git archive` leaves out what `export-ignore` names, and fills in `$Format:…$` where `export-subst` says so; a build does
+the same.
 """
 
 #: For scripts that have `git.PREPARE`. `d_here` holds git's options for the repository, whose index is the revision's.
@@ -33,10 +36,32 @@ d_conversion() {  # a digest of all that decides what git makes of the revision'
   } | sha256sum | cut -d ' ' -f 1
 }
 
+d_attributes_hold() {  # whether any attributes speak of $2; $1 is the git directory
+  d_git "${d_here[@]}" grep --cached -q -I -e "$2" -- ':(top,glob)**/.gitattributes' ||
+    d_attribute_files "$1" | d_contents | grep -q -e "$2"
+}
+
+d_with_attribute() { d_git "${d_here[@]}" check-attr --cached -z --stdin "$1" | sed -z -n 'h;n;n;/^set$/{x;p}'; }
+
+# Sets two lists in the git directory $1, of names that end with NUL: what of the revision $2 is left out, and what is
+# filled in. As for `git archive`, a directory is left out with all that is in it, and so is a submodule.
+d_find_exports() {
+  : >"$1/deploytool-unexported"
+  : >"$1/deploytool-substituted"
+  if [ -z "$d_exports" ] || ! d_attributes_hold "$1" export-; then return; fi
+  { d_git "${d_here[@]}" ls-tree -r -d -z --name-only --full-tree "$2" | sed -z 's|$|/|'
+    d_git "${d_here[@]}" ls-files -z
+  } | d_with_attribute export-ignore |
+    xargs -0 -r git "${d_git_options[@]}" "${d_here[@]}" --literal-pathspecs ls-files -z -- |
+    LC_ALL=C sort -z -u >"$1/deploytool-unexported"
+  d_git "${d_here[@]}" ls-files -z | d_exported "$1" | d_with_attribute export-subst >"$1/deploytool-substituted"
+}
+
+d_exported() { LC_ALL=C sort -z | LC_ALL=C comm -z -23 - "$1/deploytool-unexported"; }  # of the names that come in
+
 d_filtered() {  # the revision's files that have a filter: its name, a tab, and the file; $1 is the git directory
-  if ! d_git "${d_here[@]}" grep --cached -q -I -e filter -- ':(top,glob)**/.gitattributes' &&
-     ! d_attribute_files "$1" | d_contents | grep -q filter; then return 0; fi
-  d_git "${d_here[@]}" ls-files -z | d_git "${d_here[@]}" check-attr --cached -z --stdin filter | tr '\n\0' '?\n' |
+  if ! d_attributes_hold "$1" filter; then return 0; fi
+  d_git "${d_here[@]}" ls-files -z | d_exported "$1" | d_git "${d_here[@]}" check-attr --cached -z --stdin filter | tr '\n\0' '?\n' |
     awk 'NR % 3 == 1 { path = $0 }
       NR % 3 == 0 && $0 != "unspecified" && $0 != "unset" && $0 != "set" { print $0 "\t" path }'
 }
@@ -87,12 +112,18 @@ IN_REVISION = r"""
 d_convert() {
   local d_here=(--git-dir="$d_copy")
   export GIT_INDEX_FILE=$d_copy/deploytool-filters
-  if ! d_git "${d_here[@]}" grep -q -I -e filter "$d_revision" -- ':(top,glob)**/.gitattributes' &&
+  if ! d_git "${d_here[@]}" grep -q -I -e filter -e export- "$d_revision" -- ':(top,glob)**/.gitattributes' &&
      [ -z "$(d_attribute_files "$d_copy")" ] && ! d_git "${d_here[@]}" config --get core.eol >/dev/null; then return; fi
   rm -f -- "$GIT_INDEX_FILE"
   d_git "${d_here[@]}" read-tree "$d_revision"
+  d_find_exports "$d_copy" "$d_revision"
   d_check_filters "$d_copy"
   local d_name d_known
+  for d_name in unexported substituted; do
+    d_known=$(tr -cd '\0' <"$d_copy/deploytool-$d_name" | wc -c)
+    if [ "$d_known" != 0 ]; then d_result "$d_name" "$d_known"; fi
+    rm -f -- "$d_copy/deploytool-$d_name"
+  done
   d_known=$(
     for d_name in "${d_filters[@]}"; do
       printf '%s\n' "$d_name"
