@@ -176,6 +176,10 @@ _GIT_SAYS = tuple(
             "fetch.fsckObjects or transfer.fsckObjects is set there, and refuses what the repository has: allow it, as "
             "the user that builds, with `git config --global fetch.fsck.{0} ignore`",
         ),
+        (
+            r"^\s*objectformat$",
+            "the repository names its objects by sha256, which takes git 2.29 or newer on the build server",
+        ),
         (r"No space left on device|Disk quota exceeded", "free some room there, or set build.root to a larger disk"),
     )
 )

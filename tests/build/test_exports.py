@@ -44,7 +44,8 @@ def repository(tmp_path: Path) -> Repository:
                 ("spec/a_spec.rb", "app/spec/b.rb", "docs/x/y.txt", "a/docs/z", "README.md", "keep.md"), "1\n"
             ),
             **dict.fromkeys(("only/this/a", ODD, "logo.psd", "crlf.txt", "app.txt"), "1\n"),
-            "version.txt": "$Format:%H %s$ of $Format:%D$\n",
+            "version.txt": "$Format:%H %s$\n",
+            "sub/refs.rb": "$Format:%D$\n",
             "sub/version.rb": "V = '$Format:%h$'\n",
         },
         "the first",
@@ -87,15 +88,17 @@ def test_build_has_what_git_archive_gives(tmp_path: Path, repository: Repository
         "app/spec/b.rb",
         "crlf.txt",
         "keep.md",
+        "sub/refs.rb",
         "sub/version.rb",
         "version.txt",
     ]
-    assert b"the first of" in expected["version.txt"]
-    assert b"tag: v1" in expected["version.txt"]
+    assert b"the first" in expected["version.txt"]
+    assert b"tag: v1" in expected.pop("sub/refs.rb")
     # Submodules are not in such an archive; a build has them, whole, but for those that are left out.
     lib = {f"vendor/taken/{name}" for name in ("lib.txt", "spec/lib.rb", ".gitattributes")}
     for _ in range(2):
         found = built(server)
+        assert b"tag: v1" in found.pop("sub/refs.rb")
         assert {name: found[name] for name in expected} == expected
         assert set(found) - set(expected) == lib | {"REVISION"}
         assert sorted(path.name for path in server.tree.iterdir()) == sorted(
@@ -107,6 +110,7 @@ def test_build_has_what_git_archive_gives(tmp_path: Path, repository: Repository
     (tmp_path / "archived").rename(tmp_path / "first")
     expected = archived(repository, tmp_path)
     assert "docs/x/y.txt" in expected
+    del expected["sub/refs.rb"]
     found = built(server)
     assert {name: found[name] for name in expected} == expected
 
@@ -117,7 +121,7 @@ def test_whoever_does_without_has_all_files_as_they_are(tmp_path: Path, reposito
     built(server)
     server.build["export_attributes"] = False
     found = built(server)
-    assert found["version.txt"] == b"$Format:%H %s$ of $Format:%D$\n"
+    assert found["version.txt"] == b"$Format:%H %s$\n"
     assert found[ODD] == found["spec/a_spec.rb"] == found["docs/x/y.txt"] == b"1\n"
     server.build["export_attributes"] = True
     assert "README.md" not in built(server)
@@ -155,7 +159,7 @@ def test_attributes_decide_the_release_and_where_there_are_none_releases_of_befo
 def test_what_is_left_out_is_said(server: Server, look: Any) -> None:
     found = fetched(run(look(server.settings, server.place, "main")).results)
     assert list(remarks("main", found)) == [
-        "as `git archive` would, the build leaves out 9 files (export-ignore) and fills in 2 (export-subst); "
+        "as `git archive` would, the build leaves out 9 files (export-ignore) and fills in 3 (export-subst); "
         "`build.export_attributes: false` takes all as they are"
     ]
 

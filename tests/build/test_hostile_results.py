@@ -24,6 +24,10 @@ SAID: Mapping[Callable[[Sequence[str]], object], tuple[str, ...]] = {
         "tool\truby\truby 3.3.0",
         "tool\tmute\t",
         "unmanaged\truby\t.ruby-version\t3.2",
+        "asked\tnode\t.nvmrc\tlts/iron\tv18.1.0",
+        f"namesake\t{SHA}",
+        "unexported\t3",
+        "substituted\t1",
     ),
     checked_out: (f"key\tdependencies\t{DIGEST}", f"key\tassets\t{DIGEST}", "kept\tassets", f"work_tree\t/{SHA}"),
     compared: (

@@ -783,6 +783,40 @@ def test_without_a_version_manager_another_version_is_told(
         assert list(unfit(found.unmanaged, found.tools)) == sentences
 
 
+@pytest.mark.parametrize("recipe", ["none", "node", "rails"])
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        (".nvmrc", "18\r\n", ".nvmrc asks for 18"),
+        (".nvmrc", "v93.1\n", None),
+        (".nvmrc", "lts/hydrogen # ours\n", ".nvmrc asks for lts/hydrogen"),
+        (".nvmrc", "lts/*\n", None),
+        (".node-version", "\n18.2.0\n", ".node-version asks for 18.2.0"),
+        (".tool-versions", "ruby 93.1.2\n# nodejs 17\nnodejs 18.2.0 17.1\n", ".tool-versions asks for 18.2.0"),
+        (".tool-versions", "node 93.1\ntypescript 5\n", None),
+    ],
+)
+def test_version_of_a_file_that_no_manager_reads_is_compared_with_what_runs(
+    tmp_path: Path, repository: Repository, server: Server, recipe: str, file: str, content: str, sentence: str | None
+) -> None:
+    for name in ("ruby", "bundle", "node", "npm"):
+        put_program(tmp_path / "own" / name, "v93.1.2")
+    repository.commit({file: content})
+    server.build |= {"recipe": recipe, "path": (str(tmp_path / "own"),)}
+    found = fetched(run(fetch(server.settings, server.place, "main"), **at_home(tmp_path)).results)
+    expected = [f"{sentence}, and the build server's node is another one: v93.1.2"] if sentence else []
+    assert list(unfit(found.unmanaged, found.tools)) == expected
+
+
+def test_shim_that_decides_by_the_directory_is_left_to_it(
+    tmp_path: Path, repository: Repository, server: Server
+) -> None:
+    put_program(tmp_path / ".asdf" / "shims" / "node", "v93.1.2")
+    repository.commit({".tool-versions": "nodejs 18.2.0\n"})
+    server.build["path"] = (str(tmp_path / ".asdf" / "shims"),)
+    assert server.found().unmanaged == ()
+
+
 # Looking ahead: what lies between two revisions, and what fetch would find
 
 

@@ -169,6 +169,7 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
             filters.IN_REVISION,
             version_managers.use(settings, version_managers.IN_REVISION),
             INPUTS,
+            version_managers.asked(settings, version_managers.IN_REVISION),
         ),
         settings.build.timeout_seconds,
     )
@@ -229,7 +230,7 @@ class Fetched:
 
     @property
     def exports(self) -> Mapping[str, bool]:
-        """For a key: whether the bytes are those of `git archive`. Where attributes ask for nothing, keys of before hold."""
+        """For a key: whether the bytes are `git archive`'s. Where attributes ask for nothing, keys of before hold."""
         return {"export_attributes": True} if self.unexported or self.substituted else {}
 
 

@@ -1,11 +1,12 @@
-"""What git makes of files on their way into the work tree: filters (Git LFS, git-crypt, …), ends of lines, exports. Pure.
+"""What git makes of files on their way into the work tree: filters (Git LFS, git-crypt, …), ends of lines, exports.
 
-git passes a file on as it is where an attribute names a filter that nobody has set up, without a word: a release would
+Pure. git passes a file on as it is where an attribute names a filter that nobody has set up, without a word: a release
+would
 hold Git LFS' pointers in place of pictures. And an index believes that a file is up to date whatever a filter that was
 set up later, or a changed attribute, would make of it.
 
-`git archive` leaves out what `export-ignore` names, and fills in `$Format:…$` where `export-subst` says so; a build does
-the same.
+`git archive` leaves out what `export-ignore` names, and fills in `$Format:…$` where `export-subst` says so; a build
+does the same.
 """
 
 #: For scripts that have `git.PREPARE`. `d_here` holds git's options for the repository, whose index is the revision's.
@@ -61,7 +62,8 @@ d_exported() { LC_ALL=C sort -z | LC_ALL=C comm -z -23 - "$1/deploytool-unexport
 
 d_filtered() {  # the revision's files that have a filter: its name, a tab, and the file; $1 is the git directory
   if ! d_attributes_hold "$1" filter; then return 0; fi
-  d_git "${d_here[@]}" ls-files -z | d_exported "$1" | d_git "${d_here[@]}" check-attr --cached -z --stdin filter | tr '\n\0' '?\n' |
+  d_git "${d_here[@]}" ls-files -z | d_exported "$1" |
+    d_git "${d_here[@]}" check-attr --cached -z --stdin filter | tr '\n\0' '?\n' |
     awk 'NR % 3 == 1 { path = $0 }
       NR % 3 == 0 && $0 != "unspecified" && $0 != "unset" && $0 != "set" { print $0 "\t" path }'
 }

@@ -2,7 +2,8 @@
 
 Where the build server has the version manager that goes with such a file, the manager is asked, its shims stand in PATH
 and its variable (`RBENV_VERSION`) says the version. So a missing version ends the first stage, before anything runs.
-Where there is no manager, whatever version the program has is used, and `unfit` says so if it is another one.
+Where there is no manager, whatever version the program has is used, and `unfit` says so if it is another one: also for
+files that no manager here reads (`.nvmrc`, `.tool-versions`), and for programs that the recipe does not know.
 """
 
 import re
@@ -64,6 +65,42 @@ d_use_versions() {
 d_use_versions
 """
 
+# A shim (of asdf, mise, …) decides by the directory that it is called in, and is right there.
+_ASKED = r"""
+d_asked() {
+  local d_number d_file d_key d_tool d_wanted d_version
+  for ((d_number = 0; d_number < ${#d_asking[@]}; d_number += 3)); do
+    d_file=${d_asking[d_number]} d_key=${d_asking[d_number + 1]} d_tool=${d_asking[d_number + 2]}
+    d_wanted=$(d_version_file "$d_file") || continue
+    d_wanted=$(awk -v key="$d_key" '{ sub(/\r$/, ""); sub(/#.*/, "") }
+      key == "" && NF { print $1; exit }
+      key != "" && NF > 1 && index("|" key "|", "|" $1 "|") { print $2; exit }' <<<"$d_wanted")
+    if [ -z "$d_wanted" ]; then continue; fi
+    case $(command -v -- "$d_tool") in '' | */shims/*) continue ;; esac
+    d_version=$("$d_tool" --version 2>/dev/null 3>&-) || continue
+    printf 'asked\t%s\t%s\t%s\t%s\n' "$d_tool" "$d_file" "$d_wanted" "${d_version%%$'\n'*}" >&3
+  done
+}
+d_asked
+"""
+
+#: files that ask for a version, the names in them if they are lists, and the program
+_FILES = (
+    (".ruby-version", "", "ruby"),
+    (".node-version", "", "node"),
+    (".nvmrc", "", "node"),
+    (".python-version", "", "python3"),
+    (".tool-versions", "ruby", "ruby"),
+    (".tool-versions", "nodejs|node", "node"),
+    (".tool-versions", "python", "python3"),
+)
+#: what nvm calls the versions of Node.js that are supported for long
+_LTS = {"boron": 6, "carbon": 8, "dubnium": 10, "erbium": 12, "fermium": 14, "gallium": 16, "hydrogen": 18} | {
+    "iron": 20,
+    "jod": 22,
+    "krypton": 24,
+}
+
 # No revision is known: what the managers have at all.
 _LOOK = r"""
 for ((d_number = 0; d_number < ${#d_managers[@]}; d_number += 3)); do
@@ -83,6 +120,8 @@ class Unmanaged:
     program: str
     file: str
     wanted: str
+    #: the first line of its `--version`, if `Fetched.tools` has none
+    runs: str = ""
 
 
 def use(settings: "Settings", reader: str) -> str:
@@ -99,6 +138,18 @@ def use(settings: "Settings", reader: str) -> str:
     )
 
 
+def asked(settings: "Settings", reader: str) -> str:
+    """The part of a script, behind `use`, that looks what else asks for a version. Results: asked."""
+    managers, names = _managers(settings), _names(settings)
+    words = [
+        word
+        for file, key, program in _FILES
+        if file not in managers or program not in names
+        for word in (file, key, names.get(program, program))
+    ]
+    return shell.script(shell.assignments({"d_asking": words}), reader, _ASKED)
+
+
 def look(settings: "Settings") -> str:
     """The part of a script that puts all shims behind PATH. Results: found, with the names of the managers."""
     managers = _managers(settings)
@@ -106,27 +157,33 @@ def look(settings: "Settings") -> str:
 
 
 def _managers(settings: "Settings") -> Sequence[str]:
-    recipe = RECIPES[settings.build.recipe]
-    env = {**recipe.env, **settings.build.env}
-    # `env` may name another interpreter: then that one's version is asked for.
-    names = dict(zip(recipe.tools, recipe.programs(env), strict=True))
+    names = _names(settings)
     return [
         word
-        for manager in recipe.version_managers
+        for manager in RECIPES[settings.build.recipe].version_managers
         for word in (manager.name, manager.file, names.get(manager.program, manager.program))
     ]
 
 
+def _names(settings: "Settings") -> Mapping[str, str]:
+    """The recipe's tools as they are called: `env` may name another interpreter, whose version is asked for then."""
+    recipe = RECIPES[settings.build.recipe]
+    return dict(zip(recipe.tools, recipe.programs({**recipe.env, **settings.build.env}), strict=True))
+
+
 def unmanaged(results: Sequence[str], step: str) -> tuple[Unmanaged, ...]:
-    """What the result lines `unmanaged` of that step say. Raises StepError if one makes no sense."""
-    return tuple(Unmanaged(*each) for each in groups(results, "unmanaged", r"([^\t]+)\t([^\t]+)\t(.+)", step))
+    """What the result lines `unmanaged` and `asked` of that step say. Raises StepError if one makes no sense."""
+    of_managers = groups(results, "unmanaged", r"([^\t]+)\t([^\t]+)\t(.+)", step)
+    others = groups(results, "asked", r"([^\t]+)\t([^\t]+)\t([^\t]+)\t(.*)", step)
+    return tuple(Unmanaged(*each) for each in (*of_managers, *others))
 
 
 def unfit(asked: Sequence[Unmanaged], tools: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each program of another version than its file asks for. What can't be compared is passed over."""
     for each in asked:
-        said = tools.get(each.program)
+        said = tools.get(each.program) or each.runs
         found = re.search(r"\d+(\.\d+)*", said or "")
-        wanted = re.fullmatch(r"[a-z]*-?(\d+(?:\.\d+)*)", each.wanted)
+        named = _LTS.get(each.wanted.removeprefix("lts/"), each.wanted)
+        wanted = re.fullmatch(r"[a-z]*-?(\d+(?:\.\d+)*)", str(named))
         if said and found and wanted and not f"{found[0]}.".startswith(f"{wanted[1]}."):
             yield f"{each.file} asks for {each.wanted}, and the build server's {each.program} is another one: {said}"
