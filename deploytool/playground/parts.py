@@ -43,6 +43,7 @@ PROGRAMS = {
     "zstd": "zstd",
     "igzip": "isal",
     "pigz": "pigz",
+    "git-lfs": "git-lfs",
     "node": NODE,
     "npm": NODE,
     "cc": ZIG,

@@ -159,7 +159,7 @@ def test_attributes_decide_the_release_and_where_there_are_none_releases_of_befo
 def test_what_is_left_out_is_said(server: Server, look: Any) -> None:
     found = fetched(run(look(server.settings, server.place, "main")).results)
     assert list(remarks("main", found)) == [
-        "as `git archive` would, the build leaves out 9 files (export-ignore) and fills in 3 (export-subst); "
+        "as for `git archive`, files left out (export-ignore): 9, filled in (export-subst): 3; "
         "`build.export_attributes: false` takes all as they are"
     ]
 

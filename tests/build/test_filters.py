@@ -1,5 +1,6 @@
 """What git makes of files on the build server: a missing filter stops a build, one that changes is noticed."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from deploytool.build.stages import Fetched, checkout, fetch, fetched
 from deploytool.build.stages.preview import preview
 from deploytool.connection.step import explain
 from deploytool.model.release import build_key
+from deploytool.playground.parts import find_or_install_program
+from tests.support.project import part
 from tests.support.stage_server import Outcome, Repository, Server, ended, run
 
 MISSING, FAILED = 78, 79
@@ -97,6 +100,26 @@ def test_pointers_of_git_lfs_are_never_published(tmp_path: Path) -> None:
     assert "lfs: a.bin is still a pointer" in outcome.message
     machine.server.build["env"]["GIT_LFS_SKIP_SMUDGE"] = "1"
     assert machine.read("a.bin") == POINTER.encode()
+
+
+@pytest.mark.parametrize("form", ["path", "file://"])
+def test_files_of_git_lfs_are_those_of_the_revision(tmp_path: Path, form: str) -> None:
+    """The real git-lfs, and no server: the repository has the files beside its objects."""
+    program = part(lambda: find_or_install_program("git-lfs", print))
+    repository = Repository(tmp_path / "lfs")
+    machine = Machine(tmp_path, repository, env={})
+    subprocess.run(
+        [program, "install", "--skip-repo"], env={**os.environ, "GIT_CONFIG_GLOBAL": str(machine.config)}, check=True
+    )
+    for line in machine.config.read_text().splitlines():
+        if " = " in line:
+            repository.git("config", f"filter.lfs.{line.split(' = ')[0].strip()}", line.split(" = ", 1)[1])
+    if form == "file://":
+        machine.server.values["repository"] = repository.path.as_uri()
+    for content in ("the first picture\n", "the second picture\n"):
+        repository.commit({".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n", "a.bin": content})
+        assert repository.git("cat-file", "-p", "HEAD:a.bin").startswith("version https://git-lfs.github.com/spec/v1")
+        assert machine.read("a.bin") == content.encode()
 
 
 def test_filter_that_is_set_up_makes_the_files(machine: Machine) -> None:

@@ -75,3 +75,23 @@ def test_repository_that_names_objects_by_sha256_is_deployed(tmp_path: Path) -> 
     assert set(local.served().values()) == {"1"}
     assert local.fab("local", "releases", "--verify").code == 0
     assert local.fab("local", "status").code == 0
+
+
+def test_release_has_no_files_that_export_ignore_names(local: Local) -> None:
+    files = {".gitattributes": "/spec export-ignore\nVERSION export-subst\n", "spec/a": "1", "VERSION": "$Format:%s$"}
+    local.repository.commit(files, "the second")
+    said = "files left out (export-ignore): 1, filled in (export-subst): 1"
+    planned = local.fab("local", "plan")
+    assert said in planned.out
+    deployed = local.fab("local", "deploy")
+    assert deployed.code == 0, deployed.err
+    assert said in deployed.out + deployed.err
+    assert set(local.served().values()) == {"the second"}
+    assert not (local.host("app1") / "current" / "spec").exists()
+    assert "reusing release" in (again := local.fab("local", "deploy")).out + again.err
+    assert local.fab("local", "releases", "--verify").code == 0
+    local.settings["build"]["export_attributes"] = False
+    local.write()
+    deployed = local.fab("local", "deploy")
+    assert deployed.code == 0, deployed.err
+    assert (local.host("app1") / "current" / "spec" / "a").read_text() == "1"

@@ -244,8 +244,8 @@ def remarks(reference: str, fetched: Fetched) -> Iterator[str]:
         )
     if fetched.exports:
         yield (
-            f"as `git archive` would, the build leaves out {fetched.unexported} files (export-ignore) and fills in "
-            f"{fetched.substituted} (export-subst); `build.export_attributes: false` takes all as they are"
+            f"as for `git archive`, files left out (export-ignore): {fetched.unexported}, filled in (export-subst): "
+            f"{fetched.substituted}; `build.export_attributes: false` takes all as they are"
         )
 
 
