@@ -193,3 +193,33 @@ def test_the_answer_of_fetch_is_read() -> None:
     assert (found.kind, found.committed_at, found.subject) == ("tags", 1700000000, "A\ttab")
     assert [(file.name, file.sha256) for file in found.linked_files] == [("config/a b", "ab" * 32)]
     assert found.tools == {"python3": "Python 3.11.7"}
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("fatal: detected dubious ownership in repository at '/srv/a b'", "safe.directory '/srv/a b'`"),
+        # git before 2.35.3 says it so
+        ("fatal: unsafe repository ('/srv/shop' is owned by someone else)", "safe.directory /srv/shop`"),
+        ("fatal: transport 'file' not allowed", "protocol.file.allow always"),
+        (
+            "fatal: could not read Username for 'https://git.example.com': terminal prompts disabled",
+            "credential helper",
+        ),
+        ("Host key verification failed.", "~/.ssh/known_hosts of the user that builds"),
+        ("git@git.example.com: Permission denied (publickey).", "build.forward_agent: true"),
+        ("error: object 1a2b: zeroPaddedFilemode: contains zero-padded file modes", "fetch.fsck.zeroPaddedFilemode"),
+        ("\tobjectformat", "git 2.29 or newer"),
+        ("error: file write error: No space left on device", "set build.root to a larger disk"),
+    ],
+)
+def test_what_git_says_has_a_hint_of_its_own(line: str, hint: str) -> None:
+    for code in (Code.REPOSITORY_UNREACHABLE, Code.MIRROR_UNUSABLE, Code.SUBMODULE_FAILED):
+        assert hint in (
+            explain(Step("fetch", "", 1800), ended(code, ["problem\tx"], ["before", line, "after"])).hint or ""
+        )
+    # What a server says comes with `remote: ` before it, and is nobody's advice.
+    remote = explain(
+        Step("fetch", "", 1800), ended(Code.MIRROR_UNUSABLE, [], ["remote: fatal: transport 'x' not allowed"])
+    )
+    assert "protocol." not in (remote.hint or "")

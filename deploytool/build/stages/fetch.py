@@ -169,7 +169,7 @@ def fetch(settings: "Settings", place: Place, reference: str) -> Step:
             filters.IN_REVISION,
             version_managers.use(settings, version_managers.IN_REVISION),
             INPUTS,
-            version_managers.asked(settings, version_managers.IN_REVISION),
+            version_managers.asked(settings),
         ),
         settings.build.timeout_seconds,
     )

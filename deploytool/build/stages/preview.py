@@ -95,7 +95,7 @@ def preview(settings: "Settings", place: Place, reference: str, live_revision: s
             filters.IN_REVISION,
             version_managers.use(settings, version_managers.IN_REVISION),
             INPUTS,
-            version_managers.asked(settings, version_managers.IN_REVISION),
+            version_managers.asked(settings),
             COMPARE,
             _COMPARED,
             _HIDDEN,

@@ -68,9 +68,12 @@ d_use_versions
 # A shim (of asdf, mise, …) decides by the directory that it is called in, and is right there.
 _ASKED = r"""
 d_asked() {
-  local d_number d_file d_key d_tool d_wanted d_version
+  local d_number d_file d_key d_tool d_wanted d_version d_there d_top=$d_subdirectory
+  if [ "$d_top" = . ]; then d_top=''; fi
+  d_there=$(d_git --git-dir="$d_copy" ls-tree --name-only "$d_revision:$d_top" 2>/dev/null) || return 0
   for ((d_number = 0; d_number < ${#d_asking[@]}; d_number += 3)); do
     d_file=${d_asking[d_number]} d_key=${d_asking[d_number + 1]} d_tool=${d_asking[d_number + 2]}
+    if [[ $'\n'$d_there$'\n' != *$'\n'"$d_file"$'\n'* ]]; then continue; fi
     d_wanted=$(d_version_file "$d_file") || continue
     d_wanted=$(awk -v key="$d_key" '{ sub(/\r$/, ""); sub(/#.*/, "") }
       key == "" && NF { print $1; exit }
@@ -138,8 +141,8 @@ def use(settings: "Settings", reader: str) -> str:
     )
 
 
-def asked(settings: "Settings", reader: str) -> str:
-    """The part of a script, behind `use`, that looks what else asks for a version. Results: asked."""
+def asked(settings: "Settings") -> str:
+    """The part of a script, behind `use`, that looks what else in the revision asks for a version. Results: asked."""
     managers, names = _managers(settings), _names(settings)
     words = [
         word
@@ -147,7 +150,7 @@ def asked(settings: "Settings", reader: str) -> str:
         if file not in managers or program not in names
         for word in (file, key, names.get(program, program))
     ]
-    return shell.script(shell.assignments({"d_asking": words}), reader, _ASKED)
+    return shell.script(shell.assignments({"d_asking": words}), IN_REVISION, _ASKED)
 
 
 def look(settings: "Settings") -> str:
