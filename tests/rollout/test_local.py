@@ -115,6 +115,7 @@ def test_local_deploy_needs_neither_rsync_nor_curl_nor_consul(local: Local, tmp_
         "base64",
         "nproc",
         "uniq",
+        "comm",
         "xargs",
     ]
     programs = tmp_path / "bin"
