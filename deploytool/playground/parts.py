@@ -7,6 +7,7 @@ the mirror that this machine uses anyway.
 """
 
 import fcntl
+import functools
 import os
 import re
 import shlex
@@ -170,6 +171,13 @@ def version(name: str, path: Path) -> str:
     if not lines:
         raise PartMissing(f"{name} at {path} does not say its version; it said: {text.strip() or 'nothing'}")
     return lines[0]
+
+
+@functools.lru_cache
+def opens_grpc_tls(consul: Path) -> bool:
+    """Whether this Consul opens a port for that unless it is told not to: 1.14 and newer, and others don't know it."""
+    found = re.search(r"v(\d+)\.(\d+)", version("consul", consul))
+    return found is not None and (int(found[1]), int(found[2])) >= (1, 14)
 
 
 def _look_for(name: str) -> Path | None:

@@ -24,7 +24,14 @@ from deploytool.hosts.scripts import receive_script
 from deploytool.playground import configs, processes
 from deploytool.playground.configs import Keys
 from deploytool.playground.host import receive_command
-from deploytool.playground.parts import CHECKOUT, Parts, find_or_install, find_or_install_program, programs_directory
+from deploytool.playground.parts import (
+    CHECKOUT,
+    Parts,
+    find_or_install,
+    find_or_install_program,
+    opens_grpc_tls,
+    programs_directory,
+)
 
 HOSTS = ("app1", "app2", "app3")
 SERVER_NODE = "consul-server"
@@ -419,6 +426,9 @@ class Playground:
         ports = {kind: self._ports[f"{node}-{kind}"] for kind in kinds}
         # A client does not listen on this one, but wants to know it.
         ports.setdefault("server", self._ports[f"{SERVER_NODE}-server"])
+        if opens_grpc_tls(self.consul):
+            # A second playground on the machine would find its port taken.
+            ports["grpc_tls"] = -1
         return configs.consul_agent(
             node_name=node,
             data_dir=data_dir,
