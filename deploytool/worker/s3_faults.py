@@ -28,7 +28,7 @@ EXPIRED = (
     "once, when the command starts: let them last longer than a build"
 )
 WRONG_KEYS = "mend the access key and its secret, where `store.credentials` says that they are"
-ACL = "take `store.acl` out: the bucket allows no ACLs, and its owner owns all that is in it"
+ACL = "take `store.acl` out, or set bucket-owner-full-control: the bucket has no ACLs, and its owner owns all in it"
 LOCK = "the bucket keeps what is written for a time (Object Lock): allow s3:PutObjectRetention, or use a bucket without"
 FULL = "make room there, or keep fewer releases (`store.keep_releases`)"
 HINTS: Dict[str, str] = {
