@@ -30,6 +30,8 @@ class CommandLine(Parser):
         #: our own, in the order of use
         self.tasks = commands
         self.commands = [each.name for each in commands]
+        #: the other tasks of the line
+        self.own: list[str] = []
         # Invoke writes every `_` as `-`; people type the name of the file.
         for name in environments(project()):
             if name not in self.contexts:
@@ -100,7 +102,7 @@ class CommandLine(Parser):
         known = self._environments()
         tasks = [each for name in names for each in in_order(program().collection[name])]
         ours = [each.name for each in tasks if any(each.body is mine.body for mine in self.tasks)]
-        own = [each.name for each in tasks if typed(each.name) not in (*ours, *known)]
+        own = self.own = [each.name for each in tasks if typed(each.name) not in (*ours, *known)]
         if ours and program().core.remainder:
             return UsageError(
                 "what stands after `--` is a command for the hosts of -H, which no task goes with: leave one out"
@@ -225,10 +227,22 @@ def _configure(as_fabric_does: Callable[[], None]) -> None:
     """Read the configuration that the flags name, and ask for passwords. What can't be had is one sentence."""
     from invoke.exceptions import AmbiguousEnvVar, UncastableEnvVar, UnknownFileType
     from invoke.vendor.yaml import YAMLError
-    from paramiko import SSHException
+    from paramiko import SSHConfig, SSHException
 
     running = program()
     argv = running.argv[1:]
+    as_its_config_does = running.config.load_ssh_config
+
+    def load_ssh_config() -> None:
+        try:
+            as_its_config_does()
+        except (SSHException, ValueError, OSError):
+            # Our own commands ask OpenSSH's client, which knows more of such files, and do so once they connect.
+            if running.parser.own:
+                raise
+            running.config._set(base_ssh_config=SSHConfig(), _given_explicit_object=True)
+
+    running.config._set(load_ssh_config=load_ssh_config)
     for name in ("config", "ssh-config"):
         path = running.args[name].value
         # Invoke leaves out a file that is not there, without a word.

@@ -1,5 +1,6 @@
 """How the worker gets to the build server and starts there: one file, sent once per version, checked by its hash."""
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -7,6 +8,7 @@ import json
 import shlex
 import sys
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import IntEnum
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploytool.connection.channel import Channel, LocalChannel
-from deploytool.connection.ssh import Connecting, SshChannel
+from deploytool.connection.ssh import Connecting
 from deploytool.errors import ConnectionFailed, DeployError, StepError
 
 if TYPE_CHECKING:
@@ -44,14 +46,13 @@ class Refusal(IntEnum):
 
 #: Finding and booting need the standard library alone: without the rest (-I -S) Python starts in a third of the time,
 #: and nothing in the home directory is taken for a module. The worker itself is started with all of it, for boto3.
-FIND_PYTHON = """
-for python in "$5" python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
-  if [ -n "$python" ] && "$python" -ISB -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then
-    exec "$python" -ISB -c "$4" "$1" "$2" "$3" "$6"
-  fi
-done
-exit 91
-"""
+#: The whole command is one line and has no `!`, as the login shell reads it first: csh takes neither within quotes.
+FIND_PYTHON = (
+    'for python in "$5" python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do '
+    'if [ -n "$python" ] && "$python" -ISB -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null; then '
+    'exec "$python" -ISB -c "import sys, zlib, base64; exec(zlib.decompress(base64.b64decode(sys.argv.pop())))" '
+    '"$1" "$2" "$3" "$6" "$4"; fi; done; exit 91'
+)
 
 #: Runs on the server: takes the worker's one file from stdin unless it is there, and becomes the worker. It says
 #: `need` or `ready`, and `ready` after `need` when the file is there; or `unsafe`, with a sentence and a hint, before
@@ -175,7 +176,8 @@ def boot_command(
 ) -> tuple[str, ...]:
     """The command line that becomes the worker. `python` is tried first, then what is in PATH, 3.8 or newer."""
     mode = "read-only" if read_only else ""
-    return ("sh", "-c", FIND_PYTHON, "deploytool", root, digest, str(size_bytes), RECEIVE_WORKER, python, mode)
+    script = base64.b64encode(zlib.compress(RECEIVE_WORKER.encode(), 9)).decode()
+    return ("sh", "-c", FIND_PYTHON, "deploytool", root, digest, str(size_bytes), script, python, mode)
 
 
 def start_worker(
@@ -189,16 +191,16 @@ def start_worker(
     """
     archive = worker_archive()
     digest = hashlib.sha256(archive).hexdigest()
-    channel: LocalChannel | SshChannel
+    channel: Channel
     if build.is_local:
         channel = LocalChannel(boot_command(build.root, digest, len(archive), sys.executable, read_only=read_only))
     else:
-        connections = (connecting or Connecting(build)).connections()
-        channel = SshChannel(build, connections, boot_command(build.root, digest, len(archive), read_only=read_only))
+        command = boot_command(build.root, digest, len(archive), read_only=read_only)
+        channel = (connecting or Connecting(build)).channel(command)
     return channel, boot(channel, build, archive)
 
 
-def boot(channel: "LocalChannel | SshChannel", build: "Build", archive: bytes) -> Callable[[], bytes]:
+def boot(channel: Channel, build: "Build", archive: bytes) -> Callable[[], bytes]:
     """Wait until the worker runs, sending it first if it is not there; returns what reads on from there.
 
     Whatever goes wrong, the channel is ended. Raises ConnectionFailed or StepError.

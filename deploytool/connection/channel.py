@@ -20,7 +20,10 @@ class Channel(Protocol):
     def read(self) -> bytes:
         """The next bytes; empty when the process or the connection has ended."""
 
-    def end(self) -> int | None:
+    def set_patience(self, seconds: float | None) -> None:
+        """How long `read` and `write` wait before they raise TimeoutError; None: for ever."""
+
+    def end(self, patience_seconds: float = FAREWELL_SECONDS) -> int | None:
         """Close the process's stdin, wait for it for a while, close everything; its exit status if it had one."""
 
     def last_words(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""The worker over SSH: the way to the build server, hop by hop, and the one channel there.
+"""The way to the build server: over Fabric's connection where it can do what the configuration asks for, else over
+OpenSSH's client. `build.transport` decides; the trace says which it was, and why.
 
-Nothing else imports fabric's connection. Host keys are checked on every hop: Fabric by itself accepts any. What
-ssh_config says is honoured as Fabric does, and so are its UserKnownHostsFile and GlobalKnownHostsFile.
+Nothing else imports fabric's connection. Host keys are checked on every hop: Fabric by itself accepts any.
 """
 
 import contextlib
@@ -11,44 +11,51 @@ import os
 import shlex
 import socket
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploytool.connection.channel import FAREWELL_SECONDS, LastWords, without_waiting
-from deploytool.connection.known_hosts import fingerprint, known_hosts_files, known_keys
+from deploytool.connection import openssh
+from deploytool.connection.channel import FAREWELL_SECONDS, Channel, LastWords, without_waiting
+from deploytool.connection.identities import identities
+from deploytool.connection.known_hosts import KnownHosts, known_keys
+from deploytool.connection.openssh import KEEPALIVE_SECONDS, Child, OpenSshChannel
+from deploytool.connection.ssh_config import Host, Reading
+from deploytool.connection.transport import asks_for_openssh, uses_agent
 from deploytool.errors import ConnectionFailed, UsageError
+from deploytool.trace import log
 
 if TYPE_CHECKING:
     from deploytool.settings import Build
 
 CONNECT_SECONDS = 15
-#: Keeps NAT tables and firewalls from forgetting the connection, and notices a dead one.
-KEEPALIVE_SECONDS = 15
 #: A network that takes no packet of ours for so long is gone; without it TCP goes on for a quarter of an hour.
 GONE_SECONDS = 60
 
 
 class SshChannel:
-    """The worker over SSH: one connection, one channel. Closes the connections when it ends."""
+    """The worker over Fabric: one connection, one channel. Closes the connections when it ends."""
 
-    def __init__(self, build: "Build", connections: list[Any], argv: tuple[str, ...]) -> None:
+    def __init__(self, build: "Build", host: Host, line: "FabricLine", argv: tuple[str, ...]) -> None:
         self._words = LastWords()
-        self._connections = connections
-        transport = self._connections[-1].transport
+        self._line = line
         try:
-            self._channel = transport.open_session(timeout=CONNECT_SECONDS)
+            self._channel = line.connection.transport.open_session(timeout=CONNECT_SECONDS)
             if build.forward_agent:
                 from paramiko.agent import AgentRequestHandler
 
                 AgentRequestHandler(self._channel)
+            for assignment in host.all("setenv"):
+                self._channel.set_environment_variable(*assignment.split("=", 1))
             self._channel.exec_command(shlex.join(argv))
         except Exception as error:
-            close(self._connections)
+            line.close()
             raise ConnectionFailed(
                 f"the build server {build.server} opened no session: {error}", hint="see MaxSessions in its sshd_config"
             ) from error
         except BaseException:
-            close(self._connections)
+            line.close()
             raise
         self._listener = threading.Thread(
             target=lambda: self._words.listen(lambda: bytes(self._channel.recv_stderr(4096))), daemon=True
@@ -66,7 +73,6 @@ class SshChannel:
         return bytes(self._channel.recv(1 << 16))
 
     def set_patience(self, seconds: float | None) -> None:
-        """How long `read` and `write` wait before they raise TimeoutError; None: for ever."""
         self._channel.settimeout(seconds)
 
     def end(self, patience_seconds: float = FAREWELL_SECONDS) -> int | None:
@@ -75,210 +81,323 @@ class SshChannel:
         status = self._channel.exit_status if self._channel.status_event.is_set() else None
         if status is not None:
             self._listener.join(1)
-        close(self._connections)
+        self._line.close()
         return status if status is not None and status >= 0 else None
 
     def last_words(self) -> tuple[str, ...]:
         return self._words.lines()
 
 
-def close(connections: list[Any]) -> None:
-    """Close connections, given gateways first. Never waits for the network.
+class Refused(ConnectionFailed):
+    """What OpenSSH's client may do better: the login, or the algorithms of the handshake."""
 
-    A gateway goes before what runs through it: closing the inner one first would have to send through the gateway,
-    and that blocks if the gateway is stopped. Fabric's own `close` leaves one alone that failed while it was opened.
-    """
-    for connection in connections:
-        with contextlib.suppress(Exception):
-            connection.client.close()
+
+class FabricLine:
+    """What Fabric has opened, first hops first."""
+
+    def __init__(self) -> None:
+        self._closing: list[Callable[[], object]] = []
+        #: the last one, in the end that to the build server
+        self.connection: Any = None
+
+    def opened(self, close: Callable[[], object]) -> None:
+        self._closing.append(close)
+
+    def close(self) -> None:
+        """Close all. Never waits for the network.
+
+        What comes first goes before what runs through it: closing the inner one first would have to send through the
+        outer, and that blocks if it is stopped.
+        """
+        for close in self._closing:
+            with contextlib.suppress(Exception):
+                close()
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line and Fabric's own configuration ask for."""
+
+    config: Any
+    keys: tuple[str, ...]
+    answers: Mapping[str, str | None]
+    #: None if nobody has said it
+    seconds: int | None
+
+    @classmethod
+    def of(cls, config: Any) -> "Wishes":
+        """`config` is that of the `fab` command line, or None."""
+        import fabric
+        import paramiko
+
+        given = config if isinstance(config, fabric.Config) else fabric.Config(ssh_config=paramiko.SSHConfig())
+        of_connections = {name: dict(given[name]) for name in ("connect_kwargs", "authentication", "timeouts")}
+        # It reads no ssh_config: what that says, it is given.
+        plain = fabric.Config(ssh_config=paramiko.SSHConfig(), overrides=of_connections)
+        kwargs = dict(given.connect_kwargs)
+        keys = kwargs.get("key_filename") or ()
+        keys = (keys,) if isinstance(keys, str) else keys
+        answers = {name: kwargs.get(name) for name in ("passphrase", "password")}
+        seconds = kwargs.get("timeout") or given.timeouts.get("connect")
+        return cls(plain, tuple(os.path.expanduser(key) for key in keys), answers, int(seconds) if seconds else None)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The same for OpenSSH's client."""
+        return tuple(word for key in self.keys for word in ("-i", key))
 
 
 class Connecting:
     """The way to the build server, opened in a thread: meanwhile what is to be done there can be prepared.
 
-    Whoever begins it takes its connections or abandons it. Nothing is asked of the server before.
+    Whoever begins it takes its channel or abandons it. Nothing is asked of the server before.
     """
 
     def __init__(self, build: "Build", fabric_config: Any = None, ssh_config: str | None = None) -> None:
         """`fabric_config` is the config of the `fab` command line (its -i, -t and what it asked for), or None;
         `ssh_config` its -S, which goes before `build.ssh_config`."""
-        self._hops: list[Any] = []
+        self._build = build
+        self._line = FabricLine()
         self._abandoned = False
-        self._opened: Future[list[Any]] = Future()
-        threading.Thread(target=self._connect, args=(build, fabric_config, ssh_config), daemon=True).start()
+        self._opened: Future[Callable[[tuple[str, ...]], Channel]] = Future()
+        threading.Thread(target=self._connect, args=(fabric_config, ssh_config), daemon=True).start()
 
-    def connections(self) -> list[Any]:
-        """The open connections, gateways first, each with its host key checked; they are the caller's to close.
+    def channel(self, argv: tuple[str, ...]) -> Channel:
+        """A channel to that command on the build server, whose host key is checked; it is the caller's to end.
 
-        Waits for them. Raises ConnectionFailed, or UsageError if ssh_config can't be used.
+        Waits for the connection. Raises ConnectionFailed, or UsageError if ssh_config can't be used.
         """
         try:
-            return self._opened.result()
+            start = self._opened.result()
         except BaseException:
             # Also on Ctrl-C.
             self.abandon()
             raise
+        return start(argv)
 
     def abandon(self) -> None:
         """Close what is open, taken or not, and let nothing more be opened."""
         self._abandoned = True
-        close(self._hops)
+        self._line.close()
 
-    def _connect(self, build: "Build", fabric_config: Any, ssh_config: str | None) -> None:
+    def _connect(self, fabric_config: Any, ssh_config: str | None) -> None:
+        # Without a handler paramiko's threads print tracebacks of what we tell in a sentence.
+        logging.getLogger("paramiko").addHandler(logging.NullHandler())
         try:
-            self._hops = _hops(build, fabric_config, ssh_config)
-            for hop in self._hops:
-                if self._abandoned:
-                    break
-                _open(hop)
+            start = self._begin(fabric_config, ssh_config)
         except BaseException as error:
-            # Also the one that failed: paramiko has a thread for it.
-            close(self._hops)
+            # Also what failed: paramiko has a thread for it.
+            self._line.close()
             self._opened.set_exception(error)
             return
         if self._abandoned:
-            close(self._hops)
-        self._opened.set_result(self._hops)
+            self._line.close()
+        self._opened.set_result(start)
 
+    def _begin(self, fabric_config: Any, ssh_config: str | None) -> Callable[[tuple[str, ...]], Channel]:
+        build = self._build
+        wishes = Wishes.of(fabric_config)
+        for key in wishes.keys:
+            if not os.path.isfile(key):
+                raise ConnectionFailed(f"the key file {key} is not there", hint="see -i")
+        way = Reading.of(ssh_config, build.ssh_config, wishes.arguments).way(build.server, build.gateway)
+        host = way[-1]
 
-def _hops(build: "Build", fabric_config: Any, ssh_config: str | None = None) -> list[Any]:
-    """The connections to open, gateways first. Raises UsageError if ssh_config can't be used."""
-    import fabric
-    import paramiko
+        def over_openssh(argv: tuple[str, ...]) -> Channel:
+            if self._abandoned:
+                raise ConnectionFailed(f"the connection to {host} was given up")
+            options = ["LogLevel=ERROR", "Compression=yes", f"ForwardAgent={'yes' if build.forward_agent else 'no'}"]
+            more = [word for option in options for word in ("-o", option)]
+            line = openssh.command(host, way[:-1], _seconds(host, wishes), *more)
+            child = Child([*line, shlex.join(argv)], wishes.answers)
+            self._line.opened(child.close)
+            return OpenSshChannel(child, way)
 
-    # Without a handler paramiko's threads print tracebacks of what we tell in a sentence.
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    said = "ssh_config (~/.ssh/config, /etc/ssh/ssh_config)"
-    path = None
-    if ssh_config is not None or build.ssh_config is not None:
-        path = os.path.expanduser(ssh_config or build.ssh_config or "")
-        said = f"the file {path}, named by {'-S/--ssh-config' if ssh_config else 'build.ssh_config'},"
-        if not os.path.isfile(path):
-            raise UsageError(f"{said} is not there")
-    where = build.server
-    try:
-        if not isinstance(fabric_config, fabric.Config):
-            fabric_config = fabric.Config()
-        if path is not None:
-            # One has read another file already; what else it says of connections stays.
-            said_of_connections = {
-                name: dict(fabric_config[name]) for name in ("connect_kwargs", "authentication", "timeouts")
-            }
-            fabric_config = fabric.Config(runtime_ssh_path=path, overrides=said_of_connections)
-        # Of ForwardAgent Fabric knows yes and no only, and dies of a socket's path; build.forward_agent decides.
-        options: dict[str, Any] = {"config": fabric_config, "forward_agent": False}
-        if build.gateway is not None:
-            where = build.gateway
-            options["gateway"] = fabric.Connection(build.gateway, **options)
-            where = build.server
-        hops = [fabric.Connection(build.server, **options)]
-        while isinstance(hops[0].gateway, fabric.Connection):
-            hops.insert(0, hops[0].gateway)
-        for hop in hops:
+        if host.arguments is None:
+            if build.transport == "openssh":
+                raise UsageError(
+                    "`build.transport` is openssh, and there is no `ssh` in PATH",
+                    hint="install OpenSSH's client, or leave the setting out",
+                )
+            why = None
+            log.info("transport: fabric, as there is no ssh in PATH")
+        else:
+            known = known_keys(host)
+            why = "build.transport" if build.transport == "openssh" else asks_for_openssh(host, known, wishes.answers)
+        if why is not None and build.transport != "fabric":
+            log.info("transport: openssh, for %s: %s", host, why)
+            return over_openssh
+        try:
+            self._open_by_fabric(way, wishes)
+        except ConnectionFailed as failure:
+            # A password that was wrong is not tried again: servers count.
+            is_last = host.arguments is None or build.transport == "fabric" or wishes.answers["password"]
+            if is_last or not isinstance(failure, Refused):
+                if why is not None and failure.hint is not None:
+                    failure.hint += f". OpenSSH's client may get in ({why}): `build.transport: auto`"
+                if host.unread:
+                    failure.hint = (
+                        f"{failure.hint}. There is no `ssh` in PATH, and without it {', '.join(host.unread)} in "
+                        "ssh_config count for nothing: install OpenSSH's client"
+                    )
+                raise
+            if self._abandoned:
+                raise
+            log.info("transport: openssh, for %s: Fabric did not get in (%s)", host, failure.message)
+            self._line.close()
+            return over_openssh
+        log.info("transport: fabric, for %s%s", host, " over " + ", ".join(map(str, way[:-1])) if way[:-1] else "")
+        return lambda argv: SshChannel(build, host, self._line, argv)
+
+    def _open_by_fabric(self, way: Sequence[Host], wishes: Wishes) -> None:
+        """Raises ConnectionFailed."""
+        if way[-1].arguments is not None:
+            # OpenSSH's client brings us to the last one.
+            self._open(way[-1], way, wishes)
+            return
+        for at in range(len(way)):
+            self._open(way[at], way[: at + 1], wishes)
+            if self._abandoned:
+                break
+
+    def _open(self, host: Host, way: Sequence[Host], wishes: Wishes) -> None:
+        """Open one hop. Its key is checked before anything is said about ourselves."""
+        import fabric
+        import paramiko
+
+        seconds = _seconds(host, wishes)
+        known = known_keys(host)
+        child = None
+        sock: Any
+        if self._line.connection is not None:
+            try:
+                sock = self._line.connection.transport.open_channel(
+                    "direct-tcpip", (host.hostname, host.port), ("", 0), timeout=seconds
+                )
+            except paramiko.SSHException as error:
+                raise ConnectionFailed(f"the jump host {way[-2]} can't reach {host}: {error}") from error
+        elif line := proxy_command(host, way[:-1], seconds):
+            child = Child(("/bin/sh", "-c", f"exec {line}"), wishes.answers)
+            self._line.opened(child.close)
+            sock = child.socket
+        else:
+            sock = _tcp(host, seconds)
+            self._line.opened(sock.close)
+
+        if host.arguments is not None:
+            keys = identities(host)
+            files = [*keys.usable, *(keys.locked if wishes.answers["passphrase"] else ())]
+            kwargs = {"allow_agent": uses_agent(host), "look_for_keys": False}
+        else:
+            # Fabric's own places for keys.
+            files, kwargs = [*wishes.keys, *host.paths("identityfile")], {}
+        connection = fabric.Connection(
+            host.hostname,
+            user=host.user,
+            port=host.port,
+            config=wishes.config,
+            forward_agent=False,
+            connect_timeout=seconds,
+        )
+        own = {name: value for name, value in connection.connect_kwargs.items() if name != "timeout"}
+        connection.connect_kwargs = {
+            **kwargs,
+            **own,
+            "key_filename": files,
+            "sock": sock,
+            "transport_factory": lambda sock, **options: _transport(known, sock, **options),
             # What runs through a gateway is compressed already.
-            compress = hop is hops[-1]
-            hop.connect_kwargs = {**hop.connect_kwargs, "transport_factory": _transport, "compress": compress}
-            if seconds := hop.connect_kwargs.pop("timeout", None):
-                # Of -t: for the socket, and again for the handshake, whose first line may not end sooner by itself.
-                hop.connect_timeout, hop.connect_kwargs["banner_timeout"] = seconds, seconds + 1
-            if keys := hop.connect_kwargs.get("key_filename"):
-                hop.connect_kwargs["key_filename"] = [os.path.expanduser(key) for key in keys]
-        for hop in hops:
-            where = hop.host
-            known_hosts_files(hop.ssh_config)
-    except (paramiko.SSHException, ValueError, LookupError, TypeError, OSError) as error:
-        # A KeyError's text is the value alone.
-        why = f"a value that Fabric does not know, {error}" if isinstance(error, LookupError) else error
-        raise UsageError(
-            f"{said} can't be used for {where}: {why}",
-            hint="mend it, or name another file in build.ssh_config. "
-            "Of ForwardAgent only yes and no are known for jump hosts",
-        ) from error
-    return hops
+            "compress": host is way[-1],
+            # Its first line may not end sooner by itself.
+            "banner_timeout": seconds + 1,
+        }
+        client = connection.client
+        client.set_missing_host_key_policy(policy := _policy(known))
+        self._line.opened(client.close)
+        try:
+            connection.open()
+        except (paramiko.SSHException, OSError, ValueError, EOFError) as error:
+            if child is not None and not policy.was_asked and (words := child.last_words()):
+                raise openssh.explain(words, way) from error
+            raise _failure(error, host, policy.was_asked, seconds) from error
+        transport = connection.transport
+        transport.set_keepalive(KEEPALIVE_SECONDS)
+        # A gateway that can't reach the next hop would otherwise hold us for an hour.
+        transport.channel_timeout = seconds
+        self._line.connection = connection
 
 
-def _open(connection: Any) -> None:
-    """Open one hop. The key is checked against known_hosts before anything is said about ourselves."""
+def _policy(known: KnownHosts) -> Any:
+    """Of paramiko's, so that its client asks our known_hosts, and whether it has asked."""
     import paramiko
-    from paramiko.ssh_exception import NoValidConnectionsError
 
-    client = connection.client
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    where = f"{connection.user}@{connection.host}:{connection.port}"
-    # As ssh itself, which adds to the first of the user's own files.
-    own = str(connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts"))
-    own = own if " " not in own or os.path.isfile(os.path.expanduser(own)) else own.split()[0]
-    scan = f"ssh-keyscan -p {connection.port} {connection.host} >> {own if own.startswith('~') else shlex.quote(own)}"
-    name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
-    # As ssh has it: an alias stands for host and port, in lower case.
-    alias = connection.ssh_config.get("hostkeyalias", "").lower()
-    files = known_hosts_files(connection.ssh_config)
-    known = known_keys(files, alias or name)
-    for key in known.keys:
-        # The first of its kind counts.
-        if key.get_name() not in (client.get_host_keys().lookup(name) or {}):
-            client.get_host_keys().add(name, key.get_name(), key)
-    if not connection.connect_timeout:
-        connection.connect_timeout = CONNECT_SECONDS
-    try:
-        connection.open()
-    except paramiko.BadHostKeyException as error:
-        raise ConnectionFailed(
-            f"the host key of {where} has CHANGED: it offers {error.key.get_name()} {fingerprint(error.key)}, and "
-            f"known_hosts has {fingerprint(error.expected_key)}",
-            hint="somebody may be in between. If the server was set up anew, ask its administrator for the new "
-            f"fingerprint, then `ssh-keygen -R '{alias or name}'` and `{scan}`",
-        ) from error
-    except paramiko.PasswordRequiredException as error:
-        raise ConnectionFailed(
-            f"the SSH key for {where} has a passphrase",
+    class Policy(paramiko.MissingHostKeyPolicy):
+        was_asked = False
+
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            known.check(key)
+            self.was_asked = True
+
+    return Policy()
+
+
+def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> ConnectionFailed:
+    """`is_trusted`: whether its host key was right, so that it is about the login."""
+    import paramiko
+
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return Refused(
+            f"the SSH key for {host} has a passphrase",
             hint="load it into ssh-agent with `ssh-add`, or call `fab --prompt-for-passphrase`",
-        ) from error
-    except paramiko.AuthenticationException as error:
-        raise ConnectionFailed(
-            f"{where} refused us: {error}",
-            hint="is your key in its authorized_keys, and in your ssh-agent? `ssh "
-            + where.rpartition(":")[0]
-            + "` tells more",
-        ) from error
-    except (NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionError) as error:
-        why = error.strerror or error
-        if isinstance(error, TimeoutError) and error.errno is None:
-            # Ours, not the network's.
-            why = f"no answer within {connection.connect_timeout:g} s"
-        raise ConnectionFailed(
-            f"{where} can't be reached: {why}",
-            hint="check build.server, build.gateway and your network",
-        ) from error
-    except paramiko.SSHException as error:
-        if "not found in known_hosts" in str(error):
-            looked = ", ".join(str(path) for path in files) or "none of the known_hosts files exists"
-            called = f" as {alias}, its HostKeyAlias" if alias else ""
-            raise ConnectionFailed(
-                f"the host key of {where} is unknown (looked{called} in: {looked})",
-                tail=known.problems[-20:],
-                hint=f"compare its fingerprint with the administrator's, then `{scan}`"
-                + (f", with {alias} in place of the host's name" if alias else ""),
-            ) from error
-        # So paramiko says that it gave up waiting.
-        slow = "No existing session" in str(error)
-        why = f"no SSH handshake within {connection.connect_timeout:g} s" if slow else f"no SSH connection: {error}"
-        raise ConnectionFailed(f"{where}: {why}", hint="does an sshd answer there?") from error
-    except OSError as error:
-        if error.filename is not None:
-            raise ConnectionFailed(
-                f"{where} can't be reached: the file {error.filename} can't be read: {error.strerror}",
-                hint="see -i, and IdentityFile and ProxyCommand in ssh_config",
-            ) from error
-        raise ConnectionFailed(
-            f"{where} can't be reached: {error}", hint="check build.server and your network"
-        ) from error
-    except (ValueError, EOFError) as error:
-        raise ConnectionFailed(f"{where}: no SSH connection: {error}") from error
-    transport = connection.transport
-    transport.set_keepalive(KEEPALIVE_SECONDS)
-    # A gateway that can't reach the next hop would otherwise hold us for an hour.
-    transport.channel_timeout = connection.connect_kwargs.get("banner_timeout") or CONNECT_SECONDS
+        )
+    if is_trusted or isinstance(error, paramiko.AuthenticationException):
+        # So paramiko says that the server has had enough.
+        why = "too many keys were tried" if "No existing session" in str(error) else error
+        return Refused(
+            f"{host} refused us: {why}",
+            hint=f"is your key in its authorized_keys, and in your ssh-agent? `ssh {host.user}@{host.name}` tells more",
+        )
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return Refused(f"{host}: no SSH connection: {error}")
+    # So it says that it gave up waiting.
+    slow = "No existing session" in str(error)
+    why = f"no SSH handshake within {seconds:g} s" if slow else f"no SSH connection: {error}"
+    return ConnectionFailed(f"{host}: {why}", hint="does an sshd answer there?")
+
+
+def _seconds(host: Host, wishes: Wishes) -> int:
+    """How long one step of the way may take."""
+    return wishes.seconds or int(host.one("connecttimeout") or CONNECT_SECONDS)
+
+
+def proxy_command(host: Host, before: Sequence[Host], seconds: int) -> str:
+    """The shell command that is the connection to it; empty if it is one over TCP."""
+    if host.arguments is None:
+        # paramiko has expanded it.
+        return host.one("proxycommand")
+    return openssh.hop(host, before, seconds) if before else host.expand(host.one("proxycommand"))
+
+
+def _tcp(host: Host, seconds: int) -> "PromptSocket":
+    chosen = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(host.one("addressfamily"), socket.AF_UNSPEC)
+    why = ""
+    try:
+        addresses = socket.getaddrinfo(host.hostname, host.port, chosen, socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses:
+            sock = PromptSocket(family, kind, protocol)
+            try:
+                sock.settimeout(seconds)
+                sock.connect(address)
+                sock.hurry()
+                return sock
+            except OSError as error:
+                sock.close()
+                # Ours has no number, unlike the network's.
+                ours = isinstance(error, TimeoutError) and error.errno is None
+                why = f"no answer within {seconds:g} s" if ours else error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    raise ConnectionFailed(f"{host} can't be reached: {why}", hint="check build.server, build.gateway and your network")
 
 
 class PromptSocket(socket.socket):
@@ -289,14 +408,11 @@ class PromptSocket(socket.socket):
     send it with, unless it is told not to each time (TCP_QUICKACK, see tcp(7)).
     """
 
-    @classmethod
-    def of(cls, plain: socket.socket) -> "PromptSocket":
-        """Takes the place of `plain`, which is closed to its owner from then on."""
-        prompt = cls(fileno=plain.detach())
-        prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def hurry(self) -> None:
+        """Once it is connected."""
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            prompt.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
-        return prompt
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_SECONDS * 1000)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         data = super().recv(size, flags)
@@ -307,9 +423,14 @@ class PromptSocket(socket.socket):
         return data
 
 
-def _transport(sock: Any, **options: Any) -> Any:
-    """paramiko's transport, on a socket that is prompt from the handshake on; a gateway's channel or a ProxyCommand is
-    no socket of ours."""
+def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
+    """paramiko's transport, which asks for a host key of a kind that is known; by itself it takes any."""
     import paramiko
 
-    return paramiko.Transport(PromptSocket.of(sock) if isinstance(sock, socket.socket) else sock, **options)
+    transport = paramiko.Transport(sock, **options)
+    security = transport.get_security_options()
+    kinds = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
+    first = [kind for key in known.keys for kind in kinds.get(key.get_name(), (key.get_name(),))]
+    first = [kind for kind in dict.fromkeys(first) if kind in security.key_types]
+    security.key_types = (*first, *(kind for kind in security.key_types if kind not in first))
+    return transport

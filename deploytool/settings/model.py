@@ -390,6 +390,11 @@ class Build(Model):
     ssh_config: Line | None = Field(
         default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
     )
+    transport: Annotated[Literal["auto", "fabric", "openssh"], _choice("auto", "fabric", "openssh")] = Field(
+        default="auto",
+        description="what connects to the build server: Fabric, OpenSSH's `ssh`, or auto: Fabric where it can do what "
+        "ssh_config asks for, see ssh.md",
+    )
     # The worker makes it for its user alone, and refuses one that others can change (`worker/strict.py`).
     root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")  # noqa: S108
     recipe: Annotated[str, _choice(*RECIPES)] = Field(

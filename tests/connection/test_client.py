@@ -35,7 +35,10 @@ class Line:
         self._asked.wait(5)
         return self._said.pop(0) if self._said else b""
 
-    def end(self) -> int | None:
+    def set_patience(self, seconds: float | None) -> None:
+        pass
+
+    def end(self, patience_seconds: float = 15) -> int | None:
         self._asked.set()
         return 0
 

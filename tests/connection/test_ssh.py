@@ -14,9 +14,16 @@ from deploytool.connection.boot import MARK, Refusal, boot
 from deploytool.connection.channel import LocalChannel
 from deploytool.connection.known_hosts import known_hosts_files, known_keys
 from deploytool.connection.ssh import SshChannel
+from deploytool.connection.ssh_config import Host, split
 from deploytool.errors import ConnectionFailed, StepError
 
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE/1fgSJlcBi+RSNBjr5ukuz4QZi/SasFZ4cK//KLuC/"
 BUILD: Any = SimpleNamespace(server="deploy@build", root="/var/tmp/deploytool")
+
+
+def host(*files: Path | str, name: str = "build") -> Host:
+    """One whose keys stand in these files."""
+    return Host(name, {"userknownhostsfile": tuple(map(str, files)), "globalknownhostsfile": ("none",)}, ("ssh",))
 
 
 def new_key(directory: Path, name: str) -> str:
@@ -37,17 +44,16 @@ def test_one_bad_line_in_known_hosts_leaves_the_others_good(tmp_path: Path, bad:
     key = new_key(tmp_path, "key")
     file = tmp_path / "known_hosts"
     file.write_bytes(b"# a comment\n\n" + bad + b"\nbuild " + key.encode() + b" with a comment\n")
-    known = known_keys([file], "build")
-    assert [as_line(key) for key in known.keys] == [key]
-    assert known.problems == [f"line 3 of {file} can't be read"]
+    assert [as_line(key) for key in known_keys(host(file)).keys] == [key]
 
 
-def test_file_that_cannot_be_read_is_named_and_the_next_one_counts(tmp_path: Path) -> None:
+def test_line_of_a_host_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     key = new_key(tmp_path, "key")
-    (tmp_path / "known_hosts").write_text(f"build {key}\n")
-    known = known_keys([tmp_path, tmp_path / "known_hosts"], "build")
-    assert len(known.keys) == 1
-    assert known.problems == [f"{tmp_path} can't be read: Is a directory"]
+    file = tmp_path / "known_hosts"
+    file.write_text(f"build ssh-ed25519 AAAA-not*base64=x\nbuild {key}\n")
+    known = known_keys(host(file))
+    assert [as_line(key) for key in known.keys] == [key]
+    assert known.problems == [f"a line of {file} for build can't be read"]
 
 
 def test_hashed_host_is_found(tmp_path: Path) -> None:
@@ -55,32 +61,49 @@ def test_hashed_host_is_found(tmp_path: Path) -> None:
     file.write_text(f"[build]:2222 {new_key(tmp_path, 'key')}\n")
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, stderr=subprocess.DEVNULL)
     assert "build" not in file.read_text()
-    assert len(known_keys([file], "[build]:2222").keys) == 1
-    assert known_keys([file], "build").keys == []
+    at = Host("build", {**host(file).options, "port": ("2222",)}, ("ssh",))
+    assert len(known_keys(at).keys) == 1
+    assert known_keys(host(file)).keys == []
 
 
-def test_revoked_key_is_not_known(tmp_path: Path) -> None:
-    key = new_key(tmp_path, "key")
+@pytest.mark.parametrize("program", ["ssh-keygen", None])
+def test_revoked_key_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None) -> None:
+    if program is None:
+        monkeypatch.setenv("PATH", "/nowhere")
+    key = new_key(tmp_path, "key") if program else OTHER_KEY
     file = tmp_path / "known_hosts"
-    file.write_text(f"build {key}\n@revoked * {key}\n@cert-authority * {new_key(tmp_path, 'authority')}\n")
-    known = known_keys([file], "build")
-    assert known.keys == []
-    assert known.problems == ["a key of build is marked as revoked"]
-
-
-def test_unclosed_quote_in_ssh_config_is_a_value_error_that_names_the_option() -> None:
-    with pytest.raises(ValueError, match=r'UserKnownHostsFile "~/my hosts: No closing quotation'):
-        known_hosts_files({"userknownhostsfile": '"~/my hosts'})
+    file.write_text(f"build {key}\n@revoked * {key}\n@cert-authority * {key}\n")
+    known = known_keys(host(file))
+    assert known.has_authority
+    with pytest.raises(ConnectionFailed, match="is marked as revoked"):
+        known.check(known.keys[0])
 
 
 def test_known_hosts_file_with_spaces_in_its_path_is_found(tmp_path: Path) -> None:
-    file = tmp_path / "o'brien's known hosts"
-    file.touch()
-    assert file in known_hosts_files({"userknownhostsfile": str(file)})
+    """`ssh -G` prints paths without quotes."""
+    one, other = tmp_path / "o'brien's known hosts", tmp_path / "other"
+    one.touch()
+    other.touch()
+    assert known_hosts_files(host(f"{one} {tmp_path}/gone {other}")) == [one, other]
 
 
 def test_home_of_an_unknown_user_is_no_crash() -> None:
-    assert known_hosts_files({"userknownhostsfile": "~nobody-at-all/hosts", "globalknownhostsfile": "none"}) == []
+    assert known_hosts_files(host("~nobody-at-all/hosts")) == []
+
+
+@pytest.mark.parametrize(
+    ("server", "parts"),
+    [
+        ("build", ("", "build", "")),
+        ("me@build:2201", ("me", "build", "2201")),
+        ("me@[::1]:2201", ("me", "::1", "2201")),
+        ("[::1]", ("", "::1", "")),
+        ("ssh://me@build:22", ("me", "build", "22")),
+        ("me@corp@jump", ("me@corp", "jump", "")),
+    ],
+)
+def test_user_host_and_port_are_told_apart(server: str, parts: tuple[str, str, str]) -> None:
+    assert split(server) == parts
 
 
 class Line:

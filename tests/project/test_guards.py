@@ -34,7 +34,7 @@ HOST = ROOT / "templates/host"
 
 #: settings of `build` that decide no byte of a release, and why not
 NOT_IN_THE_BUILD_KEY = {
-    **dict.fromkeys(("server", "gateway", "forward_agent", "ssh_config", "root"), "where it is built"),
+    **dict.fromkeys(("server", "gateway", "forward_agent", "ssh_config", "transport", "root"), "where it is built"),
     "timeout_seconds": "how long that may take",
     **dict.fromkeys(("migrate", "migrate_pending", "migrate_after"), "run on the database, after the build"),
     "linked_files": "their contents are in the key, by `Fetched.linked_files`",

@@ -280,7 +280,7 @@ def test_fabfile_and_root_of_another_name_are_found_with_their_settings(local: L
         ("-f fabfile.txt local settings", "Config files of type 'txt'"),
         ("-f broken.yml local settings", "Fabric can't read its configuration"),
         ("-S gone local settings", "-S/--ssh-config: there is no file gone"),
-        ("-S broken.ssh local settings", "Unparsable line"),
+        ("-S broken.ssh own local settings", "Unparsable line"),
         ("-t 0 local settings", "1 or more"),
         ("local settings -t soon", "invalid literal"),
         ("-d --prompt-for-passphrase local settings", "Fabric's debug output shows the password"),
@@ -293,6 +293,12 @@ def test_flag_with_a_value_that_can_not_be_is_one_sentence(local: Local, typed: 
     result = local.fab(*typed.split(), "--json")
     assert result.code == result.json["exit_code"] == 2, result.err
     assert words in result.json["error"]["message"]
+
+
+def test_ssh_config_that_only_ssh_can_read_stops_no_command_of_ours(local: Local) -> None:
+    """paramiko#2522: Fabric reads the file before any task begins."""
+    (local.directory / "ssh").write_text("Match host=build\n    User deploy\n")
+    assert local.fab("-S", "ssh", "local", "status").code == 0
 
 
 def test_flags_for_a_connection_that_is_not_made_are_named(local: Local) -> None:

@@ -81,12 +81,18 @@ def agent(playground: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 ASK = 'echo "socket: ${SSH_AUTH_SOCK-none}"; ssh-add -l 2>&1 || true'
 
 
-@pytest.mark.parametrize("config", ["", "Host *\n    ForwardAgent yes\n"])
+TRANSPORTS = pytest.mark.parametrize("transport", ["fabric", "openssh"])
+
+
+@pytest.mark.parametrize(
+    "config", ["", "Host *\n    ForwardAgent yes\n", "Host *\n    ForwardAgent ${SSH_AUTH_SOCK}\n"]
+)
 @pytest.mark.parametrize("through_gateway", [False, True])
+@TRANSPORTS
 def test_a_step_gets_no_agent_unless_the_settings_say_so(
-    playground: Playground, tmp_path: Path, agent: str, config: str, through_gateway: bool
+    playground: Playground, tmp_path: Path, agent: str, config: str, through_gateway: bool, transport: str
 ) -> None:
-    changes = {"gateway": playground.build_server} if through_gateway else {}
+    changes = {"transport": transport} | ({"gateway": playground.build_server} if through_gateway else {})
     path = ssh_config(playground, tmp_path, {}, config)
     with worker(build(playground, ssh_config=path, **changes)) as client:
         said = echo(client, ASK)
@@ -95,8 +101,11 @@ def test_a_step_gets_no_agent_unless_the_settings_say_so(
 
 
 @pytest.mark.parametrize("through_gateway", [False, True])
-def test_forward_agent_lends_it_to_the_build_server(playground: Playground, agent: str, through_gateway: bool) -> None:
-    changes = {"gateway": playground.build_server} if through_gateway else {}
+@TRANSPORTS
+def test_forward_agent_lends_it_to_the_build_server(
+    playground: Playground, agent: str, through_gateway: bool, transport: str
+) -> None:
+    changes = {"transport": transport} | ({"gateway": playground.build_server} if through_gateway else {})
     with worker(build(playground, forward_agent=True, **changes)) as client:
         said = echo(client, ASK)
     assert said[0] != "socket: none"

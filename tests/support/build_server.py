@@ -18,6 +18,7 @@ def build(playground: Playground, **changes: Any) -> Any:
             "server": playground.build_server,
             "gateway": None,
             "forward_agent": False,
+            "transport": "auto",
             "ssh_config": str(playground.ssh_config),
             "root": str(playground.build_root),
             **changes,

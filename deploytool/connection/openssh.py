@@ -1,0 +1,304 @@
+"""OpenSSH's client as the way to the build server, or as its first hops: how it is called, and what its words mean."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deploytool.connection.channel import FAREWELL_SECONDS, LastWords, without_waiting
+from deploytool.connection.identities import identities
+from deploytool.connection.known_hosts import changed_key, known_hosts_files, revoked_key, unknown_key
+from deploytool.connection.ssh_config import Host
+from deploytool.errors import ConnectionFailed
+
+#: Keeps NAT tables and firewalls from forgetting the connection, and notices a dead one.
+KEEPALIVE_SECONDS = 15
+#: An sshd ends a login that takes longer: so long may somebody look for a passphrase.
+LOGIN_SECONDS = 120.0
+ASKPASS = Path(__file__).with_name("askpass.sh")
+
+
+def terminal() -> str | None:
+    """Where the operator can be asked something; None if nobody sits there."""
+    for number in (0, 2):
+        with contextlib.suppress(OSError):
+            return os.ttyname(number)
+    return None
+
+
+def strictness(host: Host) -> str:
+    """`yes`, or what the user has chosen of `ask`, where there is somebody to ask, and `accept-new`. Never `no`."""
+    said = host.one("stricthostkeychecking")
+    return said if said == "accept-new" or (said == "ask" and terminal()) else "yes"
+
+
+def command(host: Host, before: Sequence[Host], connect_seconds: float, *more: str) -> list[str]:
+    """The command line that gets there over the hosts `before`, with `more` options and without a remote command.
+
+    What a user's files say of terminals, forwardings and commands is not for our channel.
+    """
+    assert host.arguments is not None
+    options = {
+        "StrictHostKeyChecking": strictness(host),
+        "NoHostAuthenticationForLocalhost": "no",
+        "UpdateHostKeys": "no",
+        # A connection that somebody shares is used; ours is not for sharing, as it would have to wait for the others.
+        "ControlMaster": "no",
+        "ClearAllForwardings": "yes",
+        "ForwardX11": "no",
+        "Tunnel": "no",
+        "PermitLocalCommand": "no",
+        "RequestTTY": "no",
+        "ConnectTimeout": f"{connect_seconds:.0f}",
+        "ServerAliveInterval": str(KEEPALIVE_SECONDS),
+        "ServerAliveCountMax": "3",
+    }
+    # Older clients do not know these, and then nobody has set them.
+    options |= {
+        name: value
+        for name, value in {"RemoteCommand": "none", "StdinNull": "no", "ForkAfterAuthentication": "no"}.items()
+        if name.lower() in host.options
+    }
+    if not _askable():
+        options["BatchMode"] = "yes"
+    if before:
+        options["ProxyCommand"] = hop(host, before, connect_seconds).replace("%", "%%")
+    argv = [host.arguments[0]]
+    # What is said first counts.
+    argv += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    return [*argv, *more, *host.arguments[1:], "--", host.name]
+
+
+def hop(host: Host, before: Sequence[Host], connect_seconds: float) -> str:
+    """A shell command whose stdin and stdout are a connection from the last of `before` to `host`."""
+    to = f"[{host.hostname}]:{host.port}"
+    options = ("-W", to, "-o", "LogLevel=INFO", "-o", "ForwardAgent=no")
+    return shlex.join(command(before[-1], before[:-1], connect_seconds, *options))
+
+
+def _askable() -> bool:
+    """Whether ssh can ask for something: on the terminal, or by a program of the user's own on the desktop."""
+    return terminal() is not None or bool(os.environ.get("SSH_ASKPASS") and os.environ.get("DISPLAY"))
+
+
+class Child:
+    """OpenSSH's client, or a ProxyCommand, at the other end of a socket. Its session is its own: Ctrl-C at the terminal
+    is for us, and we tell the worker what it means."""
+
+    def __init__(self, argv: Sequence[str], answers: Mapping[str, str | None]) -> None:
+        """`answers` are a `passphrase` and a `password` that were asked for already."""
+        self.words = LastWords()
+        self.socket, theirs = socket.socketpair()
+        self._directory = tempfile.mkdtemp(prefix="deploytool-")
+        self._pipes = [self._offer(name, answer) for name, answer in answers.items() if answer]
+        environment = {**os.environ, "DEPLOYTOOL_ANSWERS": self._directory}
+        place = terminal()
+        if place is not None or self._pipes:
+            environment |= {"SSH_ASKPASS": str(ASKPASS), "SSH_ASKPASS_REQUIRE": "force"}
+            environment |= {"DEPLOYTOOL_TERMINAL": place or ""}
+            # Before 8.4 it must be there, whatever it is.
+            environment.setdefault("DISPLAY", ":0")
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    argv,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.PIPE,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._clean_up()
+            self.socket.close()
+            raise
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _offer(self, name: str, answer: str) -> int:
+        """A pipe that has the answer for as often as it may be asked."""
+        path = os.path.join(self._directory, name)
+        os.mkfifo(path, 0o600)
+        number = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        os.write(number, f"{answer}\n".encode() * 8)
+        return number
+
+    def _listen(self) -> None:
+        stderr = self.process.stderr
+        assert stderr is not None
+        with stderr:
+            self.words.listen(lambda: os.read(stderr.fileno(), 4096))
+        self.process.wait()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        pipes, self._pipes = self._pipes, []
+        for number in pipes:
+            os.close(number)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit status; None if it has not ended by then."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.process.wait(seconds)
+            self._listener.join(1)
+            return status
+        return None
+
+    def last_words(self) -> tuple[str, ...]:
+        """What it has said, once it has ended; waits for that a little."""
+        self.wait(1)
+        return self.words.lines()
+
+    def close(self) -> None:
+        """End it, with all that it has started. Never waits."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGTERM)
+
+
+class OpenSshChannel:
+    """The worker over OpenSSH's client."""
+
+    def __init__(self, child: Child, way: Sequence[Host]) -> None:
+        self._child = child
+        self._way = way
+        self._heard = False
+
+    def write(self, data: bytes) -> None:
+        self._child.socket.sendall(data)
+
+    def read(self) -> bytes:
+        """Raises ConnectionFailed if the client got no further than to say why."""
+        try:
+            data = self._child.socket.recv(1 << 16)
+        except OSError as error:
+            if isinstance(error, TimeoutError) or self._child.socket.fileno() >= 0:
+                raise
+            # `end` does not wait for whoever reads.
+            return b""
+        if not data and not self._heard and (self.end(2.0) is None):
+            raise explain(self.last_words(), self._way)
+        self._heard = True
+        return data
+
+    def set_patience(self, seconds: float | None) -> None:
+        if seconds is not None and terminal() is not None:
+            seconds += LOGIN_SECONDS
+        with contextlib.suppress(OSError):
+            self._child.socket.settimeout(seconds)
+
+    def end(self, patience_seconds: float = FAREWELL_SECONDS) -> int | None:
+        without_waiting(lambda: self._child.socket.shutdown(socket.SHUT_WR))
+        status = self._child.wait(patience_seconds)
+        self._child.close()
+        # 255 is its own: that of no connection, or of one that broke.
+        return status if status is not None and 0 <= status < 255 else None
+
+    def last_words(self) -> tuple[str, ...]:
+        return self._child.words.lines()
+
+
+def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
+    """Why OpenSSH's client, or one of the hops before it, did not get through."""
+    text = "\n".join(words)
+    where = way[-1]
+    tail = tuple(words)
+
+    def found(pattern: str) -> "re.Match[str] | None":
+        return re.search(pattern, text)
+
+    def host(name: str) -> Host:
+        """The one that is meant by a name in its words."""
+        plain = name.lower()
+        names = {each.key_name: each for each in way}
+        names |= {each.hostname.lower(): each for each in way if each.hostname.lower() not in names}
+        return names.get(plain) or names.get(plain.strip("[]").rpartition("@")[2]) or where
+
+    if hit := found(r"REVOKED HOST KEY|\bhost key .*(?:is|was) (?:marked as )?revoked|for host (\S+) .*revoked"):
+        return revoked_key(host(hit[1] or ""), tail)
+    if hit := found(r"[Hh]ost key for (\S+) has changed and you have requested strict checking"):
+        offered = found(r"key sent by the remote host is\n(SHA256:\S+)")
+        return changed_key(host(hit[1]), f"it offers {offered[1].rstrip('.')}" if offered else "see below", tail)
+    if hit := found(r"No \S+ host key is known for (\S+) and you have requested strict checking"):
+        at = host(hit[1])
+        return unknown_key(at, known_hosts_files(at), list(tail))
+    if hit := found(r"Certificate invalid: (.*)"):
+        return ConnectionFailed(
+            f"the host certificate of {where} is not valid: {hit[1]}",
+            tail=tail,
+            hint="ask the server's administrator to have it signed again for this name",
+        )
+    if found("Host key verification failed"):
+        return ConnectionFailed(
+            f"the host key of {where} was not accepted",
+            tail=tail,
+            hint="compare its fingerprint with the administrator's",
+        )
+    if found("Too many authentication failures"):
+        return ConnectionFailed(
+            f"{where} refused us: too many keys were tried before the right one",
+            tail=tail,
+            hint="set `IdentitiesOnly yes` and `IdentityFile` for this host in ~/.ssh/config, so that ssh offers "
+            "that key only, and not all keys of your agent",
+        )
+    if hit := found(r"(?:(\S+): )?Permission denied \(([^)]*)\)"):
+        refusing = host(hit[1] or "")
+        hint = "is your key in its authorized_keys, and in your ssh-agent? "
+        hint += f"`ssh {refusing.user}@{refusing.name}` tells more"
+        if broken := found(r'Load key "(.*)": (.*)|Permissions \S+ for \'(.*)\' are too open'):
+            if broken[3]:
+                return ConnectionFailed(
+                    f"{refusing} refused us: the key {broken[3]} was not used, as others can read it",
+                    tail=tail,
+                    hint=f"`chmod 600 {shlex.quote(broken[3])}`",
+                )
+            hint = f"the key {broken[1]} can't be loaded: {broken[2]}. " + hint
+        elif locked := _locked(way):
+            return ConnectionFailed(
+                f"{refusing} refused us ({hit[2]}), and the SSH key {', '.join(locked)} has a passphrase",
+                tail=tail,
+                hint="load it into ssh-agent with `ssh-add`, or call `fab --prompt-for-passphrase`",
+            )
+        return ConnectionFailed(f"{refusing} refused us: Permission denied ({hit[2]})", tail=tail, hint=hint)
+    if hit := found(r"Could not resolve hostname (\S+): (.*)"):
+        return _unreachable(host(hit[1]), hit[2], tail)
+    if hit := found(r"onnect to (?:host|address) (\S+) port (\d+): (.*)"):
+        return _unreachable(host(hit[1] if hit[2] == "22" else f"[{hit[1]}]:{hit[2]}"), hit[3], tail)
+    if len(way) > 1 and (hit := found(r"open failed: (?:\w+ \w+: |connect failed: )?(.*)")):
+        return ConnectionFailed(
+            f"the jump host {way[-2]} can't reach {where}: {hit[1]}",
+            tail=tail,
+            hint="check the name and the port as the jump host knows them, and AllowTcpForwarding in its sshd_config",
+        )
+    if hit := found("(timed out during banner exchange)|kex_exchange_identification: (.*)|(Unable to negotiate .*)"):
+        why = hit[2] or hit[3] or "no answer in time"
+        return ConnectionFailed(f"{where}: no SSH handshake: {why}", tail=tail, hint="does an sshd answer there?")
+    return ConnectionFailed(
+        f"{where} can't be reached: ssh ended without a connection",
+        tail=tail,
+        hint=f"`ssh {where.user}@{where.name}` tells more",
+    )
+
+
+def _unreachable(host: Host, why: str, tail: tuple[str, ...]) -> ConnectionFailed:
+    return ConnectionFailed(
+        f"{host} can't be reached: {why}", tail=tail, hint="check build.server, build.gateway and your network"
+    )
+
+
+def _locked(way: Sequence[Host]) -> list[str]:
+    with contextlib.suppress(LookupError):
+        return [key for host in way for key in identities(host).locked]
+    return []
