@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.connection.channel import FAREWELL_SECONDS, LastWords, without_waiting
@@ -40,7 +41,23 @@ def strictness(host: Host) -> str:
     return said if said == "accept-new" or (said == "ask" and terminal()) else "yes"
 
 
-def command(host: Host, before: Sequence[Host], connect_seconds: float, *more: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How OpenSSH's client is to connect."""
+
+    #: how long one step may take
+    seconds: int
+    #: a `passphrase` and a `password` that were asked for already
+    answers: Mapping[str, str | None]
+
+    @property
+    def is_askable(self) -> bool:
+        """Whether it can ask: for what we know, on the terminal, or by a program of the user's own on the desktop."""
+        desktop = os.environ.get("SSH_ASKPASS") and os.environ.get("DISPLAY")
+        return bool(any(self.answers.values()) or terminal() or desktop)
+
+
+def command(host: Host, before: Sequence[Host], manner: Manner, *more: str) -> list[str]:
     """The command line that gets there over the hosts `before`, with `more` options and without a remote command.
 
     What a user's files say of terminals, forwardings and commands is not for our channel.
@@ -57,7 +74,7 @@ def command(host: Host, before: Sequence[Host], connect_seconds: float, *more: s
         "Tunnel": "no",
         "PermitLocalCommand": "no",
         "RequestTTY": "no",
-        "ConnectTimeout": f"{connect_seconds:.0f}",
+        "ConnectTimeout": str(manner.seconds),
         "ServerAliveInterval": str(KEEPALIVE_SECONDS),
         "ServerAliveCountMax": "3",
     }
@@ -67,26 +84,21 @@ def command(host: Host, before: Sequence[Host], connect_seconds: float, *more: s
         for name, value in {"RemoteCommand": "none", "StdinNull": "no", "ForkAfterAuthentication": "no"}.items()
         if name.lower() in host.options
     }
-    if not _askable():
+    if not manner.is_askable:
         options["BatchMode"] = "yes"
     if before:
-        options["ProxyCommand"] = hop(host, before, connect_seconds).replace("%", "%%")
+        options["ProxyCommand"] = hop(host, before, manner).replace("%", "%%")
     argv = [host.arguments[0]]
     # What is said first counts.
     argv += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     return [*argv, *more, *host.arguments[1:], "--", host.name]
 
 
-def hop(host: Host, before: Sequence[Host], connect_seconds: float) -> str:
+def hop(host: Host, before: Sequence[Host], manner: Manner) -> str:
     """A shell command whose stdin and stdout are a connection from the last of `before` to `host`."""
     to = f"[{host.hostname}]:{host.port}"
     options = ("-W", to, "-o", "LogLevel=INFO", "-o", "ForwardAgent=no")
-    return shlex.join(command(before[-1], before[:-1], connect_seconds, *options))
-
-
-def _askable() -> bool:
-    """Whether ssh can ask for something: on the terminal, or by a program of the user's own on the desktop."""
-    return terminal() is not None or bool(os.environ.get("SSH_ASKPASS") and os.environ.get("DISPLAY"))
+    return shlex.join(command(before[-1], before[:-1], manner, *options))
 
 
 class Child:
@@ -94,7 +106,7 @@ class Child:
     is for us, and we tell the worker what it means."""
 
     def __init__(self, argv: Sequence[str], answers: Mapping[str, str | None]) -> None:
-        """`answers` are a `passphrase` and a `password` that were asked for already."""
+        """`answers` as in `Manner`."""
         self.words = LastWords()
         self.socket, theirs = socket.socketpair()
         self._directory = tempfile.mkdtemp(prefix="deploytool-")
@@ -231,15 +243,15 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
     if hit := found(r"[Hh]ost key for (\S+) has changed and you have requested strict checking"):
         offered = found(r"key sent by the remote host is\n(SHA256:\S+)")
         return changed_key(host(hit[1]), f"it offers {offered[1].rstrip('.')}" if offered else "see below", tail)
-    if hit := found(r"No \S+ host key is known for (\S+) and you have requested strict checking"):
-        at = host(hit[1])
-        return unknown_key(at, known_hosts_files(at), list(tail))
     if hit := found(r"Certificate invalid: (.*)"):
         return ConnectionFailed(
             f"the host certificate of {where} is not valid: {hit[1]}",
             tail=tail,
             hint="ask the server's administrator to have it signed again for this name",
         )
+    if hit := found(r"No \S+ host key is known for (\S+) and you have requested strict checking"):
+        at = host(hit[1])
+        return unknown_key(at, known_hosts_files(at), list(tail))
     if found("Host key verification failed"):
         return ConnectionFailed(
             f"the host key of {where} was not accepted",

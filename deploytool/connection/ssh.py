@@ -20,7 +20,7 @@ from deploytool.connection import openssh
 from deploytool.connection.channel import FAREWELL_SECONDS, Channel, LastWords, without_waiting
 from deploytool.connection.identities import identities
 from deploytool.connection.known_hosts import KnownHosts, known_keys
-from deploytool.connection.openssh import KEEPALIVE_SECONDS, Child, OpenSshChannel
+from deploytool.connection.openssh import KEEPALIVE_SECONDS, Child, Manner, OpenSshChannel
 from deploytool.connection.ssh_config import Host, Reading
 from deploytool.connection.transport import asks_for_openssh, uses_agent
 from deploytool.errors import ConnectionFailed, UsageError
@@ -141,9 +141,12 @@ class Wishes:
         seconds = kwargs.get("timeout") or given.timeouts.get("connect")
         return cls(plain, tuple(os.path.expanduser(key) for key in keys), answers, int(seconds) if seconds else None)
 
+    def manner(self, host: Host) -> Manner:
+        return Manner(self.seconds or int(host.one("connecttimeout") or CONNECT_SECONDS), self.answers)
+
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The same for OpenSSH's client."""
+        """The keys, for OpenSSH's client."""
         return tuple(word for key in self.keys for word in ("-i", key))
 
 
@@ -208,7 +211,7 @@ class Connecting:
                 raise ConnectionFailed(f"the connection to {host} was given up")
             options = ["LogLevel=ERROR", "Compression=yes", f"ForwardAgent={'yes' if build.forward_agent else 'no'}"]
             more = [word for option in options for word in ("-o", option)]
-            line = openssh.command(host, way[:-1], _seconds(host, wishes), *more)
+            line = openssh.command(host, way[:-1], wishes.manner(host), *more)
             child = Child([*line, shlex.join(argv)], wishes.answers)
             self._line.opened(child.close)
             return OpenSshChannel(child, way)
@@ -265,7 +268,7 @@ class Connecting:
         import fabric
         import paramiko
 
-        seconds = _seconds(host, wishes)
+        seconds = wishes.manner(host).seconds
         known = known_keys(host)
         child = None
         sock: Any
@@ -276,7 +279,7 @@ class Connecting:
                 )
             except paramiko.SSHException as error:
                 raise ConnectionFailed(f"the jump host {way[-2]} can't reach {host}: {error}") from error
-        elif line := proxy_command(host, way[:-1], seconds):
+        elif line := proxy_command(host, way[:-1], wishes.manner(host)):
             child = Child(("/bin/sh", "-c", f"exec {line}"), wishes.answers)
             self._line.opened(child.close)
             sock = child.socket
@@ -321,6 +324,9 @@ class Connecting:
                 raise openssh.explain(words, way) from error
             raise _failure(error, host, policy.was_asked, seconds) from error
         transport = connection.transport
+        if not transport.is_authenticated():
+            # paramiko takes a part for the whole where a server asks for two keys.
+            raise Refused(f"{host} refused us: it asks for more than one key")
         transport.set_keepalive(KEEPALIVE_SECONDS)
         # A gateway that can't reach the next hop would otherwise hold us for an hour.
         transport.channel_timeout = seconds
@@ -365,17 +371,12 @@ def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> Co
     return ConnectionFailed(f"{host}: {why}", hint="does an sshd answer there?")
 
 
-def _seconds(host: Host, wishes: Wishes) -> int:
-    """How long one step of the way may take."""
-    return wishes.seconds or int(host.one("connecttimeout") or CONNECT_SECONDS)
-
-
-def proxy_command(host: Host, before: Sequence[Host], seconds: int) -> str:
+def proxy_command(host: Host, before: Sequence[Host], manner: Manner) -> str:
     """The shell command that is the connection to it; empty if it is one over TCP."""
     if host.arguments is None:
         # paramiko has expanded it.
         return host.one("proxycommand")
-    return openssh.hop(host, before, seconds) if before else host.expand(host.one("proxycommand"))
+    return openssh.hop(host, before, manner) if before else host.expand(host.one("proxycommand"))
 
 
 def _tcp(host: Host, seconds: int) -> "PromptSocket":

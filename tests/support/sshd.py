@@ -18,7 +18,8 @@ SHELLS = ("sh", "bash", "dash", "zsh", "fish", "tcsh", "busybox")
 
 @dataclass(frozen=True, slots=True)
 class Sshd:
-    """A running one, and files to reach it with; `me` is a user whose shell is bash, and each of SHELLS is one."""
+    """A running one, and files to reach it with; `me`, `two` and `open` (without a password) are users whose
+    shell is bash, and each of SHELLS is one of its name."""
 
     directory: Path
     port: int
@@ -50,8 +51,8 @@ def new_key(path: Path, *options: str) -> Path:
 
 
 @contextlib.contextmanager
-def running(program: Path, directory: Path, more: str = "", port: int = 0) -> Iterator[Sshd]:
-    """With `more` lines in its configuration, in which `{directory}` stands for its directory."""
+def running(program: Path, directory: Path, more: str = "", at_end: str = "", port: int = 0) -> Iterator[Sshd]:
+    """With `more` lines in its configuration, in which `{directory}` stands for its directory, and some `at_end`."""
     directory.mkdir(exist_ok=True)
     home = directory / "home"
     home.mkdir()
@@ -66,15 +67,17 @@ def running(program: Path, directory: Path, more: str = "", port: int = 0) -> It
         more.replace("{directory}", str(directory))
         + f"Port {port}\nListenAddress 127.0.0.1\nListenAddress ::1\nHostKey {host_key}\nPidFile none\n"
         f"AuthorizedKeysFile {directory}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-        f"UsePAM no\nStrictModes no\nUseDNS no\nPrintMotd no\nPrintLastLog no\nLogLevel VERBOSE\n"
+        f"UsePAM no\nStrictModes no\nUseDNS no\nPrintMotd no\nPrintLastLog no\nLogLevel VERBOSE\n" + at_end
     )
     me = os.getuid()
     entries = Path("/etc/passwd").read_text().rstrip("\n") + "\nsshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"
     shadow = "sshd:*:::::::\n"
-    users = {"me": "/bin/bash"} | {shell: login_shell(directory, shell) for shell in SHELLS}
+    users = dict.fromkeys(("me", "two", "open"), "/bin/bash") | {
+        shell: login_shell(directory, shell) for shell in SHELLS
+    }
     for name, shell in users.items():
         entries = f"{name}:x:{me}:{os.getgid()}::{home}:{shell}\n" + entries
-        shadow += f"{name}:*:::::::\n"
+        shadow += f"{name}:{'' if name == 'open' else '*'}:::::::\n"
     (directory / "passwd").write_text(entries)
     (directory / "shadow").write_text(shadow)
     script = (
