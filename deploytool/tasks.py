@@ -599,7 +599,7 @@ def check(context: Context, json: bool = False) -> None:
     def body(this: Command) -> Mapping[str, Any]:
         from deploytool.queries.check import check_all, check_error
 
-        results = check_all(this.settings, this.every, this.session)
+        results = check_all(this.settings, this.every, this.session, this.connecting)
         if not json:
             for result in results:
                 this.console.print(result.line)

@@ -28,6 +28,7 @@ LONG = (
     "test_releases",
     "test_host_scripts",
     "test_proof",
+    "test_ssh_as_ssh",
     "test_main_job",
     "test_waves",
     "test_demo",

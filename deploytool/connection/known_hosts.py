@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def _names(text: str) -> Iterator[str]:
         del words[:count]
 
 
+@cache
 def known_keys(host: Host) -> KnownHosts:
-    """What its files know of a host. A line that can't be read leaves the others good."""
+    """What its files know of a host, read once. A line that can't be read leaves the others good."""
     from paramiko.hostkeys import HostKeyEntry
 
     known = KnownHosts(host, known_hosts_files(host))

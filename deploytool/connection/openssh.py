@@ -10,8 +10,10 @@ import socket
 import subprocess
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from deploytool.connection.channel import FAREWELL_SECONDS, LastWords, without_waiting
@@ -101,23 +103,36 @@ def hop(host: Host, before: Sequence[Host], manner: Manner) -> str:
     return shlex.join(command(before[-1], before[:-1], manner, *options))
 
 
+#: those that run
+_children: "weakref.WeakSet[Child]" = weakref.WeakSet()
+
+
+def is_asking() -> bool:
+    """Whether the operator is being asked for something, so that nothing else may be written on the terminal."""
+    return any(child.is_asking() for child in list(_children))
+
+
 class Child:
     """OpenSSH's client, or a ProxyCommand, at the other end of a socket. Its session is its own: Ctrl-C at the terminal
-    is for us, and we tell the worker what it means."""
+    is for us, and we tell the worker what it means. It asks by a program of ours (`askpass.sh`)."""
 
-    def __init__(self, argv: Sequence[str], answers: Mapping[str, str | None]) -> None:
-        """`answers` as in `Manner`."""
+    def __init__(self, argv: Sequence[str], answers: Mapping[str, str | None], unsent: Sequence[str] = ()) -> None:
+        """`answers` as in `Manner`; `unsent` are patterns of variables that it does not get."""
         self.words = LastWords()
-        self.socket, theirs = socket.socketpair()
-        self._directory = tempfile.mkdtemp(prefix="deploytool-")
-        self._pipes = [self._offer(name, answer) for name, answer in answers.items() if answer]
-        environment = {**os.environ, "DEPLOYTOOL_ANSWERS": self._directory}
+        self._pipes: list[int] = []
+        self._directory: str | None = None
+        environment = {
+            name: value for name, value in os.environ.items() if not any(fnmatchcase(name, each) for each in unsent)
+        }
         place = terminal()
-        if place is not None or self._pipes:
+        if place is not None or any(answers.values()):
+            self._directory = tempfile.mkdtemp(prefix="deploytool-")
+            self._pipes = [self._offer(name, answer) for name, answer in answers.items() if answer]
             environment |= {"SSH_ASKPASS": str(ASKPASS), "SSH_ASKPASS_REQUIRE": "force"}
-            environment |= {"DEPLOYTOOL_TERMINAL": place or ""}
+            environment |= {"DEPLOYTOOL_TERMINAL": place or "", "DEPLOYTOOL_ASKING": self._directory}
             # Before 8.4 it must be there, whatever it is.
             environment.setdefault("DISPLAY", ":0")
+        self.socket, theirs = socket.socketpair()
         try:
             with theirs:
                 self.process = subprocess.Popen(
@@ -132,12 +147,13 @@ class Child:
             self._clean_up()
             self.socket.close()
             raise
+        _children.add(self)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def _offer(self, name: str, answer: str) -> int:
         """A pipe that has the answer for as often as it may be asked."""
-        path = os.path.join(self._directory, name)
+        path = os.path.join(self._directory or "", name)
         os.mkfifo(path, 0o600)
         number = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         os.write(number, f"{answer}\n".encode() * 8)
@@ -155,7 +171,14 @@ class Child:
         pipes, self._pipes = self._pipes, []
         for number in pipes:
             os.close(number)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def is_asking(self) -> bool:
+        """Whether it waits for an answer from the terminal."""
+        return (
+            self._directory is not None and self.process.poll() is None and os.path.exists(f"{self._directory}/asking")
+        )
 
     def wait(self, seconds: float) -> int | None:
         """Its exit status; None if it has not ended by then."""

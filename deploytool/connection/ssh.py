@@ -161,6 +161,8 @@ class Connecting:
         `ssh_config` its -S, which goes before `build.ssh_config`."""
         self._build = build
         self._line = FabricLine()
+        #: the transport that was taken, and why, for people
+        self.transport = ""
         self._abandoned = False
         self._opened: Future[Callable[[tuple[str, ...]], Channel]] = Future()
         threading.Thread(target=self._connect, args=(fabric_config, ssh_config), daemon=True).start()
@@ -212,7 +214,8 @@ class Connecting:
             options = ["LogLevel=ERROR", "Compression=yes", f"ForwardAgent={'yes' if build.forward_agent else 'no'}"]
             more = [word for option in options for word in ("-o", option)]
             line = openssh.command(host, way[:-1], wishes.manner(host), *more)
-            child = Child([*line, shlex.join(argv)], wishes.answers)
+            # A build should not depend on the operator's environment; SetEnv is the user's own choice for this server.
+            child = Child([*line, shlex.join(argv)], wishes.answers, host.all("sendenv"))
             self._line.opened(child.close)
             return OpenSshChannel(child, way)
 
@@ -223,15 +226,18 @@ class Connecting:
                     hint="install OpenSSH's client, or leave the setting out",
                 )
             why = None
-            log.info("transport: fabric, as there is no ssh in PATH")
         else:
-            known = known_keys(host)
-            why = "build.transport" if build.transport == "openssh" else asks_for_openssh(host, known, wishes.answers)
+            why = "build.transport" if build.transport == "openssh" else asks_for_openssh(host, wishes.answers)
         if why is not None and build.transport != "fabric":
-            log.info("transport: openssh, for %s: %s", host, why)
+            self._take("openssh", why)
             return over_openssh
         try:
             self._open_by_fabric(way, wishes)
+        except LookupError as token:
+            raise ConnectionFailed(
+                f"{host} can't be reached: its configuration has a token or variable that only ssh knows: {token}",
+                hint="use `build.transport: auto`",
+            ) from token
         except ConnectionFailed as failure:
             # A password that was wrong is not tried again: servers count.
             is_last = host.arguments is None or build.transport == "fabric" or wishes.answers["password"]
@@ -246,11 +252,22 @@ class Connecting:
                 raise
             if self._abandoned:
                 raise
-            log.info("transport: openssh, for %s: Fabric did not get in (%s)", host, failure.message)
+            self._take("openssh", f"Fabric did not get in: {failure.message}")
             self._line.close()
             return over_openssh
-        log.info("transport: fabric, for %s%s", host, " over " + ", ".join(map(str, way[:-1])) if way[:-1] else "")
+        self._take("fabric", "build.transport" if build.transport == "fabric" else self._why_fabric(way))
         return lambda argv: SshChannel(build, host, self._line, argv)
+
+    def _take(self, transport: str, why: str) -> None:
+        self.transport = f"{transport} ({why})"
+        log.info("transport: %s: %s", transport, why)
+
+    @staticmethod
+    def _why_fabric(way: Sequence[Host]) -> str:
+        if way[-1].arguments is None:
+            return "there is no `ssh` in PATH"
+        over = ", over " + ", ".join(map(str, way[:-1])) if way[:-1] else ""
+        return f"it can do what the configuration of {way[-1]} asks for{over}"
 
     def _open_by_fabric(self, way: Sequence[Host], wishes: Wishes) -> None:
         """Raises ConnectionFailed."""
@@ -294,14 +311,18 @@ class Connecting:
         else:
             # Fabric's own places for keys.
             files, kwargs = [*wishes.keys, *host.paths("identityfile")], {}
+        # A jump host may ask somebody for something, and watches its time itself.
+        patience = seconds + (openssh.LOGIN_SECONDS if child is not None and openssh.terminal() else 0)
         connection = fabric.Connection(
             host.hostname,
             user=host.user,
             port=host.port,
             config=wishes.config,
             forward_agent=False,
-            connect_timeout=seconds,
+            connect_timeout=patience,
         )
+        # Where a fabric.yml names its strategy, that reads the keys here.
+        connection.ssh_config = {"hostname": host.hostname, "identityfile": files}
         own = {name: value for name, value in connection.connect_kwargs.items() if name != "timeout"}
         connection.connect_kwargs = {
             **kwargs,
@@ -312,7 +333,7 @@ class Connecting:
             # What runs through a gateway is compressed already.
             "compress": host is way[-1],
             # Its first line may not end sooner by itself.
-            "banner_timeout": seconds + 1,
+            "banner_timeout": patience + 1,
         }
         client = connection.client
         client.set_missing_host_key_policy(policy := _policy(known))

@@ -29,7 +29,7 @@ _UNREAD = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Host:
     """One hop, as configured."""
 

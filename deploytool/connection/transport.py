@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from deploytool.connection import openssh
 from deploytool.connection.identities import identities
-from deploytool.connection.known_hosts import KnownHosts
+from deploytool.connection.known_hosts import known_keys
 from deploytool.connection.ssh_config import Host
 
 #: What only OpenSSH's client knows.
@@ -24,9 +24,10 @@ def uses_agent(host: Host) -> bool:
     return host.options.get("identityagent") != ("none",) and not host.has("identitiesonly")
 
 
-def asks_for_openssh(host: Host, known: KnownHosts, answers: Mapping[str, str | None]) -> str | None:
+def asks_for_openssh(host: Host, answers: Mapping[str, str | None]) -> str | None:
     """Why it takes OpenSSH's client; None if Fabric's connection does. What neither a file nor this shows (GSSAPI, a
     code that is asked for), shows when Fabric is refused."""
+    known = known_keys(host)
     if known.has_authority:
         return "known_hosts has a certificate authority for it"
     chosen = openssh.strictness(host)

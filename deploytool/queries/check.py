@@ -30,6 +30,7 @@ from deploytool.state.history_store import moment_name
 from deploytool.worker.wire import Findings
 
 if TYPE_CHECKING:
+    from deploytool.connection.ssh import Connecting
     from deploytool.settings import Settings
 
 
@@ -37,10 +38,11 @@ def check_all(
     settings: "Settings",
     every: "Mapping[str, Settings]",
     open_session: Callable[[str], AbstractContextManager[Session]],
+    connecting: "Connecting | None" = None,
 ) -> list[Check]:
     """Every check in the order in which a deploy needs them, the failed ones first by their exit codes' order.
 
-    `open_session` opens a session for a purpose, in words.
+    `open_session` opens a session for a purpose, in words; `connecting` is the way to the build server.
     """
     checks = [
         tried("settings", lambda: settings_found(settings, every)),
@@ -51,7 +53,9 @@ def check_all(
     try:
         with open_session(f"check {settings.environment}") as session:
             server = settings.build.server
-            checks.append(Check("build server", True, f"{server} is reached; the worker runs, Python {session.python}"))
+            by = f" by {connecting.transport}" if connecting is not None else ""
+            text = f"{server} is reached{by}; the worker runs, Python {session.python}"
+            checks.append(Check("build server", True, text))
             checks += check_build_server(session)
             checks += check_services_and_hosts(session)
     except DeployError as error:

@@ -119,9 +119,13 @@ class Console:
             from rich.spinner import Spinner
             from rich.text import Text
 
+            from deploytool.connection.openssh import is_asking
+
             spinner = Spinner("dots")
 
             def picture() -> Group:
+                while is_asking():
+                    time.sleep(0.1)
                 spinner.update(text=Text(one_line(text()), overflow="ellipsis", no_wrap=True))
                 return Group(*([table()] if table else []), spinner)
 
