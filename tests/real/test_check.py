@@ -72,6 +72,7 @@ def test_all_is_well_with_a_template_of_the_projects_own_and_nothing_is_left(pro
     before = left(project)
     checks = check(project, 0)
     assert all(each["ok"] for each in checks.values())
+    assert "is reached by fabric (it can do what the configuration" in checks["build server"]["text"]
     assert checks.keys() >= HOSTS
     assert all("stretcher" in checks[name]["text"] for name in HOSTS)
     assert {name for name in checks if name.startswith("store: ")} == {

@@ -505,7 +505,9 @@ def test_nobody_listening_is_no_success(project: Project) -> None:
     assert "app2 (web)" in result.json["error"]["message"]
 
 
-def test_ctrl_c_during_the_build_ends_it_on_the_server(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["fabric", "openssh"])
+def test_ctrl_c_during_the_build_ends_it_on_the_server(project: Project, tmp_path: Path, transport: str) -> None:
+    project.settings["build"]["transport"] = transport
     project.settings["build"]["assets"] = [f"sleep 300 & echo $! > {tmp_path}/pid; wait"]
     project.write()
     before = (project.served(), project.wanted(), project.objects())
@@ -522,7 +524,9 @@ def test_ctrl_c_during_the_build_ends_it_on_the_server(project: Project, tmp_pat
     project.deploy()
 
 
-def test_killed_operator_leaves_no_lock_and_no_build(project: Project, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["fabric", "openssh"])
+def test_killed_operator_leaves_no_lock_and_no_build(project: Project, tmp_path: Path, transport: str) -> None:
+    project.settings["build"]["transport"] = transport
     project.settings["build"]["assets"] = [f"sleep 300 & echo $! > {tmp_path}/pid; wait"]
     project.write()
     process = project.start("playground", "deploy", "--json")

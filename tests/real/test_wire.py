@@ -110,10 +110,12 @@ def test_deploy_asks_in_few_round_trips(project: Project) -> None:
     assert max(len(each.asked) - each.until_the_event for each in (building, reusing, back)) <= 7
 
 
-def test_whole_deploy_is_one_connection_with_one_channel(project: Project) -> None:
+@pytest.mark.parametrize("transport", ["fabric", "openssh"])
+def test_whole_deploy_is_one_connection_with_one_channel(project: Project, transport: str) -> None:
+    project.change(lambda settings: settings["build"].update(transport=transport))
     log = project.playground.directory / "log/sshd.log"
     before = log.stat().st_size
-    project.repository.commit({"A": "channels"})
+    project.repository.commit({"A": transport})
     project.deploy()
     with log.open("rb") as file:
         file.seek(before)
