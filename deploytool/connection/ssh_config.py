@@ -175,7 +175,7 @@ class Reading:
             options["proxyjump"] = (jumps,)
         if not _is_home() and (known := _at_home_too(options["userknownhostsfile"])):
             options["userknownhostsfile"] = known
-            arguments += ["-o", f"UserKnownHostsFile={known[0]}"]
+            arguments += ["-o", "UserKnownHostsFile=" + " ".join(f'"{path}"' for path in known)]
             for key in options["identityfile"]:
                 arguments += ["-i", os.path.expanduser(key)] if os.path.isfile(os.path.expanduser(key)) else []
         return Host(name, options, (program, *arguments))
@@ -226,7 +226,7 @@ def _is_home() -> bool:
 def _at_home_too(files: tuple[str, ...]) -> tuple[str, ...] | None:
     """The user's own files of known hosts: those in HOME as well, where they are ssh's usual ones; else None."""
     own = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh/known_hosts")
-    if files != (usual := f"{own} {own}2",):
+    if files != (f"{own} {own}2",):
         return None
     ours = os.path.expanduser("~/.ssh/known_hosts")
-    return (f"{ours} {ours}2 {usual}",)
+    return (ours, f"{ours}2", own, f"{own}2")

@@ -81,10 +81,10 @@ def running(program: Path, directory: Path, more: str = "", at_end: str = "", po
     (directory / "passwd").write_text(entries)
     (directory / "shadow").write_text(shadow)
     script = (
-        'mount --bind "$1/passwd" /etc/passwd && mount --bind "$1/shadow" /etc/shadow && mkdir -p -m 755 /run/sshd && '
-        'exec "$2" -D -e -f "$1/sshd_config"'
+        'mount --bind "$1/passwd" /etc/passwd && mount --bind "$1/shadow" /etc/shadow && '
+        '{ test "$(id -u)" != 0 || mkdir -p -m 755 /run/sshd; } && exec "$2" -D -e -f "$1/sshd_config"'
     )
-    mine = [] if me == 0 else ["--user", "--map-current-user"]
+    mine = [] if me == 0 else ["--user", "--map-current-user", "--keep-caps"]
     argv = ["unshare", *mine, "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]
     argv += ["sh", "-c", script, "sshd", str(directory), str(program)]
     with server.log.open("wb") as log:
