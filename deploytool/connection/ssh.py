@@ -6,6 +6,7 @@ Nothing else imports fabric's connection. Host keys are checked on every hop: Fa
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import shlex
@@ -208,17 +209,7 @@ class Connecting:
         way = Reading.of(ssh_config, build.ssh_config, wishes.arguments).way(build.server, build.gateway)
         host = way[-1]
 
-        def over_openssh(argv: tuple[str, ...]) -> Channel:
-            if self._abandoned:
-                raise ConnectionFailed(f"the connection to {host} was given up")
-            options = ["LogLevel=ERROR", "Compression=yes", f"ForwardAgent={'yes' if build.forward_agent else 'no'}"]
-            more = [word for option in options for word in ("-o", option)]
-            line = openssh.command(host, way[:-1], wishes.manner(host), *more)
-            # A build should not depend on the operator's environment; SetEnv is the user's own choice for this server.
-            child = Child([*line, shlex.join(argv)], wishes.answers, host.all("sendenv"))
-            self._line.opened(child.close)
-            return OpenSshChannel(child, way)
-
+        over_openssh = functools.partial(self._over_openssh, way, wishes)
         if host.arguments is None:
             if build.transport == "openssh":
                 raise UsageError(
@@ -241,22 +232,27 @@ class Connecting:
         except ConnectionFailed as failure:
             # A password that was wrong is not tried again: servers count.
             is_last = host.arguments is None or build.transport == "fabric" or wishes.answers["password"]
-            if is_last or not isinstance(failure, Refused):
-                if why is not None and failure.hint is not None:
-                    failure.hint += f". OpenSSH's client may get in ({why}): `build.transport: auto`"
-                if host.unread:
-                    failure.hint = (
-                        f"{failure.hint}. There is no `ssh` in PATH, and without it {', '.join(host.unread)} in "
-                        "ssh_config count for nothing: install OpenSSH's client"
-                    )
-                raise
-            if self._abandoned:
+            if is_last or self._abandoned or not isinstance(failure, Refused):
+                failure.hint = _hint(failure, why, host.unread)
                 raise
             self._take("openssh", f"Fabric did not get in: {failure.message}")
             self._line.close()
             return over_openssh
         self._take("fabric", "build.transport" if build.transport == "fabric" else self._why_fabric(way))
         return lambda argv: SshChannel(build, host, self._line, argv)
+
+    def _over_openssh(self, way: Sequence[Host], wishes: Wishes, argv: tuple[str, ...]) -> OpenSshChannel:
+        host = way[-1]
+        if self._abandoned:
+            raise ConnectionFailed(f"the connection to {host} was given up")
+        lends = "yes" if self._build.forward_agent else "no"
+        options = ("LogLevel=ERROR", "Compression=yes", f"ForwardAgent={lends}")
+        more = [word for option in options for word in ("-o", option)]
+        line = openssh.command(host, way[:-1], wishes.manner(host), *more)
+        # A build should not depend on the operator's environment; SetEnv is the user's own choice for this server.
+        child = Child([*line, shlex.join(argv)], wishes.answers, host.all("sendenv"))
+        self._line.opened(child.close)
+        return OpenSshChannel(child, way)
 
     def _take(self, transport: str, why: str) -> None:
         self.transport = f"{transport} ({why})"
@@ -352,6 +348,19 @@ class Connecting:
         # A gateway that can't reach the next hop would otherwise hold us for an hour.
         transport.channel_timeout = seconds
         self._line.connection = connection
+
+
+def _hint(failure: ConnectionFailed, why: str | None, unread: Sequence[str]) -> str | None:
+    """With what OpenSSH's client would do better: `why` it was to be taken, or what Fabric has left `unread`."""
+    hints = [failure.hint] if failure.hint else []
+    if why is not None:
+        hints.append(f"OpenSSH's client may get in ({why}): `build.transport: auto`")
+    if unread:
+        hints.append(
+            f"There is no `ssh` in PATH, and without it {', '.join(unread)} in ssh_config count for nothing: "
+            "install OpenSSH's client"
+        )
+    return ". ".join(hints) or None
 
 
 def _policy(known: KnownHosts) -> Any:
