@@ -201,6 +201,8 @@ class Child:
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGTERM)
+        # Not left to the thread that listens: nobody waits for that when the command ends.
+        self._clean_up()
 
 
 class OpenSshChannel:

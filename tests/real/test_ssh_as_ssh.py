@@ -682,7 +682,7 @@ print("in by", type(channel).__name__)
 class Terminal:
     """A program that connects, on a terminal of its own, at which somebody sits."""
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, **environment: str) -> None:
         self._mine, its_end = pty.openpty()
         self.shown = ""
         # The terminal is its controlling one: Ctrl-C reaches all of its process group.
@@ -691,7 +691,13 @@ class Terminal:
         )
         argv = [sys.executable, "-c", begin, sys.executable, "-c", CONNECTS, json.dumps(vars(settings))]
         self.process = subprocess.Popen(
-            argv, stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True, cwd=Path(__file__).parents[2]
+            argv,
+            stdin=its_end,
+            stdout=its_end,
+            stderr=its_end,
+            start_new_session=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, **environment},
         )
         self._its_end = its_end
 
@@ -761,7 +767,9 @@ def test_passphrase_is_asked_for_on_a_terminal_and_not_shown(place: Place, locke
 
 
 def test_ctrl_c_at_a_question_gives_the_terminal_back_as_it_was(place: Place, locked: Path) -> None:
-    terminal = Terminal(place.build(locked))
+    temporary = place.directory / "tmp"
+    temporary.mkdir()
+    terminal = Terminal(place.build(locked), TMPDIR=str(temporary))
     terminal.wait_for("Enter passphrase for key")
     until(lambda: not terminal.echoes())
     (ssh,) = [each for each in psutil.Process(terminal.process.pid).children() if each.name() == "ssh"]
@@ -769,6 +777,7 @@ def test_ctrl_c_at_a_question_gives_the_terminal_back_as_it_was(place: Place, lo
     until(terminal.echoes)
     until(lambda: not ssh.is_running() or ssh.status() == psutil.STATUS_ZOMBIE)
     assert terminal.end() == -signal.SIGINT, terminal.shown
+    assert list(temporary.iterdir()) == []
 
 
 def test_nobody_is_asked_for_a_passphrase_where_there_is_no_terminal(place: Place, locked: Path) -> None:
@@ -782,18 +791,20 @@ def test_nobody_is_asked_for_a_passphrase_where_there_is_no_terminal(place: Plac
 @pytest.mark.parametrize(("passphrase", "opens"), [("open sesame", True), ("wrong", False)])
 @pytest.mark.parametrize("transport", ["fabric", "openssh"])
 def test_passphrase_that_fab_has_asked_for_opens_the_key(
-    place: Place, locked: Path, transport: str, passphrase: str, opens: bool
+    place: Place, locked: Path, transport: str, passphrase: str, opens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = place.build(locked, transport=transport)
     asked = fabric.Config(overrides={"connect_kwargs": {"passphrase": passphrase}})
-    before = set(Path(tempfile.gettempdir()).glob("deploytool-*"))
+    temporary = place.directory / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     if opens:
         channel, _ = start_worker(build, Connecting(build, asked))
         assert channel.end() == 0
     else:
         with pytest.raises(ConnectionFailed, match="refused us"):
             start_worker(build, Connecting(build, asked))
-    until(lambda: set(Path(tempfile.gettempdir()).glob("deploytool-*")) <= before)
+    assert list(temporary.iterdir()) == []
 
 
 def test_key_of_the_command_line_is_for_jump_hosts_too(place: Place) -> None:

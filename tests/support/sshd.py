@@ -85,7 +85,20 @@ def running(program: Path, directory: Path, more: str = "", at_end: str = "", po
         '{ test "$(id -u)" != 0 || mkdir -p -m 755 /run/sshd; } && exec "$2" -D -e -f "$1/sshd_config"'
     )
     mine = [] if me == 0 else ["--user", "--map-current-user", "--keep-caps"]
-    argv = ["unshare", *mine, "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]
+    # Whatever ends the tests ends it.
+    argv = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        *mine,
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount-proc",
+        "--",
+    ]
     argv += ["sh", "-c", script, "sshd", str(directory), str(program)]
     with server.log.open("wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
