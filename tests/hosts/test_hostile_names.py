@@ -283,6 +283,7 @@ _GIT = r"""
 git() {
   printf '%s\0' "$#" "$@" >&9
   case " $* " in
+    " --version ") echo 'git version 2.39.5' ;;
     *" rev-parse --verify "*) echo 1234567890123456789012345678901234567890 ;;
     *" show "*) echo 7 ;;
   esac
@@ -309,10 +310,11 @@ def test_git_is_given_each_name_as_one_word_that_is_no_option(repository: str, r
         told_words = rest[int(count) :]
     url = git.remote(repository).url
     url = HOME + url[1:] if url.startswith("~/") else url
+    named = reference if reference.startswith("refs/") else f"refs/heads/{reference}"
     ends = [
         ("config", "remote.origin.url", url),
-        ("check-ref-format", f"refs/heads/{reference}"),
-        ("rev-parse", "--verify", "--quiet", "--end-of-options", f"refs/heads/{reference}^{{commit}}"),
+        ("show-ref", "--verify", "--quiet", named),
+        ("rev-parse", "--verify", "--quiet", f"{named}^{{commit}}"),
         ("ls-remote", "--quiet", "--heads", "--tags", "--", url),
     ]
     for end in ends:

@@ -914,8 +914,9 @@ def test_read_only_worker_starts_where_python_has_no_files_in_memory(
     python.write_text(
         f"#!{sys.executable}\n"
         "import os, sys\n"
-        "without = [word.replace('os.memfd_create', 'os.no_such_function') for word in sys.argv[1:]]\n"
-        f"os.execv({sys.executable!r}, [{sys.executable!r}, *without])\n"
+        "words = sys.argv[1:]\n"
+        "words[words.index('-c') + 1] = f'import os; del os.memfd_create; {words[words.index(\"-c\") + 1]}'\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *words])\n"
     )
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
