@@ -203,3 +203,20 @@ def test_stages_are_kept_although_files_are_left_out(tmp_path: Path) -> None:
     assert (server.tree / "version.txt").read_text() == f"{repository.git('rev-parse', 'HEAD')} again\n"
     repository.commit({"lock": "2"})
     assert not kept()
+
+
+def test_files_can_be_left_out_where_none_is_filled_in(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "plain")
+    repository.commit({".gitattributes": "/spec export-ignore\n", "spec/a.rb": "1\n", "app.txt": "1\n"})
+    server = Server(tmp_path / "build", str(repository.path))
+    assert set(built(server)) == {".gitattributes", "app.txt", "REVISION"}
+    repository.commit({".gitattributes": "/spec -export-ignore\n"})
+    assert "spec/a.rb" in built(server)
+
+
+def test_subdirectory_that_is_left_out_is_said_to_be(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "plain")
+    repository.commit({".gitattributes": "/web export-ignore\n", "web/a.rb": "1\n", "app.txt": "1\n"})
+    outcome = Server(tmp_path / "build", str(repository.path), subdirectory="web").checkout()
+    assert outcome.exit_code != 0
+    assert "export-ignore leaves out files of the revision" in outcome.output

@@ -102,6 +102,19 @@ def test_pointers_of_git_lfs_are_never_published(tmp_path: Path) -> None:
     assert machine.read("a.bin") == POINTER.encode()
 
 
+def test_pointers_are_not_published_beside_a_submodule_that_has_none(tmp_path: Path) -> None:
+    lib = Repository(tmp_path / "lib")
+    lib.commit({"lib.txt": "1\n"})
+    repository = Repository(tmp_path / "lfs")
+    repository.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(lib.path), "lib")
+    repository.commit({".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n", "a.bin": POINTER})
+    machine = Machine(tmp_path, repository)
+    machine.config.write_text('[filter "lfs"]\n\tsmudge = cat\n')
+    outcome = machine.checkout()
+    assert outcome.exit_code == FAILED
+    assert "lfs: a.bin is still a pointer" in outcome.message
+
+
 @pytest.mark.parametrize("form", ["path", "file://"])
 def test_files_of_git_lfs_are_those_of_the_revision(tmp_path: Path, form: str) -> None:
     """The real git-lfs, and no server: the repository has the files beside its objects."""

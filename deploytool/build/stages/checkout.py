@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 # younger than the work tree, is deceived by two commits in one second with files of equal size.)
 _SETTLE = r"""
 d_settle() {  # in the current directory, which has its own .git: $1 is the revision; $2: whether its exports count
-  local d_dir d_path d_list d_conversion d_filter d_required
+  local d_dir d_path d_list d_conversion d_filter d_required d_exports
+  # Its own: a submodule has others, and is settled in the middle.
+  local d_filters=()
   local d_here=(--git-dir=.git --work-tree=.)
   d_dir=$(d_git "${d_here[@]}" rev-parse --absolute-git-dir)
   d_take_index "$d_dir"
@@ -81,8 +83,10 @@ d_export() {  # of the revision $1, which the work tree in the current directory
   rm -rf -- "$d_new"
   mkdir -- "$d_new"
   # By the mirror, whose references `$Format:%D$` tells.
-  xargs -0 -r git "${d_git_options[@]}" --git-dir="$d_mirror" --literal-pathspecs archive --format=tar "$1" -- \
-    <"$d_dir/deploytool-substituted" | tar -x -i -f - -C "$d_new"
+  if [ -s "$d_dir/deploytool-substituted" ]; then
+    xargs -0 git "${d_git_options[@]}" --git-dir="$d_mirror" --literal-pathspecs archive --format=tar "$1" -- \
+      <"$d_dir/deploytool-substituted" | tar -x -i -f - -C "$d_new"
+  fi
   while read -r -d '' -u 8 d_path; do
     if [ -f "$d_path" ] && [ ! -L "$d_path" ]; then cat -- "$d_new/$d_path" >"./$d_path"; fi
   done 8<"$d_dir/deploytool-substituted"
@@ -236,7 +240,12 @@ esac
 _ENTER = r"""
 case /$d_subdirectory/ in */../*) d_fail "$d_subdirectory_missing" "$d_subdirectory" ;; esac
 d_inside "$d_workspace" "$d_subdirectory/."
-[ -d "$d_work_tree" ] || d_fail "$d_subdirectory_missing" "$d_subdirectory"
+if [ ! -d "$d_work_tree" ]; then
+  if [ -s "$d_workspace/.git/deploytool-unexported" ]; then
+    echo "export-ignore leaves out files of the revision; build.export_attributes: false takes them"
+  fi
+  d_fail "$d_subdirectory_missing" "$d_subdirectory"
+fi
 cd -P -- "$d_work_tree"
 """
 
