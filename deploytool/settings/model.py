@@ -268,6 +268,15 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _hosts_url(value: str) -> str:
+    if "?" in value or "#" in value:
+        raise ValueError("must not hold `?` or `#`: names of objects are put behind it.")
+    url = _http_url(value)
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("must not hold a user: it stands in every manifest. Let the gateway know hosts otherwise.")
+    return url
+
+
 def _check_authority(url: str) -> None:
     try:
         parts = urlsplit(url)
@@ -473,7 +482,7 @@ class Store(Model):
     addressing: Annotated[Literal["path", "virtual"], _choice("path", "virtual")] | None = Field(
         default=None, description="path or virtual: where the bucket stands; none: path with an endpoint_url"
     )
-    hosts_url: HttpUrl | None = Field(
+    hosts_url: Annotated[str, _form(_hosts_url)] | None = Field(
         default=None, description="an http(s) address that has what `url` has, from which hosts fetch instead of S3"
     )
     encryption: Annotated[Encryption, BeforeValidator(_algorithm_alone)] | None = Field(
@@ -495,7 +504,9 @@ class Consul(Model):
     """Consul as the build server sees it; what is not given comes from its CONSUL_* environment."""
 
     address: Annotated[str, _form(_consul_address)] | None = Field(
-        default=None, description="the address of Consul's HTTP interface, or file:///directory for pretend hosts"
+        default=None,
+        description="the address of Consul's HTTP interface, at its own port (8500, 8501) if none is named; or "
+        "file:///directory for pretend hosts",
     )
     token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
     ca_file: ServerPath | None = Field(

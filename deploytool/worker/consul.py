@@ -71,7 +71,7 @@ class Consul:
     ) -> Tuple[int, bytes, Dict[str, str]]:
         if self._datacenter:
             query = {**query, "dc": self._datacenter}
-        target = quote(path) + ("?" + urlencode(query) if query else "")
+        target = quote(self._way.prefix + path) + ("?" + urlencode(query) if query else "")
         connection = self._way.connection(timeout)
         try:
             connection.request(method, target, body=body, headers=self._way.headers)

@@ -6,6 +6,7 @@ What the settings do not say comes from the CONSUL_* environment, as for Consul'
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
@@ -36,11 +37,19 @@ class ConsulWay:
             return value or os.environ.get(variable) or None
 
         given = said(settings.address, "CONSUL_HTTP_ADDR") or "http://127.0.0.1:8500"
-        if "://" not in given:
+        if not settings.address:
             secure = os.environ.get("CONSUL_HTTP_SSL", "") in _YES
-            given = ("https://" if secure else "http://") + given
+            if "://" not in given:
+                given = "http://" + given
+            if secure and given.startswith("http:"):
+                # As Consul's own commands: it is never less than that.
+                given = "https" + given[4:]
         self.address = given
         self._url = urlsplit(given)
+        # Without a port an address of the settings has Consul's own; one of the environment the web's, as for `consul`.
+        self._ports = {"https": 8501, "http": 8500} if settings.address else {"https": 443, "http": 80}
+        #: what stands before each path, behind a proxy, say
+        self.prefix = self._url.path.rstrip("/") if self._url.scheme != "unix" else ""
         self._token = _read_token(said(settings.token_file, "CONSUL_HTTP_TOKEN_FILE"))
         self._basic = os.environ.get("CONSUL_HTTP_AUTH") or None
         self._authority = said(settings.ca_file, "CONSUL_CACERT")
@@ -80,8 +89,8 @@ class ConsulWay:
         if self._url.scheme == "https":
             if self._context is None:
                 self._context = self._made_context()
-            return _TlsConnection(host, port or 8501, timeout, self._context, self._server_name or host)
-        return http.client.HTTPConnection(host, port or 8500, timeout=timeout)
+            return _TlsConnection(host, port or self._ports["https"], timeout, self._context, self._server_name or host)
+        return http.client.HTTPConnection(host, port or self._ports["http"], timeout=timeout)
 
     def _made_context(self) -> ssl.SSLContext:
         for setting, variable, path in (
@@ -99,7 +108,11 @@ class ConsulWay:
                     "mend consul.{}, or {} there".format(setting, variable),
                 )
         try:
-            context = ssl.create_default_context(cafile=_path(self._authority), capath=_path(self._authorities))
+            context = ssl.create_default_context(cafile=_path(self._authority))
+            if self._authorities and not self._authority:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            if self._authorities:
+                self._trust_all_in(context, _path(self._authorities) or "")
         except (OSError, ssl.SSLError) as error:
             raise self._no_way(
                 "consul.ca_file or ca_path holds no certificates: {}".format(error), "both are PEM files"
@@ -110,19 +123,33 @@ class ConsulWay:
             except (OSError, ssl.SSLError, ValueError) as error:
                 raise self._no_way(
                     "its client certificate {} can't be used with its key: {}".format(self._certificate, error),
-                    "consul.client_cert and consul.client_key are PEM files that belong together, without a passphrase",
+                    "consul.client_cert and consul.client_key are PEM files that belong together, without a passphrase"
+                    "; without client_key the key is looked for in client_cert",
                 ) from error
         if not self._verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
 
+    def _trust_all_in(self, context: ssl.SSLContext, directory: str) -> None:
+        """Python itself takes only files that `openssl rehash` has named; Consul takes all."""
+        trusted = 0
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                # Others may lie there, too.
+                with contextlib.suppress(OSError, ssl.SSLError):
+                    context.load_verify_locations(cafile=path)
+                    trusted += 1
+        if not trusted:
+            raise self._no_way("its ca_path {} holds no certificate".format(directory), "put PEM files there")
+
     def failure_of(self, error: BaseException) -> Optional[Failure]:
         """What is wrong with TLS, of an error in the middle of a request; None if it is about something else."""
         if isinstance(error, ssl.SSLCertVerificationError):
             return self._no_way(
                 "the build server does not trust its certificate: {}".format(error.verify_message),
-                "consul.ca_file (CONSUL_CACERT there) is the file of the authority that signed it; "
+                "consul.ca_file or ca_path (CONSUL_CACERT, CONSUL_CAPATH there) has the authority that signed it; "
                 "consul.tls_server_name is the name in it, as server.dc1.consul, where that is not the address's",
             )
         reason = error.reason or "" if isinstance(error, ssl.SSLError) else ""

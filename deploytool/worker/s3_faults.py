@@ -105,6 +105,8 @@ def told(doing: str, bucket: str, server: str) -> Iterator[None]:
     except ClientError as error:
         raise refused(place, bucket, server, error) from error
     except SSLError as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            raise failure("{} speaks no TLS".format(server), "write http:// in store.endpoint_url") from error
         raise failure(
             "{} has no certificate that the build server trusts: {}".format(server, error),
             "give boto3 the authority's file there: AWS_CA_BUNDLE, or ca_bundle in ~/.aws/config",

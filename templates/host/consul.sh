@@ -44,8 +44,10 @@ ask_agent() {
   fi
   case $agent in
     unix://* | https://*) ;;
-    http://*) agent=${agent#http://} ;;
-    *) case ${CONSUL_HTTP_SSL-} in 1 | t | T | true | TRUE | True) agent=https://$agent ;; esac ;;
+    *)
+      agent=${agent#http://}
+      case ${CONSUL_HTTP_SSL-} in 1 | t | T | true | TRUE | True) agent=https://$agent ;; esac
+      ;;
   esac
   agent=${agent%/}
   case $agent in

@@ -125,12 +125,44 @@ def test_environment_of_the_build_servers_session_says_the_same(
     ask(ConsulSettings(None))
 
 
+def test_authority_in_a_directory_of_files_with_any_names_is_trusted(enclosed: Enclosed, tmp_path: Path) -> None:
+    (tmp_path / "authorities").mkdir()
+    (tmp_path / "authorities/README").write_text("nothing\n")
+    (tmp_path / "authorities/ours.pem").write_text(enclosed.authority.file.read_text())
+    said = {**enclosed.said(), "ca_path": str(tmp_path / "authorities"), "token_file": str(tmp_path / "token")}
+    (tmp_path / "token").write_text(enclosed.token("build_server"))
+    del said["ca_file"]
+    ask(ConsulSettings(**said))
+    (tmp_path / "authorities/ours.pem").unlink()
+    message, _ = refusal(ConsulSettings(**said))
+    assert "holds no certificate" in message
+
+
+def test_address_of_the_environment_is_read_as_consul_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def address(settings: ConsulSettings) -> str:
+        connection = ConsulWay(settings).connection(1)
+        return f"{type(connection).__name__.strip('_')} {connection.host}:{connection.port}"
+
+    monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
+    for given, expected in (
+        ("http://consul.test:8501", "TlsConnection consul.test:8501"),
+        ("https://consul.test", "TlsConnection consul.test:443"),
+        ("consul.test:8501", "TlsConnection consul.test:8501"),
+    ):
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", given)
+        assert address(ConsulSettings(None)) == expected
+    # What the settings say goes before that, with Consul's own ports.
+    assert address(ConsulSettings("http://consul.test")) == "HTTPConnection consul.test:8500"
+    assert address(ConsulSettings("https://consul.test")) == "TlsConnection consul.test:8501"
+    assert ConsulWay(ConsulSettings("https://consul.test/behind/")).prefix == "/behind"
+
+
 def test_authority_that_is_not_named_is_said(enclosed: Enclosed) -> None:
     said = enclosed.said()
     del said["ca_file"]
     message, hint = refusal(ConsulSettings(**said))
     assert "the build server does not trust its certificate" in message
-    assert "consul.ca_file (CONSUL_CACERT there)" in hint
+    assert "consul.ca_file or ca_path" in hint
 
 
 def test_other_name_in_the_certificate_is_said(enclosed: Enclosed) -> None:

@@ -21,7 +21,7 @@ import boto3
 import pytest
 import yaml
 
-from deploytool.errors import StoreError
+from deploytool.errors import SettingsError, StoreError
 from deploytool.playground.playground import Playground
 from deploytool.session import store_settings
 from deploytool.settings import Settings, load_settings
@@ -336,6 +336,28 @@ def test_certificate_that_nobody_here_trusts_is_said(tmp_path: Path) -> None:
             store(server.url.replace("http:", "https:"), "bucket", tmp_path).put_new("any", b"thing")
     assert "certificate" in caught.value.message
     assert "AWS_CA_BUNDLE" in str(caught.value.hint)
+
+
+def test_https_where_the_server_speaks_http_is_said(tmp_path: Path) -> None:
+    with answering(200, "") as server, pytest.raises(Failure) as caught:
+        store(server.url.replace("http:", "https:"), "bucket", tmp_path).put_new("any", b"thing")
+    assert "speaks no TLS" in caught.value.message
+    assert "http://" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://cache.internal/shop?token=1", "must not hold `?`"),
+        ("https://me:secret@cache.internal/shop", "must not hold a user"),
+        ("ftp://cache.internal", "must look like"),
+    ],
+)
+def test_address_for_hosts_that_can_not_be_says_why(tmp_path: Path, url: str, why: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_of(tmp_path, {"hosts_url": url})
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 # --- hosts that fetch from elsewhere
