@@ -10,6 +10,7 @@ from deploytool.hosts.scripts import (
     each_item,
     host_part,
     lists_of,
+    marked,
     shell_quote,
     values_of,
 )
@@ -59,7 +60,7 @@ def render_probe(settings: "Settings", role: str, probe: DeploymentId) -> str:
     ]
 
     def script(phase: str) -> str:
-        return yaml_scalar("\n".join([f"probe_phase={phase}", *lines]), 6).replace(_NEWER, "{{`yes`}}")
+        return yaml_scalar(marked([f"probe_phase={phase}", *lines], probe), 6).replace(_NEWER, "{{`yes`}}")
 
     src = hosts_url(settings, probe_archive_key(settings.environment, probe, role))
     head = f"src: {yaml_scalar(src, 2)}\nchecksum: {sha256(probe_archive(probe))}\ndest: ../.deploytool.probe\n"
@@ -79,8 +80,8 @@ def render_proof(settings: "Settings", role: str, probe: DeploymentId) -> str:
     manifest = role_manifest(settings, role, made_up_release(settings), probe)
     bus = "directory" if manifest.bus_directory else "consul"
     parts = (host_part(bus if part == BUS else part) for part in PROVE_PARTS)
-    script = "\n".join([*values_of(manifest), *lists_of(manifest, "failure"), *parts])
-    return _PROBE.format("", yaml_scalar(script, 6))
+    script = [*values_of(manifest), *lists_of(manifest, "failure"), *parts]
+    return _PROBE.format("", yaml_scalar(marked(script, probe), 6))
 
 
 _PROBE = "# A probe by deploytool: it changes nothing.\n{}commands:\n  pre:\n    - {}\n"

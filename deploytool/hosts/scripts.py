@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deploytool.hosts.role_manifest import TEMPLATE_NAME, Phase, RoleManifest
@@ -12,7 +12,7 @@ from deploytool.model.release import consul_prefix
 BUS = "bus"
 #: What each phase is made of, in the order in which it is read; each file needs those before it.
 _TO_TELL = ("limits", "log", "process", "keys", "http", BUS, "strict", "room", "report")
-_ALWAYS = (*_TO_TELL, "hooks")
+_ALWAYS = (*_TO_TELL, "lock", "word", "hooks")
 _TREE = ("inside", "shared", "incoming", "virtualenv")
 _PROOF = ("sockets", "verify")
 _POST = ("post", "drain", "activate", "undrain", "settle")
@@ -53,15 +53,20 @@ def shell_quote(text: str) -> str:
 def host_script(manifest: RoleManifest, phase: Phase) -> str:
     """The one command of a phase: its values, what it is made of, and a line on either side.
 
-    Those two lines let the failure script find the texts of commands in stretcher's log, which it leaves out.
     Comments stay behind: each command is logged twice by stretcher.
     """
-    mark = f"# deploytool {manifest.deployment} {phase}"
     bus = "directory" if manifest.bus_directory else "consul"
     names = (part for part in PARTS[phase] if manifest.drains or part not in DRAINING)
     parts = (host_part(bus if name == BUS else name) for name in names)
     look = [f"look_script={shell_quote(look_script(manifest))}"] if phase == "success" else []
-    return "\n".join([f"{mark} begin", *values_of(manifest), *lists_of(manifest, phase), *look, *parts, f"{mark} end"])
+    lines = [*values_of(manifest), *lists_of(manifest, phase), *look, *parts]
+    return marked(lines, manifest.deployment, phase)
+
+
+def marked(lines: Iterable[str], deployment: str, phase: str = "probe") -> str:
+    """A command with a line on either side, by which hosts find its text in stretcher's log, and leave it out."""
+    mark = f"# deploytool {deployment} {phase}"
+    return "\n".join([f"{mark} begin", *lines, f"{mark} end"])
 
 
 def look_script(manifest: RoleManifest) -> str:

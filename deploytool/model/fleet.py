@@ -167,6 +167,8 @@ class LastWord:
     proof: str = ""
     #: what it checks before it runs anything: `digest` or `signed`; `none` for a watch of before; empty: unknown
     receiver: str = ""
+    #: what it could not remove, paths below its `deploy_to`; empty: nothing
+    unremoved: str = ""
 
     @property
     def sentence(self) -> str:
@@ -199,6 +201,15 @@ def read_last_word(value: str | None) -> LastWord:
         reason=_sentence(str(said.get("reason") or "")),
         proof=known_proof(str(said.get("proof") or "")),
         receiver=text("receiver") or "",
+        unremoved=_sentence(str(said.get("unremoved") or "")),
+    )
+
+
+def unremoved_words(host: str, role: str, unremoved: str) -> str:
+    """What to do where a host can't remove something, for people."""
+    return (
+        f"{host} ({role}) can't remove {', '.join(unremoved.split())}: something in there is another user's, or may "
+        "not be changed; remove it there as root, below deploy_to"
     )
 
 

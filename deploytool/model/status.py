@@ -29,6 +29,8 @@ class HostStatus:
     proof: str = ""
     #: see `fleet.LastWord`
     receiver: str = ""
+    #: the same
+    unremoved: str = ""
 
     @property
     def behind(self) -> bool:

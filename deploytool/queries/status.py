@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from deploytool.model.fleet import named
+from deploytool.model.fleet import named, unremoved_words
 from deploytool.model.history import Due
 from deploytool.model.status import HostStatus, Status
 from deploytool.session import Session
@@ -78,6 +78,7 @@ def lines(status: Status, environment: str) -> list[str]:
             f"{named(trusting)} still run whatever an event names, and check nothing: there, run again what `fab "
             f"{environment} app-server` prints"
         )
+    text += [unremoved_words(host.host, host.role, host.unremoved) for host in ordered if host.unremoved]
     if status.migrate_after_due is not None:
         text.append(due_words(status.migrate_after_due, environment))
     if status.lock is not None:

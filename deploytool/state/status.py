@@ -75,4 +75,5 @@ def _host(role: str, host: str, up: bool, serving: str | None, release: str | No
         reason=said.reason,
         proof=said.proof,
         receiver=said.receiver,
+        unremoved=said.unremoved,
     )

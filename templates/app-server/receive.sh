@@ -26,7 +26,7 @@ exec </dev/null
 unset CONSUL_INDEX
 private=
 trap 'rm -rf -- "$private"' EXIT
-trap 'exit 1' HUP INT TERM
+trap 'say "it was ended by a signal, as when its unit is stopped or has taken longer than it may"; exit 1' HUP INT TERM
 
 # Prints the node's name, as the agent has it: what was written down may be of a machine that this one is a copy of.
 name_node() {
@@ -205,10 +205,18 @@ follow() {
   esac
   DEPLOYTOOL_BEGUN=$private/begun
   export DEPLOYTOOL_BEGUN
-  printf '%s\n' "$manifest_url" | stretcher
-  ended=$?
+  # What it writes is for the journal, which people read: the texts of its commands are in the manifest. It never writes to
+  # nobody, which would end it.
+  {
+    printf '%s\n' "$manifest_url" | stretcher 2>&1
+    echo $? >"$private/ended"
+  } | {
+    without_texts
+    cat >/dev/null
+  }
+  read -r ended <"$private/ended" || ended=unknown
   # Whatever its own scripts have to say, they have said.
-  [ "$ended" -eq 0 ] || [ -e "$DEPLOYTOOL_BEGUN" ] ||
+  [ "$ended" = 0 ] || [ -e "$DEPLOYTOOL_BEGUN" ] ||
     refuse "stretcher ended with status $ended before any script of the manifest ran; the journal of this host's watch tells why"
 }
 
@@ -219,11 +227,14 @@ if ! is_strict; then
   strict=no
   [ "$how" = event ] || exit 0
 fi
+# no_answer PREFIX: the end of a catch-up.
+no_answer() {
+  say "Consul can't be asked for $1: $kv_problem; the timer tries again"
+  exit 1
+}
+
 until kv_list "$consul_prefix/wanted/$role"; do
-  [ "$how" = event ] || {
-    say "Consul can't be asked: $kv_problem"
-    exit 1
-  }
+  [ "$how" = event ] || no_answer "$consul_prefix/wanted/$role"
   read_clock
   : "${until_clock:=$((clock + report_seconds))}"
   [ "$clock" -lt "$until_clock" ] || {
@@ -261,7 +272,7 @@ if [ -n "$last_deployment" ] && ! is_before "$last_deployment" "$deployment" &&
     say "replay: this host has already switched for $state; nothing to do"
     exit 0
   fi
-  kv_list "$consul_prefix/serving/$role/$node" || exit 1
+  kv_list "$consul_prefix/serving/$role/$node" || no_answer "$consul_prefix/serving/$role/$node"
   kv_pick "$consul_prefix/serving/$role/$node" || :
   case $kv_value in
     *"\"deployment\": \"$last_deployment\""*)
@@ -285,7 +296,7 @@ if [ "$how" = event ]; then
 fi
 
 # Before `go` it is the affair of those hosts that heard the event.
-kv_list "$consul_prefix/deployments/$deployment/$role/go" || exit 1
+kv_list "$consul_prefix/deployments/$deployment/$role/go" || no_answer "$consul_prefix/deployments/$deployment/$role/go"
 kv_pick "$consul_prefix/deployments/$deployment/$role/go" || :
 case "$kv_value " in
   "go all "* | "go"*" $node "* | "only"*" $node "*) ;;

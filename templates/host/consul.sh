@@ -20,6 +20,7 @@ kv_list() {
     return 0
   fi
   kv_problem=$(printf '%s\n' "$kv_lines" | tail -n 1)
+  : "${kv_problem:=the agent does not answer within 15 s}"
   kv_lines=
   return 1
 }
@@ -31,6 +32,7 @@ kv_put() {
     return 0
   fi
   kv_problem=$(printf '%s\n' "$kv_problem" | tail -n 1)
+  : "${kv_problem:=the agent does not answer within 15 s}"
   return 1
 }
 

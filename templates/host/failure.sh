@@ -8,7 +8,7 @@
 cd /
 
 # stretcher logs the whole text of each command, and the manifest: that is left out.
-log=$(LC_ALL=C sed -e '/ Executing manifest /d' -e '/# deploytool [^ ]* [a-z]* begin$/,/# deploytool [^ ]* [a-z]* end/d')
+log=$(without_texts)
 exec </dev/null
 
 # Prints this run's notes, without stretcher's time stamp.

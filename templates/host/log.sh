@@ -81,6 +81,15 @@ json_text() {
   sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' | sed -e ':a' -e '$!{' -e 'N' -e 'ba' -e '}' -e 's/\n/\\n/g'
 }
 
+# Filter: stretcher's log without the whole text of each command, and of the manifest; by the line, where that can be had.
+without_texts() {
+  set -- sed -e '/ Executing manifest /d' -e '/# deploytool [^ ]* [a-z]* begin$/,/# deploytool [^ ]* [a-z]* end/d'
+  if command -v stdbuf >/dev/null 2>&1; then
+    set -- stdbuf -oL "$@"
+  fi
+  LC_ALL=C "$@"
+}
+
 utc_time() {
   date -u +%Y-%m-%dT%H:%M:%SZ
 }

@@ -1,8 +1,8 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Which releases stay on this host. What goes is renamed at once, so that the host's last word is true, and removed by
 # `sweep`, when everybody has been told. Nothing goes without the room's lock, or where it can't be told what is needed.
-# Reads: current_path, current_target, deploy_to, keep_releases, newline, release, rollback_release, room, switch_previous,
-#   switch_release, unpacked_prefix.
+# Reads: current_path, current_target, deploy_to, keep_releases, newline, node, release, rollback_release, room, state,
+#   switch_previous, switch_release, unpacked_prefix.
 
 # is_among ID LINES
 is_among() {
@@ -89,15 +89,18 @@ forget() {
   remembered=$(LC_ALL=C grep -vxF -e "$1" "$room/verified") && write_state verified "$remembered"
 }
 
-# sweep: removes what was set aside, and what runs that were cut off have left. May take its time.
+# sweep: removes what was set aside, and what runs that were cut off have left. May take its time. What can't be removed
+# is told with the host's last word, as nobody would ever look.
 sweep() {
   name_run
   holds_lock || return 0
+  unremoved=
   for swept in "$deploy_to/incoming"/* "$deploy_to/incoming"/.[!.]* "${TMPDIR:-/tmp}/${unpacked_prefix:?}"* \
     "$deploy_to/releases"/.incoming-????????T??????Z-??????? "$deploy_to/releases"/.discarded-????????T??????Z-???????; do
     [ -e "$swept" ] || [ -L "$swept" ] || continue
     if ! remove_tree "$swept"; then
       say "$swept could not be removed"
+      unremoved="$unremoved${unremoved:+ }${swept#"$deploy_to"/}"
       continue
     fi
     swept_release=${swept##*/.discarded-}
@@ -105,4 +108,8 @@ sweep() {
       "$deploy_to"/releases/.discarded-*) [ -d "$deploy_to/releases/$swept_release" ] || forget "$swept_release" ;;
     esac
   done
+  read_state unremoved
+  if [ "$state" != "$unremoved" ] && write_state unremoved "$unremoved" && [ -n "$node" ]; then
+    tell_kept || :
+  fi
 }

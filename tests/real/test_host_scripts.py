@@ -421,7 +421,7 @@ def test_release_with_directories_that_nobody_may_write_to_goes(tmp_path: Path) 
 class Retention:
     """The retention scripts on a directory of their own; releases are named by one letter here."""
 
-    PARTS = ("limits", "log", "process", "keys", "directory", "room", "report", "switch", "retention")
+    PARTS = ("limits", "log", "process", "keys", "directory", "room", "report", "lock", "word", "switch", "retention")
 
     def __init__(self, home: Path) -> None:
         self.home = home / "www"

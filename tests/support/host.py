@@ -174,9 +174,14 @@ class Host:
         return sorted(path.name for path in (self.deploy_to / "releases").iterdir())
 
     @property
+    def last_word(self) -> dict[str, Any]:
+        """What the host says of what it serves."""
+        return dict(json.loads(self.key("serving/web/app1").read_text()))
+
+    @property
     def told(self) -> list[str]:
         """The releases that the host says it has."""
-        return sorted(json.loads(self.key("serving/web/app1").read_text())["releases"])
+        return sorted(self.last_word["releases"])
 
     @property
     def last(self) -> str:

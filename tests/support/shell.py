@@ -16,6 +16,8 @@ PARTS = (
         "strict",
         "room",
         "report",
+        "lock",
+        "word",
         "hooks",
         "guard",
         "switch",

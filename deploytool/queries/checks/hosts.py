@@ -15,7 +15,7 @@ from deploytool.connection.client import error_of
 from deploytool.errors import DeployError, FleetError, LockedError
 from deploytool.hosts.manifest import hosts_url
 from deploytool.hosts.probes import probe_archive, render_probe, render_proof
-from deploytool.model.fleet import LONGEST_LINE, named
+from deploytool.model.fleet import LONGEST_LINE, named, unremoved_words
 from deploytool.model.history import RoleHost
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.model.release import (
@@ -57,6 +57,11 @@ def check_hosts(session: Session, probe: DeploymentId, why_not: str | None) -> l
     except DeployError as error:
         return [failed("hosts", error)]
     checks = [tried(f"hosts of {role}", partial(hosts_found, session, expected, role)) for role in expected.up]
+    checks += [
+        Check(f"room on {host} ({role})", True, unremoved_words(host, role, word.unremoved))
+        for (role, host), word in expected.words.items()
+        if word.unremoved
+    ]
     if why_not is None and expected.hosts:
         try:
             with session.lock(session.settings.environment, wait=False):
