@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from deploytool.errors import UsageError
 from deploytool.hosts.probes import unpacking_programs
 from deploytool.hosts.scripts import host_part, own_templates, receive_script
+from deploytool.hosts.sudo_rules import sudo_rules
 from deploytool.hosts.yaml_text import yaml_scalar
 from deploytool.model.release import consul_prefix, event_name
 from deploytool.text.masking import Masking
@@ -208,6 +209,8 @@ def app_server(
             *(["unzip"] if stretcher.url.endswith(".zip") else []),
         ),
         "stretcher": stretcher,
+        "sudo_rules": () if user == "root" else sudo_rules(settings, role),
+        "sudoers": f"/etc/sudoers.d/deploy-{name}",
         "strict": host_part("strict"),
     }
     files = (

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2034,SC2154
 # Runs the commands of the user's: with a time limit, no input, and their output in a file. stretcher waits for the end of
 # its pipe, so a daemon that a hook leaves behind must not have it.
-# Reads: clock, hook_directory, hook_seconds, owner_problem, room.
+# Reads: clock, environment, hook_directory, hook_seconds, owner_problem, role, room.
 # Sets: hook_log, hook_problem.
 
 # open_log NAME: sets hook_log. A hook must run even if the disk is full, or deploy_to is another's.
@@ -33,5 +33,14 @@ run_hook() {
   else
     hook_problem="hook $1 failed with exit status $hook_status"
   fi
+  # In the language of whoever runs it; most servers speak this one.
+  case $(grep '^sudo: ' "$hook_log") in
+    *"a password is required"* | *"authentication is required"*)
+      hook_problem="$hook_problem: sudo asks for the password of $(id -un), who needs a line in /etc/sudoers.d: \`fab $environment app-server --role $role\` prints a script, which tells it when it is run on this host"
+      ;;
+    *"no new privileges"*)
+      hook_problem="$hook_problem: sudo does not work in units that were printed with \`app-server --sandbox\`; print them without"
+      ;;
+  esac
   return 1
 }

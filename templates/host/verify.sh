@@ -207,11 +207,10 @@ command_serves() {
 }
 
 # Sets own to the processes of the release that count: those in its directory, younger than the switch where something was
-# restarted; and the master of the pid file, whose workers are proven. Sets old_processes to those of other releases.
+# restarted; and the master of the pid file, whose workers are proven.
 find_own() {
   own=
   find_processes "$verify_real" "$releases_real"
-  old_processes=$elsewhere
   for own_pid in $found; do
     if read_process "$own_pid" && { [ "${restarted:-no}" = no ] || [ "$process_start" -gt "$stamp" ]; }; then
       own="$own $own_pid"
@@ -411,15 +410,25 @@ has_random() (
   exit 1
 )
 
-# old_sentence: prints a sentence on old_processes, those that still run; nothing if there are none. Called when the release
-# is proven, as a process may have ended since it was seen.
+# old_sentence: prints a sentence on processes of other releases that run still; nothing if there are none. Called when the
+# release is proven. A daemon may have left the directory, and another user's can't be read: those name their program.
 old_sentence() {
-  [ -n "$old_processes" ] || return 0
+  find_processes "$verify_real" "$releases_real"
   old_list=$(
-    find_processes "$verify_real" "$releases_real"
-    printf '%s' "$elsewhere" | while read -r old_pid old_place; do
+    {
+      printf '%s' "$elsewhere"
+      LC_ALL=C grep -alF -e "$releases_real/" -e "$deploy_to/releases/" /proc/[0-9]*/cmdline 2>/dev/null |
+        while IFS=/ read -r _ _ old_pid _; do
+          ! read_foreign "$old_pid" || printf '%s %s\n' "$old_pid" "$foreign"
+        done
+    } | while read -r old_pid old_place; do
       old_place=${old_place#"$releases_real"/}
-      printf '%s of %s\n' "$old_pid" "${old_place%%[/ ]*}"
+      old_place=${old_place#"$deploy_to"/releases/}
+      old_place=${old_place#.discarded-}
+      case $old_place in
+        /*) ;;
+        *) printf '%s of %s\n' "$old_pid" "${old_place%%[/ ]*}" ;;
+      esac
     done | sort -u | tr '\n' ',' | sed -e 's/,$//' -e 's/,/, /g'
   )
   [ -z "$old_list" ] || printf 'processes of other releases still run: %s' "$old_list" | cut -b 1-300

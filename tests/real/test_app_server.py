@@ -443,13 +443,55 @@ def test_script_says_that_others_could_change_what_is_run(
     ) in done.stdout
 
 
-def test_script_refuses_a_stretcher_with_another_checksum(
+def test_script_refuses_a_stretcher_with_another_checksum_and_leaves_no_directory_behind(
     printer: Printer, tmp_path: Path, download: tuple[str, str]
 ) -> None:
     script = printer.printed("--role", "web", "--stretcher", download[0], "--stretcher-sha256", "0" * 64)
-    done = run_in_a_root_of_its_own(script, "sh /root/setup.sh; echo $?; ls /usr/local /etc/deploytool", tmp_path)
+    command = "sh /root/setup.sh; echo $?; ls /usr/local /etc/deploytool; ls -d /tmp/tmp.*"
+    done = run_in_a_root_of_its_own(script, command, tmp_path)
     assert "has not the sha256" in done.stderr
     assert done.stdout.splitlines() == ["1", "/usr/local:"]
+
+
+#: In place of sudo, which a small root has not: as it lists what a user may run.
+SUDO = r"""
+mkdir -p /usr/local/bin
+printf '#!/bin/sh\ncat /root/allowed 2>/dev/null' >/usr/local/bin/sudo
+printf '#!/bin/sh\n' >/usr/local/bin/systemctl
+chmod 755 /usr/local/bin/sudo /usr/local/bin/systemctl
+sh /root/setup.sh
+for allowed in '(root) NOPASSWD: /usr/local/bin/systemctl restart app, /bin/true' '(ALL : ALL) NOPASSWD: ALL' \
+  '(root) NOPASSWD: /usr/local/bin/systemctl restart apps' '(root) /usr/local/bin/systemctl restart app'; do
+  echo ======
+  printf 'User deploy may run the following commands on app1:\n    %s\n' "$allowed" >/root/allowed
+  sh /root/setup.sh
+done
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have another user there")
+def test_script_prints_the_line_that_sudo_needs_for_restart_unless_it_is_there(
+    printer: Printer, tmp_path: Path, download: tuple[str, str]
+) -> None:
+    """The documented example failed with "sudo: a password is required", and nothing had said that before."""
+    config = SETTINGS.replace(
+        "service: unicorn}", 'service: unicorn}, restart: ["sudo systemctl restart app", "sudo -i x"]'
+    )
+    (printer.directory / "config/deploy.yml").write_text(config)
+    words = ("--role", "web", "--stretcher", download[0], "--stretcher-sha256", download[1])
+    done = run_in_a_root_of_its_own(printer.printed(*words), SUDO, tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, listed, everything, another, asking = done.stdout.split("======\n")
+    line = "deploy ALL=(root) NOPASSWD: /usr/local/bin/systemctl restart app\n"
+    for said, expected in ((first, True), (listed, False), (everything, False), (another, True), (asking, True)):
+        assert (f"      {line}" in said) is expected, said
+        assert "roles.web.restart[1] uses sudo in a way that only you can write the line" in said
+    assert "write this into /etc/sudoers.d/deploy-shop-web-production" in first
+    if visudo := shutil.which("visudo"):
+        subprocess.run([visudo, "-cf", "-"], input=line, text=True, check=True, capture_output=True)
+    # Root needs none, and in a sandbox none helps.
+    assert "NOPASSWD" not in printer.printed(*words, "--user", "root")
+    assert "restart[0] uses sudo, which does not work in a sandbox" in printer.printed(*words, "--sandbox")
 
 
 def test_printed_watch_and_catch_up_bring_releases_to_a_host(playground: Playground, tmp_path: Path) -> None:

@@ -1190,6 +1190,48 @@ def test_log_tail_holds_no_script(host: Host) -> None:
         assert script_word not in log
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("sudo: a password is required", "who needs a line in /etc/sudoers.d: `fab production app-server --role web`"),
+        ("sudo: interactive authentication is required", "who needs a line in /etc/sudoers.d"),
+        (
+            'sudo: The "no new privileges" flag is set, which prevents sudo from running as root.',
+            "sudo does not work in units that were printed with `app-server --sandbox`",
+        ),
+    ],
+)
+def test_restart_whose_sudo_asks_for_a_password_says_what_is_missing(host: Host, said: str, words: str) -> None:
+    host.changes = {"restart": command(f"echo '{said}' >&2; exit 1")}
+    assert words in host.deploy(FIRST, OLD).reports["failed"]["reason"]
+
+
+def test_restart_that_fails_for_another_reason_says_nothing_of_sudo(host: Host) -> None:
+    host.changes = {"restart": command("echo 'the password is required'; exit 1")}
+    assert "sudo" not in host.deploy(FIRST, OLD).reports["failed"]["reason"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what root can't remove")
+def test_release_that_cannot_be_removed_is_named_in_the_last_word_until_it_is_gone(host: Host) -> None:
+    """Not even root removes what is mounted; elsewhere it is another user's directory."""
+    host.deploy(FIRST, OLD)
+    left = host.deploy_to / f"releases/.discarded-{RELEASES[0]}"
+    left.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "left", str(left)], check=True)
+    try:
+        run = host.deploy(SECOND, NEW)
+        assert "verified" in run.reports
+        assert f"{left} could not be removed" in run.log
+        word = host.last_word
+        assert (word["unremoved"], word["verified"]) == (f"releases/{left.name}", True)
+        assert set(word["releases"]) == {OLD, NEW}
+    finally:
+        subprocess.run(["umount", str(left)], check=True)
+    host.deploy(THIRD, OLD)
+    assert not left.exists()
+    assert "unremoved" not in host.last_word
+
+
 def test_switch_cut_off_by_a_reboot_is_finished_by_the_same_deployment(host: Host) -> None:
     host.changes = {"restart": command(RESTART), "verify_pid_file": "../../shared/app.pid"}
     host.deploy(FIRST, OLD)

@@ -237,6 +237,24 @@ def test_old_processes_that_live_on_are_named_in_the_report(host: Host, port: in
         old.wait()
 
 
+def test_old_process_that_has_left_its_directory_is_named_by_its_program(host: Host, port: int) -> None:
+    """A daemon changes to /; and the directory of another user's process can't be read, what it runs can."""
+    host.tree["daemon.py"] = "import time\ntime.sleep(600)\n"
+    first(host, port)
+    program = host.deploy_to / "releases" / OLD / "daemon.py"
+    old = subprocess.Popen([sys.executable, "-u", program, "--mode=x"], cwd="/")
+    # Whose argument lies there is none of it.
+    reader = subprocess.Popen(["sh", "-c", "sleep 600; : $1", "sh", program], cwd="/")
+    try:
+        host.changes |= serve(port)
+        run = host.deploy(SECOND, NEW)
+        assert run.reports["verified"]["notes"] == f"processes of other releases still run: {old.pid} of {OLD}", run.log
+    finally:
+        for process in (old, reader):
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.parametrize("boots", [0, 1])
 def test_release_that_comes_back_must_listen_where_it_did_itself(host: Host, port: int, boots: float) -> None:
     """A rollback over a change of the port that was meant, by settings that say nothing of ports.
