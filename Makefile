@@ -11,6 +11,8 @@
 # make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
 # make bare        make demo, make test and .ci/run on a Debian of its own with Python, git and make alone (needs root):
 #                  make bare BARE_ARGS=demo; see --help
+# make hosts       an app server's whole life on a Debian of its own with systemd as pid 1 (needs root and systemd-nspawn):
+#                  make hosts HOSTS_ARGS='--suite trixie'; see --help
 # make playground  the real sshd, S3 server, Consul cluster and stretcher on this machine; make playground-down stops it
 #
 # Needs Python 3.11 or newer (PYTHON=python3.12 names another one), git and make. The rest is installed into .venv and .tools.
@@ -24,9 +26,10 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 BARE_ARGS ?=
+HOSTS_ARGS ?=
 LOCK_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check lock docs bench soak bare playground playground-down \
+.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check lock docs bench soak bare hosts playground playground-down \
   playground-status clean
 
 help:
@@ -131,6 +134,9 @@ soak: venv parts
 # From HEAD: what is not committed is not in it.
 bare: venv
 	$(BIN)/python -m tools.bare $(BARE_ARGS)
+
+hosts: venv
+	@$(BIN)/python -m tools.hosts $(HOSTS_ARGS)
 
 playground: venv
 	@$(BIN)/python -m deploytool.playground up --state $(STATE)
