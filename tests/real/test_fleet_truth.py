@@ -528,7 +528,7 @@ def test_switch_that_was_cut_off_is_undone_if_the_old_release_is_wanted_again(tr
     assert truth.current("app2") == old["release"]
     report = json.loads(truth.consul_keys("reports/web/app2")[f"reports/web/app2/{deployment}/failed"])
     assert "was cut off" in report["reason"]
-    assert truth.playground.catch_up("app2", "web", "truth").stderr == ""
+    assert truth.playground.catch_up("app2", "web", "truth").stdout == ""
 
 
 def test_switch_that_was_cut_off_is_undone_if_the_wanted_archive_is_gone(truth: Truth) -> None:
@@ -597,7 +597,7 @@ def test_host_that_failed_before_its_switch_is_tried_again_but_not_at_once(truth
     truth.write()
     result = truth.failing_deploy()
     assert result.verdicts() == {**truth.all("verified"), "app2/web": "failed"}
-    assert "hooks.pre[0]" in truth.playground.catch_up("app2", "web", "truth").stderr
+    assert "hooks.pre[0]" in truth.playground.catch_up("app2", "web", "truth").stdout
     truth.file("app2", "shared/affected").unlink()
     assert truth.playground.catch_up("app2", "web", "truth").stderr == ""
     assert truth.answer("app2/web") == old["revision"]
