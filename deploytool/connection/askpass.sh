@@ -2,13 +2,18 @@
 # Asks what ssh wants to know ($1) on the operator's terminal, DEPLOYTOOL_TERMINAL. ssh runs in a session of its own, so
 # that Ctrl-C is for deploytool, and has no terminal there. What `fab --prompt-for-...` has asked already waits in a pipe
 # in the directory DEPLOYTOOL_ASKING; while a question is open, `asking` is there.
+#
+# Servers choose the words of their questions. ssh puts (USER@HOST) before those since 8.5, so that a question for a
+# key's passphrase is its own. The password is for the last host only, once: for the client DEPLOYTOOL_CLIENT.
+answers=
 case $1 in
-  *assphrase*) answers=$DEPLOYTOOL_ASKING/passphrase ;;
-  *assword*) answers=$DEPLOYTOOL_ASKING/password ;;
-  *) answers= ;;
+  "Enter passphrase for key '"*) [ -z "$DEPLOYTOOL_MARKS_SERVERS" ] || answers=$DEPLOYTOOL_ASKING/passphrase ;;
+  *assword*) [ "$PPID" != "$DEPLOYTOOL_CLIENT" ] || answers=$DEPLOYTOOL_ASKING/password ;;
 esac
 if [ -p "$answers" ]; then
-  IFS= read -r answer <"$answers"
+  exec 4<>"$answers"
+  case $answers in */password) rm -f "$answers" ;; esac
+  IFS= read -r answer <&4
   printf '%s\n' "$answer"
   exit
 fi

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -58,6 +58,11 @@ class Manner:
         desktop = os.environ.get("SSH_ASKPASS") and os.environ.get("DISPLAY")
         return bool(any(self.answers.values()) or terminal() or desktop)
 
+    @property
+    def of_hops(self) -> "Manner":
+        """The password is for the last host only."""
+        return replace(self, answers={**self.answers, "password": None})
+
 
 def command(host: Host, before: Sequence[Host], manner: Manner, *more: str) -> list[str]:
     """The command line that gets there over the hosts `before`, with `more` options and without a remote command.
@@ -88,6 +93,9 @@ def command(host: Host, before: Sequence[Host], manner: Manner, *more: str) -> l
     }
     if not manner.is_askable:
         options["BatchMode"] = "yes"
+    if manner.answers.get("password"):
+        # A wrong one is not sent again: servers count.
+        options["NumberOfPasswordPrompts"] = "1"
     if before:
         options["ProxyCommand"] = hop(host, before, manner).replace("%", "%%")
     argv = [host.arguments[0]]
@@ -100,7 +108,12 @@ def hop(host: Host, before: Sequence[Host], manner: Manner) -> str:
     """A shell command whose stdin and stdout are a connection from the last of `before` to `host`."""
     to = f"[{host.hostname}]:{host.port}"
     options = ("-W", to, "-o", "LogLevel=INFO", "-o", "ForwardAgent=no")
-    return shlex.join(command(before[-1], before[:-1], manner, *options))
+    return shlex.join(command(before[-1], before[:-1], manner.of_hops, *options))
+
+
+def marks_servers(host: Host) -> bool:
+    """Whether this client shows who asks (8.5): else a server can ask in the words in which it asks itself."""
+    return "pubkeyacceptedalgorithms" in host.options
 
 
 #: those that run
@@ -116,8 +129,16 @@ class Child:
     """OpenSSH's client, or a ProxyCommand, at the other end of a socket. Its session is its own: Ctrl-C at the terminal
     is for us, and we tell the worker what it means. It asks by a program of ours (`askpass.sh`)."""
 
-    def __init__(self, argv: Sequence[str], answers: Mapping[str, str | None], unsent: Sequence[str] = ()) -> None:
-        """`answers` as in `Manner`; `unsent` are patterns of variables that it does not get."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        answers: Mapping[str, str | None],
+        unsent: Sequence[str] = (),
+        *,
+        marks_servers: bool,
+    ) -> None:
+        """`answers` as in `Manner`; `unsent` are patterns of variables that it does not get. `marks_servers`: whether
+        it tells a server's questions from its own, see `marks_servers`."""
         self.words = LastWords()
         self._pipes: list[int] = []
         self._directory: str | None = None
@@ -130,13 +151,15 @@ class Child:
             self._pipes = [self._offer(name, answer) for name, answer in answers.items() if answer]
             environment |= {"SSH_ASKPASS": str(ASKPASS), "SSH_ASKPASS_REQUIRE": "force"}
             environment |= {"DEPLOYTOOL_TERMINAL": place or "", "DEPLOYTOOL_ASKING": self._directory}
+            environment["DEPLOYTOOL_MARKS_SERVERS"] = "yes" if marks_servers else ""
             # Before 8.4 it must be there, whatever it is.
             environment.setdefault("DISPLAY", ":0")
         self.socket, theirs = socket.socketpair()
         try:
             with theirs:
                 self.process = subprocess.Popen(
-                    argv,
+                    # Its hops have its environment, and other numbers.
+                    ["/bin/sh", "-c", 'export DEPLOYTOOL_CLIENT=$$; exec "$@"', "sh", *argv],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr=subprocess.PIPE,
@@ -156,7 +179,8 @@ class Child:
         path = os.path.join(self._directory or "", name)
         os.mkfifo(path, 0o600)
         number = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        os.write(number, f"{answer}\n".encode() * 8)
+        # A pipe takes 4096 bytes at least.
+        os.write(number, f"{answer}\n".encode() * (64 if len(answer) < 60 else 8))
         return number
 
     def _listen(self) -> None:

@@ -250,7 +250,9 @@ class Connecting:
         more = [word for option in options for word in ("-o", option)]
         line = openssh.command(host, way[:-1], wishes.manner(host), *more)
         # A build should not depend on the operator's environment; SetEnv is the user's own choice for this server.
-        child = Child([*line, shlex.join(argv)], wishes.answers, host.all("sendenv"))
+        child = Child(
+            [*line, shlex.join(argv)], wishes.answers, host.all("sendenv"), marks_servers=openssh.marks_servers(host)
+        )
         self._line.opened(child.close)
         return OpenSshChannel(child, way)
 
@@ -293,7 +295,8 @@ class Connecting:
             except paramiko.SSHException as error:
                 raise ConnectionFailed(f"the jump host {way[-2]} can't reach {host}: {error}") from error
         elif line := proxy_command(host, way[:-1], wishes.manner(host)):
-            child = Child(("/bin/sh", "-c", f"exec {line}"), wishes.answers)
+            hops = wishes.manner(host).of_hops
+            child = Child(("/bin/sh", "-c", f"exec {line}"), hops.answers, marks_servers=openssh.marks_servers(host))
             self._line.opened(child.close)
             sock = child.socket
         else:
@@ -319,7 +322,9 @@ class Connecting:
         )
         # Where a fabric.yml names its strategy, that reads the keys here.
         connection.ssh_config = {"hostname": host.hostname, "identityfile": files}
-        own = {name: value for name, value in connection.connect_kwargs.items() if name != "timeout"}
+        # The password is for the last host only.
+        unused = {"timeout"} if host is way[-1] else {"timeout", "password"}
+        own = {name: value for name, value in connection.connect_kwargs.items() if name not in unused}
         connection.connect_kwargs = {
             **kwargs,
             **own,

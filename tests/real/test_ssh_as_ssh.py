@@ -28,12 +28,13 @@ import pytest
 
 from deploytool import trace
 from deploytool.connection.boot import start_worker
-from deploytool.connection.openssh import OpenSshChannel
+from deploytool.connection.openssh import ASKPASS, OpenSshChannel
 from deploytool.connection.ssh import Connecting, SshChannel
 from deploytool.connection.ssh_config import split
 from deploytool.errors import ConnectionFailed, UsageError
 from deploytool.playground import parts
 from tests.support import sshd
+from tests.support.asking_server import Asking, asking
 from tests.support.build_server import echo, greet, worker
 from tests.support.sshd import Sshd, new_key, public
 from tests.support.waiting import until
@@ -805,6 +806,92 @@ def test_passphrase_that_fab_has_asked_for_opens_the_key(
         with pytest.raises(ConnectionFailed, match="refused us"):
             start_worker(build, Connecting(build, asked))
     assert list(temporary.iterdir()) == []
+
+
+def at(place: Place, server: Asking, more: str = "") -> Path:
+    """A configuration with that server as `asks`, beside `build`, and with `more`."""
+    with (place.directory / "known_hosts").open("a") as known:
+        known.write(f"[127.0.0.1]:{server.port} {public(place.server.host_key)}\n")
+    return place.config(
+        f"Host asks\nHostName 127.0.0.1\nPort {server.port}\nUser me\n" + "{way}Host build\n{base}" + more
+    )
+
+
+def get_in(build: Any, **answers: str) -> str:
+    """With what `fab` has asked for: which way it went."""
+    connecting = Connecting(build, fabric.Config(overrides={"connect_kwargs": answers}))
+    channel, _ = start_worker(build, connecting)
+    assert channel.end() == 0
+    return connecting.transport
+
+
+def locked_by(config: Path, place: Place, passphrase: str) -> Path:
+    """The configuration, whose key has a passphrase now."""
+    key = place.directory / "locked"
+    shutil.copy(place.server.key, key)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", passphrase, "-f", str(key)], check=True)
+    config.write_text(config.read_text().replace(str(place.server.key), str(key)))
+    return config
+
+
+@pytest.mark.parametrize("transport", ["auto", "openssh"])
+@pytest.mark.parametrize("as_jump", [False, True])
+def test_server_that_asks_for_a_passphrase_does_not_get_that_of_the_key(
+    place: Place, transport: str, as_jump: bool
+) -> None:
+    with asking(place.server.host_key, ["Enter passphrase for key '/home/me/.ssh/id_ed25519': "]) as server:
+        config = locked_by(at(place, server, "ProxyJump asks\n"), place, "open sesame")
+        build = place.build(config, "build" if as_jump else "asks", transport=transport)
+        with pytest.raises(ConnectionFailed, match="refused us"):
+            get_in(build, passphrase="open sesame")
+    assert "open sesame" not in str(server.told)
+
+
+def test_ssh_that_does_not_mark_a_servers_questions_gets_no_passphrase(tmp_path: Path) -> None:
+    """Before 8.5 the server's words stand alone."""
+    pipe = tmp_path / "passphrase"
+    pipe.write_text("")
+    given = {**os.environ, "DEPLOYTOOL_ASKING": str(tmp_path), "DEPLOYTOOL_TERMINAL": ""}
+    for marks in ("", "yes"):
+        pipe.unlink()
+        os.mkfifo(pipe)
+        number = os.open(pipe, os.O_RDWR)
+        try:
+            os.write(number, b"open sesame\n")
+            argv = [str(ASKPASS), "Enter passphrase for key '/k': "]
+            done = subprocess.run(
+                argv, env={**given, "DEPLOYTOOL_MARKS_SERVERS": marks}, capture_output=True, text=True
+            )
+        finally:
+            os.close(number)
+        assert done.stdout == ("open sesame\n" if marks else "")
+
+
+@pytest.mark.parametrize("way", ["ProxyJump asks", "ProxyCommand ssh -F {dir}/config -W %h:%p asks"])
+@pytest.mark.parametrize("transport", ["auto", "openssh"])
+def test_password_of_the_build_server_is_not_for_the_jump_host(place: Place, transport: str, way: str) -> None:
+    with asking(place.server.host_key, ["Password: "]) as server:
+        config = at(place, server, place.text(way))
+        with pytest.raises(ConnectionFailed):
+            get_in(place.build(config, transport=transport), password="of the build server")
+    assert "of the build server" not in str(server.told)
+
+
+@pytest.mark.parametrize("transport", ["auto", "fabric", "openssh"])
+def test_wrong_password_is_sent_once(place: Place, transport: str) -> None:
+    with (
+        asking(place.server.host_key, ["Password: "]) as server,
+        pytest.raises(ConnectionFailed, match="refused us"),
+    ):
+        get_in(place.build(at(place, server), "asks", transport=transport), password="wrong")
+    assert server.told.count("wrong") == 1, server.told
+
+
+@pytest.mark.parametrize("transport", ["auto", "fabric", "openssh"])
+def test_password_that_fab_has_asked_for_answers_the_build_servers_question(place: Place, transport: str) -> None:
+    with asking(place.server.host_key, ["Password: "], ["right"]) as server:
+        get_in(place.build(at(place, server), "asks", transport=transport), password="right")
+    assert server.told[-1:] == ["right"]
 
 
 def test_key_of_the_command_line_is_for_jump_hosts_too(place: Place) -> None:
