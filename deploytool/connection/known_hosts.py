@@ -32,6 +32,12 @@ class KnownHosts:
         """Raises ConnectionFailed unless that is its key."""
         if key in self.revoked:
             raise revoked_key(self.host)
+        if files := self.host.one("revokedhostkeys"):
+            raise ConnectionFailed(
+                f"the host key of {self.host} can't be checked: RevokedHostKeys ({files}) is set, and Fabric reads no "
+                "such files",
+                hint="use OpenSSH's client: install it where it is missing, and leave `build.transport: fabric` out",
+            )
         if key not in self.keys:
             if self.keys:
                 offered = f"it offers {key.get_name()} {fingerprint(key)}, and known_hosts has "
@@ -108,7 +114,7 @@ def _lines(path: Path, name: str, problems: list[str]) -> Iterator[str]:
 
 
 def _plain_lines(path: Path, name: str, problems: list[str]) -> bytes:
-    """As paramiko finds them, which knows no patterns."""
+    """As paramiko finds them, which knows no patterns: what is revoked for somebody counts as revoked for all."""
     from paramiko.hostkeys import HostKeys
 
     found = []
@@ -122,7 +128,7 @@ def _plain_lines(path: Path, name: str, problems: list[str]) -> bytes:
         names = (words[1:2] if line.startswith(b"@") else words[:1]) or [b""]
         spelled = names[0].decode("utf-8", "replace").split(",")
         hashed = spelled[0].startswith("|1|") and HostKeys.hash_host(name, spelled[0]) == spelled[0]
-        if hashed or name in spelled or "*" in spelled:
+        if hashed or name in spelled or "*" in spelled or line.startswith(b"@revoked"):
             found.append(line)
     return b"\n".join(found)
 
@@ -157,9 +163,9 @@ def changed_key(host: Host, why: str, tail: tuple[str, ...] = ()) -> ConnectionF
     )
 
 
-def revoked_key(host: Host, tail: tuple[str, ...] = ()) -> ConnectionFailed:
+def revoked_key(host: Host, tail: tuple[str, ...] = (), file: str = "known_hosts") -> ConnectionFailed:
     return ConnectionFailed(
-        f"the host key of {host} is marked as revoked in known_hosts",
+        f"the host key of {host} is marked as revoked in {file}",
         tail=tail,
         hint="somebody may have stolen it: ask the server's administrator for its new key",
     )

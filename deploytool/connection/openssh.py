@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -287,6 +287,8 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
         names |= {each.hostname.lower(): each for each in way if each.hostname.lower() not in names}
         return names.get(plain) or names.get(plain.strip("[]").rpartition("@")[2]) or where
 
+    if hit := found(r"[Hh]ost key \S+ \S+ revoked by file (.*)|in revoked keys file (.*)"):
+        return revoked_key(where, tail, hit[1] or hit[2])
     if hit := found(r"REVOKED HOST KEY|\bhost key .*(?:is|was) (?:marked as )?revoked|for host (\S+) .*revoked"):
         return revoked_key(host(hit[1] or ""), tail)
     if hit := found(r"[Hh]ost key for (\S+) has changed and you have requested strict checking"):
@@ -316,8 +318,7 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
         )
     if hit := found(r"(?:(\S+): )?Permission denied \(([^)]*)\)"):
         refusing = host(hit[1] or "")
-        hint = "is your key in its authorized_keys, and in your ssh-agent? "
-        hint += f"`ssh {refusing.user}@{refusing.name}` tells more"
+        hint = login_hint(refusing, hit[2].split(","))
         if broken := found(r'Load key "(.*)": (.*)|Permissions \S+ for \'(.*)\' are too open'):
             if broken[3]:
                 return ConnectionFailed(
@@ -349,8 +350,18 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
     return ConnectionFailed(
         f"{where} can't be reached: ssh ended without a connection",
         tail=tail,
-        hint=f"`ssh {where.user}@{where.name}` tells more",
+        hint=f"`{where.by_hand}` tells more",
     )
+
+
+def login_hint(host: Host, methods: Collection[str]) -> str:
+    """`methods` are those that it takes, as far as they are known."""
+    if methods and "publickey" not in methods:
+        return (
+            "it takes no key: call `fab` on a terminal, or with --prompt-for-login-password, and check the password. "
+            f"`{host.by_hand}` tells more"
+        )
+    return f"is your key in its authorized_keys, and in your ssh-agent? `{host.by_hand}` tells more"
 
 
 def _unreachable(host: Host, why: str, tail: tuple[str, ...]) -> ConnectionFailed:

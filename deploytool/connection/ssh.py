@@ -93,6 +93,10 @@ class Refused(ConnectionFailed):
     """What OpenSSH's client may do better: the login, or the algorithms of the handshake."""
 
 
+class WrongPassword(ConnectionFailed):
+    """Not tried again: servers count."""
+
+
 class FabricLine:
     """What Fabric has opened, first hops first."""
 
@@ -230,8 +234,7 @@ class Connecting:
                 hint="use `build.transport: auto`",
             ) from token
         except ConnectionFailed as failure:
-            # A password that was wrong is not tried again: servers count.
-            is_last = host.arguments is None or build.transport == "fabric" or wishes.answers["password"]
+            is_last = host.arguments is None or build.transport == "fabric"
             if is_last or self._abandoned or not isinstance(failure, Refused):
                 failure.hint = _hint(failure, why, host.unread)
                 raise
@@ -342,8 +345,18 @@ class Connecting:
         try:
             connection.open()
         except (paramiko.SSHException, OSError, ValueError, EOFError) as error:
-            if child is not None and not policy.was_asked and (words := child.last_words()):
-                raise openssh.explain(words, way) from error
+            if child is not None and not policy.was_asked:
+                if words := child.last_words():
+                    raise openssh.explain(words, way) from error
+                if (status := child.wait(0)) is not None:
+                    raise ConnectionFailed(
+                        f"{host} can't be reached: `{line}` ended with exit code {status}",
+                        hint="see ProxyCommand in ssh_config",
+                    ) from error
+            if own.get("password") and _was_wrong(error, client.get_transport()):
+                raise WrongPassword(
+                    f"{host} refused us: {error}", hint=f"is the password right? `{host.by_hand}` tells more"
+                ) from error
             raise _failure(error, host, policy.was_asked, seconds) from error
         transport = connection.transport
         if not transport.is_authenticated():
@@ -382,6 +395,15 @@ def _policy(known: KnownHosts) -> Any:
     return Policy()
 
 
+def _was_wrong(error: Exception, transport: Any) -> bool:
+    """Whether the password was, as far as can be known: the server took one, and nothing else was asked for."""
+    import paramiko
+
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return bool(transport.was_answered and not transport.was_asked_more)
+    return isinstance(error, paramiko.AuthenticationException)
+
+
 def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> ConnectionFailed:
     """`is_trusted`: whether its host key was right, so that it is about the login."""
     import paramiko
@@ -396,13 +418,15 @@ def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> Co
         why = "too many keys were tried" if "No existing session" in str(error) else error
         return Refused(
             f"{host} refused us: {why}",
-            hint=f"is your key in its authorized_keys, and in your ssh-agent? `ssh {host.user}@{host.name}` tells more",
+            hint=openssh.login_hint(host, getattr(error, "allowed_types", ())),
         )
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
         return Refused(f"{host}: no SSH connection: {error}")
     # So it says that it gave up waiting.
     slow = "No existing session" in str(error)
-    why = f"no SSH handshake within {seconds:g} s" if slow else f"no SSH connection: {error}"
+    why = f"no SSH connection: {str(error) or 'it was closed'}"
+    if slow:
+        why = f"no SSH handshake within {seconds:g} s"
     return ConnectionFailed(f"{host}: {why}", hint="does an sshd answer there?")
 
 
@@ -460,10 +484,27 @@ class PromptSocket(socket.socket):
 
 
 def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
-    """paramiko's transport, which asks for a host key of a kind that is known; by itself it takes any."""
+    """paramiko's transport, which asks for a host key of a kind that is known; by itself it takes any. It answers one
+    question; paramiko's own gives the password to each, and reads the terminal for a second factor."""
     import paramiko
 
-    transport = paramiko.Transport(sock, **options)
+    class Transport(paramiko.Transport):
+        was_answered = was_asked_more = False
+
+        def auth_interactive(self, username: str, handler: Any, submethods: str = "") -> Any:
+            def once(title: str, instructions: str, fields: Any) -> Any:
+                self.was_asked_more = len(fields) > 1 or bool(fields and self.was_answered)
+                if self.was_asked_more:
+                    raise paramiko.SSHException("it asks for more than a password")
+                self.was_answered = self.was_answered or bool(fields)
+                return handler(title, instructions, fields)
+
+            return super().auth_interactive(username, once, submethods)
+
+        def auth_interactive_dumb(self, username: str, handler: Any = None, submethods: str = "") -> Any:
+            raise paramiko.SSHException("it asks for a second factor")
+
+    transport = Transport(sock, **options)
     security = transport.get_security_options()
     kinds = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
     first = [kind for key in known.keys for kind in kinds.get(key.get_name(), (key.get_name(),))]

@@ -7,6 +7,7 @@ import getpass
 import os
 import pwd
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -80,6 +81,14 @@ class Host:
         """Where it is, for people."""
         name = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
         return f"{self.user}@{name}:{self.port}"
+
+    @property
+    def by_hand(self) -> str:
+        """The command with which somebody gets there without us."""
+        words = self.arguments or ()
+        file = words[1:3] if words[1:2] == ("-F",) else ()
+        port = ("-p", str(self.port)) if "-p" in words else ()
+        return shlex.join(["ssh", *file, *port, f"{self.user}@{self.name}"])
 
     def expand(self, text: str) -> str:
         """With its tokens replaced, which `ssh -G` leaves in some values. Raises LookupError for one that is not known

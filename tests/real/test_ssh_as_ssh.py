@@ -431,6 +431,23 @@ def test_host_key_that_ssh_refuses_is_refused_with_a_sentence(
         assert f"ssh-keygen -R '[127.0.0.1]:{place.server.port}'" in str(caught.value.hint)
 
 
+REVOKES = "Host build\nRevokedHostKeys {dir}/revoked\n{base}"
+
+
+@pytest.mark.parametrize("transport", ["auto", "openssh", "fabric"])
+def test_key_in_the_file_of_revoked_ones_is_refused(place: Place, transport: str) -> None:
+    (place.directory / "revoked").write_text(public(place.server.host_key) + "\n")
+    config = place.config(REVOKES)
+    assert place.ssh(config).returncode == 255
+    with pytest.raises(ConnectionFailed) as caught:
+        place.ours(config, transport=transport)
+    if transport == "fabric":
+        assert f"can't be checked: RevokedHostKeys ({place.directory}/revoked) is set" in caught.value.message
+        assert "OpenSSH's client" in str(caught.value.hint)
+    else:
+        assert f"is marked as revoked in {place.directory}/revoked" in caught.value.message
+
+
 def test_certificate_of_a_host_for_another_name_is_refused(place: Place) -> None:
     (place.directory / "known_hosts").write_text(f"@cert-authority * {public(place.server.directory / 'host_ca')}\n")
     config = place.config("Host build\nHostKeyAlias another.example.com\n{base}")
@@ -670,11 +687,14 @@ def test_worker_starts_under_every_login_shell_and_whatever_its_files_print(
 # Somebody at a terminal
 
 CONNECTS = """
-import json, sys, types
+import fabric, json, sys, types
 from deploytool.connection.boot import start_worker
+from deploytool.connection.ssh import Connecting
 from deploytool.screen.console import Console
 with Console(as_json=False).step("connect", quiet=True):
-    channel, read = start_worker(types.SimpleNamespace(**json.loads(sys.argv[1])))
+    build = types.SimpleNamespace(**json.loads(sys.argv[1]))
+    asked = fabric.Config(overrides={"connect_kwargs": json.loads(sys.argv[2])})
+    channel, read = start_worker(build, Connecting(build, asked))
 channel.end()
 print("in by", type(channel).__name__)
 """
@@ -683,14 +703,23 @@ print("in by", type(channel).__name__)
 class Terminal:
     """A program that connects, on a terminal of its own, at which somebody sits."""
 
-    def __init__(self, settings: Any, **environment: str) -> None:
+    def __init__(self, settings: Any, answers: Mapping[str, str] = {}, **environment: str) -> None:
         self._mine, its_end = pty.openpty()
         self.shown = ""
         # The terminal is its controlling one: Ctrl-C reaches all of its process group.
         begin = (
             "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         )
-        argv = [sys.executable, "-c", begin, sys.executable, "-c", CONNECTS, json.dumps(vars(settings))]
+        argv = [
+            sys.executable,
+            "-c",
+            begin,
+            sys.executable,
+            "-c",
+            CONNECTS,
+            json.dumps(vars(settings)),
+            json.dumps(answers),
+        ]
         self.process = subprocess.Popen(
             argv,
             stdin=its_end,
@@ -894,6 +923,37 @@ def test_password_that_fab_has_asked_for_answers_the_build_servers_question(plac
     assert server.told[-1:] == ["right"]
 
 
+@pytest.mark.parametrize("transport", ["auto", "openssh"])
+def test_server_that_asks_for_a_code_beside_the_password_is_reached_on_a_terminal(place: Place, transport: str) -> None:
+    with asking(place.server.host_key, ["Password: ", "Code: "], ["right", "123"]) as server:
+        terminal = Terminal(place.build(at(place, server), "asks", transport=transport), {"password": "right"})
+        terminal.wait_for("Code: ")
+        terminal.type("123\n")
+        assert terminal.end() == 0, terminal.shown
+    assert "in by OpenSshChannel" in terminal.shown
+    assert "right" not in terminal.shown
+
+
+@pytest.mark.parametrize("transport", ["auto", "openssh"])
+def test_server_that_only_asks_is_not_said_to_lack_a_key(place: Place, transport: str) -> None:
+    with asking(place.server.host_key, ["Password: "]) as server:
+        config = at(place, server)
+        with pytest.raises(ConnectionFailed, match="refused us") as caught:
+            place.ours(config, "asks", transport=transport)
+    hint = str(caught.value.hint)
+    assert "authorized_keys" not in hint
+    assert "--prompt-for-login-password" in hint
+    # The file is one that `ssh` alone does not read.
+    assert f"`ssh -F {config} me@asks` tells more" in hint
+
+
+def test_proxy_command_that_says_nothing_is_named(place: Place) -> None:
+    with pytest.raises(ConnectionFailed) as caught:
+        place.ours(place.config("Host build\nProxyCommand false\n{base}"))
+    where = f"me@127.0.0.1:{place.server.port}"
+    assert caught.value.message == f"{where} can't be reached: `false` ended with exit code 1"
+
+
 def test_key_of_the_command_line_is_for_jump_hosts_too(place: Place) -> None:
     config = place.config("Host build jump\nIdentityFile none\nHostName 127.0.0.1\nPort {port}\nUser me\n"
         "UserKnownHostsFile {known}\nHost build\nProxyJump jump\n")  # fmt: skip
@@ -975,6 +1035,17 @@ def test_without_ssh_host_keys_are_checked(without_ssh: Place) -> None:
     config = without_ssh.config("Host build\nUserKnownHostsFile {dir}/empty\nStrictHostKeyChecking no\n{base}")
     with pytest.raises(ConnectionFailed, match="is unknown"):
         without_ssh.ours(config)
+
+
+def test_without_ssh_a_revoked_key_is_refused(without_ssh: Place) -> None:
+    key = public(without_ssh.server.host_key)
+    with (without_ssh.directory / "known_hosts").open("a") as known:
+        known.write(f"@revoked [127.0.0.*]:* {key}\n")
+    with pytest.raises(ConnectionFailed, match="is marked as revoked in known_hosts"):
+        without_ssh.ours(without_ssh.config("Host build\n{base}"))
+    (without_ssh.directory / "known_hosts").write_text(without_ssh.server.known_line)
+    with pytest.raises(ConnectionFailed, match=r"RevokedHostKeys .* is set"):
+        without_ssh.ours(without_ssh.config(REVOKES))
 
 
 @pytest.mark.parametrize("transport", ["fabric", "openssh"])

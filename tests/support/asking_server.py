@@ -66,10 +66,13 @@ def _execute(channel: Any, command: bytes) -> None:
                     stdin.flush()
 
         threading.Thread(target=feed, daemon=True).start()
-        while data := os.read(stdout.fileno(), 65536):
-            channel.sendall(data)
-    channel.send_exit_status(process.returncode)
-    channel.close()
+        # Whoever asked may be gone by now.
+        with contextlib.suppress(Exception):
+            while data := os.read(stdout.fileno(), 65536):
+                channel.sendall(data)
+    with contextlib.suppress(Exception):
+        channel.send_exit_status(process.returncode)
+        channel.close()
 
 
 @contextlib.contextmanager
