@@ -99,15 +99,17 @@ def known_keys(host: Host) -> KnownHosts:
 
 def _lines(path: Path, name: str, problems: list[str]) -> Iterator[str]:
     """The lines for that name. ssh-keygen finds them: patterns, hashes and markers mean what they mean to ssh."""
+    done = None
     if shutil.which("ssh-keygen"):
         # The name stands for itself, never for an option.
         argv = ["ssh-keygen", f"-F{name}", "-f", str(path)]
         done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL)
+    if done is None or b"No user exists for uid" in done.stderr:
+        text = _plain_lines(path, name, problems)
+    else:
         text = done.stdout
         if done.returncode not in (0, 1):
             problems.append(done.stderr.decode("utf-8", "replace").strip())
-    else:
-        text = _plain_lines(path, name, problems)
     for line in text.decode("utf-8", "replace").splitlines():
         if line.strip() and not line.startswith("#"):
             yield line

@@ -22,7 +22,7 @@ from deploytool.connection.channel import FAREWELL_SECONDS, Channel, LastWords, 
 from deploytool.connection.identities import identities
 from deploytool.connection.known_hosts import KnownHosts, known_keys
 from deploytool.connection.openssh import KEEPALIVE_SECONDS, Child, Manner, OpenSshChannel
-from deploytool.connection.ssh_config import Host, Reading
+from deploytool.connection.ssh_config import Host, OfFabric, Reading
 from deploytool.connection.transport import asks_for_openssh, uses_agent
 from deploytool.errors import ConnectionFailed, UsageError
 from deploytool.trace import log
@@ -128,6 +128,7 @@ class Wishes:
     answers: Mapping[str, str | None]
     #: None if nobody has said it
     seconds: int | None
+    of_fabric: OfFabric
 
     @classmethod
     def of(cls, config: Any) -> "Wishes":
@@ -144,15 +145,17 @@ class Wishes:
         keys = (keys,) if isinstance(keys, str) else keys
         answers = {name: kwargs.get(name) for name in ("passphrase", "password")}
         seconds = kwargs.get("timeout") or given.timeouts.get("connect")
-        return cls(plain, tuple(os.path.expanduser(key) for key in keys), answers, int(seconds) if seconds else None)
+        keys = tuple(os.path.expanduser(key) for key in keys)
+        # The keys, for OpenSSH's client.
+        arguments = tuple(word for key in keys for word in ("-i", key))
+        user = given.user if given.user != plain.user else None
+        if given.gateway and not isinstance(given.gateway, str):
+            raise UsageError("`gateway` in Fabric's configuration is not a ProxyCommand", hint="use `build.gateway`")
+        of_fabric = OfFabric(arguments, user, given.get("ssh_config_path"), given.gateway or None)
+        return cls(plain, keys, answers, int(seconds) if seconds else None, of_fabric)
 
     def manner(self, host: Host) -> Manner:
         return Manner(self.seconds or int(host.one("connecttimeout") or CONNECT_SECONDS), self.answers)
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The keys, for OpenSSH's client."""
-        return tuple(word for key in self.keys for word in ("-i", key))
 
 
 class Connecting:
@@ -210,14 +213,14 @@ class Connecting:
         for key in wishes.keys:
             if not os.path.isfile(key):
                 raise ConnectionFailed(f"the key file {key} is not there", hint="see -i")
-        way = Reading.of(ssh_config, build.ssh_config, wishes.arguments).way(build.server, build.gateway)
+        way = Reading.of(ssh_config, build.ssh_config, wishes.of_fabric).way(build.server, build.gateway)
         host = way[-1]
 
         over_openssh = functools.partial(self._over_openssh, way, wishes)
         if host.arguments is None:
             if build.transport == "openssh":
                 raise UsageError(
-                    "`build.transport` is openssh, and there is no `ssh` in PATH",
+                    f"`build.transport` is openssh, and {host.no_client}",
                     hint="install OpenSSH's client, or leave the setting out",
                 )
             why = None
@@ -236,7 +239,7 @@ class Connecting:
         except ConnectionFailed as failure:
             is_last = host.arguments is None or build.transport == "fabric"
             if is_last or self._abandoned or not isinstance(failure, Refused):
-                failure.hint = _hint(failure, why, host.unread)
+                failure.hint = _hint(failure, why, host)
                 raise
             self._take("openssh", f"Fabric did not get in: {failure.message}")
             self._line.close()
@@ -266,7 +269,7 @@ class Connecting:
     @staticmethod
     def _why_fabric(way: Sequence[Host]) -> str:
         if way[-1].arguments is None:
-            return "there is no `ssh` in PATH"
+            return way[-1].no_client
         over = ", over " + ", ".join(map(str, way[:-1])) if way[:-1] else ""
         return f"it can do what the configuration of {way[-1]} asks for{over}"
 
@@ -368,15 +371,15 @@ class Connecting:
         self._line.connection = connection
 
 
-def _hint(failure: ConnectionFailed, why: str | None, unread: Sequence[str]) -> str | None:
-    """With what OpenSSH's client would do better: `why` it was to be taken, or what Fabric has left `unread`."""
+def _hint(failure: ConnectionFailed, why: str | None, host: Host) -> str | None:
+    """With what OpenSSH's client would do better: `why` it was to be taken, or what Fabric has left unread."""
     hints = [failure.hint] if failure.hint else []
     if why is not None:
         hints.append(f"OpenSSH's client may get in ({why}): `build.transport: auto`")
-    if unread:
+    if host.unread:
+        why = host.no_client[0].upper() + host.no_client[1:]
         hints.append(
-            f"There is no `ssh` in PATH, and without it {', '.join(unread)} in ssh_config count for nothing: "
-            "install OpenSSH's client"
+            f"{why}, and without it {', '.join(host.unread)} in ssh_config count for nothing: install OpenSSH's client"
         )
     return ". ".join(hints) or None
 

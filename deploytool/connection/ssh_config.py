@@ -30,6 +30,10 @@ _UNREAD = re.compile(
 )
 
 
+#: Of clients other than OpenSSH's, as dropbear's, and of very old ones.
+_KNOWS_NO_G = re.compile(r"\b(unknown|illegal|invalid|unrecognized) option\b.*\bG\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True, eq=False)
 class Host:
     """One hop, as configured."""
@@ -42,6 +46,8 @@ class Host:
     arguments: tuple[str, ...] | None = None
     #: what its file holds that was not read, as it is known without OpenSSH's client only
     unread: tuple[str, ...] = ()
+    #: why OpenSSH's client does not say what the configuration is
+    no_client: str = ""
 
     def one(self, option: str) -> str:
         """Its value; empty if there is none."""
@@ -61,7 +67,7 @@ class Host:
 
     @cached_property
     def user(self) -> str:
-        return self.one("user") or getpass.getuser()
+        return self.one("user") or _local_user()
 
     @cached_property
     def port(self) -> int:
@@ -104,7 +110,7 @@ class Host:
             "n": self.name,
             "p": str(self.port),
             "r": self.user,
-            "u": getpass.getuser(),
+            "u": _local_user() if "%u" in text else "",
         }
         return re.sub(r"%(.)", lambda found: tokens[found[1]], text)
 
@@ -118,6 +124,17 @@ def _environment(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class OfFabric:
+    """What `fab`'s flags and Fabric's own configuration (fabric.yml, FABRIC_…) say of the way; None where nothing."""
+
+    arguments: tuple[str, ...] = ()
+    user: str | None = None
+    ssh_config_path: str | None = None
+    #: a ProxyCommand
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """From where configurations come."""
 
@@ -127,20 +144,24 @@ class Reading:
     called: str
     #: what goes before all files, as OpenSSH's client takes it
     arguments: tuple[str, ...] = ()
+    #: `user` and `gateway` of Fabric's own configuration: for where neither a file nor a name has its own
+    user: str | None = None
+    proxy_command: str | None = None
 
     @classmethod
-    def of(cls, flag: str | None, setting: str | None, arguments: tuple[str, ...] = ()) -> "Reading":
+    def of(cls, flag: str | None, setting: str | None, fabric: "OfFabric") -> "Reading":
         """`flag` is -S of the command line, which goes before `build.ssh_config`. Raises UsageError."""
         called = "ssh_config (~/.ssh/config, /etc/ssh/ssh_config)"
-        file = os.path.expanduser(flag or setting or "") or None
+        file = os.path.expanduser(flag or setting or fabric.ssh_config_path or "") or None
         if file is not None:
-            called = f"the file {file}, named by {'-S/--ssh-config' if flag else 'build.ssh_config'},"
+            by = "-S/--ssh-config" if flag else "build.ssh_config" if setting else "Fabric's ssh_config_path"
+            called = f"the file {file}, named by {by},"
             if not os.path.isfile(file):
                 raise UsageError(f"{called} is not there")
         elif os.path.isfile(own := os.path.expanduser("~/.ssh/config")) and not _is_home():
             # ssh itself asks passwd only. In containers of CI systems HOME is elsewhere, and the files with it.
             file, called = own, f"the file {own}"
-        return cls(file, called, arguments)
+        return cls(file, called, fabric.arguments, fabric.user, fabric.gateway)
 
     def way(self, server: str, jumps: str | None = None) -> list[Host]:
         """The hosts to `server`, those to jump over first; `jumps` are in place of those that are configured.
@@ -159,17 +180,23 @@ class Reading:
             rest, jumps = last or None, before or None
         return way
 
-    def host(self, server: str, jumps: str | None = None) -> Host:
+    def host(self, server: str, jumps: str | None = None, *, proxied: bool = False) -> Host:
         user, name, port = split(server)
         program = shutil.which("ssh")
         if program is None:
-            return self._plain(user, name, port, jumps)
+            return self._plain(user, name, port, jumps, "there is no `ssh` in PATH")
         arguments = [*(["-F", self.file] if self.file else []), *self.arguments]
         arguments += [*(["-l", user] if user else []), *(["-p", port] if port else [])]
         # They are the caller's to go; ssh would refuse one that has the same name as the host behind it.
         arguments += ["-o", "ProxyJump=none"] if jumps else []
+        if proxied:
+            arguments += ["-o", f"ProxyCommand={self.proxy_command}"]
         argv = [program, "-G", *arguments, "--", name]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if nobody := re.search(r"No user exists for uid \d+", done.stderr):
+            return self._plain(user, name, port, jumps, f"`ssh` does not run here: {nobody[0]}")
+        if _KNOWS_NO_G.search(done.stderr) or (done.returncode == 0 and not done.stdout.strip()):
+            return self._plain(user, name, port, jumps, f"{program} is not OpenSSH's (it knows no -G)")
         if done.returncode != 0:
             why = " ".join(done.stderr.split("\n")[0].split())
             raise UsageError(
@@ -180,6 +207,11 @@ class Reading:
         for line in done.stdout.splitlines():
             option, _, value = line.partition(" ")
             options[option.lower()] += (value,)
+        if self.user and not user and options["user"] == (_local_user(),):
+            # Also what else depends on it.
+            return self.host(f"{self.user}@{server}", jumps)
+        if self.proxy_command and not (jumps or proxied or options["proxyjump"] or options["proxycommand"]):
+            return self.host(server, jumps, proxied=True)
         if jumps:
             options["proxyjump"] = (jumps,)
         if not _is_home() and (known := _at_home_too(options["userknownhostsfile"])):
@@ -189,10 +221,12 @@ class Reading:
                 arguments += ["-i", os.path.expanduser(key)] if os.path.isfile(os.path.expanduser(key)) else []
         return Host(name, options, (program, *arguments))
 
-    def _plain(self, user: str, name: str, port: str, jumps: str | None) -> Host:
-        """As Fabric reads the files."""
+    def _plain(self, user: str, name: str, port: str, jumps: str | None, no_client: str) -> Host:
+        """As Fabric reads the files, for want of a client."""
         import paramiko
 
+        # paramiko asks for it, whoever logs in.
+        _local_user()
         files = [self.file] if self.file else [os.path.expanduser("~/.ssh/config"), "/etc/ssh/ssh_config"]
         config, unread = paramiko.SSHConfig(), []
         try:
@@ -205,14 +239,29 @@ class Reading:
         except (paramiko.SSHException, ValueError, LookupError, TypeError, OSError) as error:
             raise UsageError(
                 f"{self.called} can't be used for {name}: {error}",
-                hint="OpenSSH's client would know more of such files, and is not in PATH: install it (on Debian: "
+                hint=f"OpenSSH's client would know more of such files, but {no_client} (on Debian: "
                 "`apt install openssh-client`)",
             ) from error
         options = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in found.items()}
         given = {"user": user, "port": port, "proxyjump": jumps}
+        if self.user and not user and "user" not in options:
+            given["user"] = self.user
+        if self.proxy_command and not jumps and not {"proxyjump", "proxycommand"} & options.keys():
+            given["proxycommand"] = self.proxy_command
         options |= {key: (value,) for key, value in given.items() if value}
         options.setdefault("stricthostkeychecking", ("yes",))
-        return Host(name, options, None, tuple(dict.fromkeys(unread)))
+        return Host(name, options, None, tuple(dict.fromkeys(unread)), no_client)
+
+
+def _local_user() -> str:
+    """Raises UsageError."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise UsageError(
+            f"your own name is not known: uid {os.getuid()} has no entry in passwd, and USER is not set",
+            hint="set USER",
+        ) from error
 
 
 def split(server: str) -> tuple[str, str, str]:
@@ -233,9 +282,10 @@ def _is_home() -> bool:
 
 
 def _at_home_too(files: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The user's own files of known hosts: those in HOME as well, where they are ssh's usual ones; else None."""
-    own = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh/known_hosts")
-    if files != (f"{own} {own}2",):
+    """The user's own files of known hosts, those in HOME first: ssh takes `~` for what passwd names. None if all are
+    elsewhere."""
+    own = os.path.join(pwd.getpwuid(os.getuid()).pw_dir, "")
+    paths = tuple(path for each in files for path in each.split(" "))
+    if not any(path.startswith(own) for path in paths) or not all(path.startswith("/") for path in paths):
         return None
-    ours = os.path.expanduser("~/.ssh/known_hosts")
-    return (ours, f"{ours}2", own, f"{own}2")
+    return (*(os.path.expanduser("~/") + path[len(own) :] for path in paths if path.startswith(own)), *paths)

@@ -1048,6 +1048,116 @@ def test_without_ssh_a_revoked_key_is_refused(without_ssh: Place) -> None:
         without_ssh.ours(without_ssh.config(REVOKES))
 
 
+#: Goes in and says by which way, or why not.
+GOES_IN = """
+import fabric, json, sys, types
+from deploytool.connection.boot import start_worker
+from deploytool.connection.ssh import Connecting
+build = types.SimpleNamespace(**json.loads(sys.argv[1]))
+connecting = Connecting(build, fabric.Config())
+channel, _ = start_worker(build, connecting)
+channel.end()
+print(connecting.transport)
+"""
+
+
+def test_user_without_an_entry_in_passwd_gets_in(place: Place) -> None:
+    """As in containers of CI systems: `docker run -u`, OpenShift."""
+    home = place.directory / "home"
+    (home / ".ssh").mkdir(parents=True)
+    shutil.copy(place.server.key, home / ".ssh/id_ed25519")
+    (home / ".ssh/known_hosts").write_text(place.server.known_line)
+    build = place.build(home, "me@127.0.0.1:{port}", ssh_config=None)
+    # As a user namespace has it: root's files, and a uid that passwd does not have.
+    argv = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", GOES_IN, json.dumps(vars(build))]
+    given = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert (
+        "No user exists for uid" in subprocess.run([*argv[:3], "ssh", "-G", "x"], capture_output=True, text=True).stderr
+    )
+    nameless = subprocess.run(argv, env=given, capture_output=True, text=True)
+    assert "uid 54321 has no entry in passwd, and USER is not set" in nameless.stderr
+    done = subprocess.run(argv, env={**given, "USER": "ci"}, capture_output=True, text=True)
+    assert done.stdout.startswith("fabric (`ssh` does not run here: No user exists for uid 54321"), done.stderr
+
+
+def test_ssh_that_is_not_openssh_counts_as_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = place.directory / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text("#!/bin/sh\necho 'WARNING: Ignoring unknown option -G' >&2\nexit 1\n")
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    config = place.config("Host build\n{base}")
+    assert place.ours(config) == "fabric"
+    with pytest.raises(UsageError, match=r"openssh, and \S+/bin/ssh is not OpenSSH's"):
+        place.ours(config, transport="openssh")
+
+
+# Fabric's own configuration
+
+
+@pytest.mark.parametrize("with_ssh", [True, False])
+@pytest.mark.parametrize(
+    ("template", "named", "said", "user"),
+    [
+        ("Host build\nHostName 127.0.0.1\nPort {port}\n{way}", "build", {"user": "two"}, "two"),
+        ("Host build\n{base}", "build", {"user": "two"}, "me"),
+        ("Host build\n{base}", "dash@build", {"user": "two"}, "dash"),
+        ("Host build\n{base}", "build", {"ssh_config_path": "{dir}/config"}, "me"),
+        (
+            "Host build\nPort 1\nHostKeyAlias The-Alias\nUserKnownHostsFile {dir}/alias\n{base}",
+            "build",
+            {"gateway": "{dir}/connect 127.0.0.1 {port}"},
+            "me",
+        ),
+    ],
+)
+def test_what_fabrics_configuration_says_of_the_way_counts(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    with_ssh: bool,
+    template: str,
+    named: str,
+    said: dict[str, str],
+    user: str,
+) -> None:
+    furnish(place, monkeypatch)
+    if not with_ssh:
+        monkeypatch.setenv("PATH", "/nowhere")
+    config = place.config(template)
+    build = place.build(config, named)
+    if "ssh_config_path" in said:
+        build.ssh_config = None
+    begin = len(place.server.log.read_text())
+    connecting = Connecting(build, fabric.Config(overrides={name: place.text(value) for name, value in said.items()}))
+    if user == "two":
+        # The only one of whom a second key is asked for.
+        with pytest.raises(ConnectionFailed, match=r"two@127\.0\.0\.1"):
+            start_worker(build, connecting)
+        return
+    channel, _ = start_worker(build, connecting)
+    channel.end()
+    assert f"Accepted publickey for {user} " in place.server.log.read_text()[begin:]
+
+
+def test_known_hosts_that_a_file_in_home_names_by_a_tilde_are_those_in_home(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = place.directory / ".ssh"
+    files.mkdir()
+    text = "Host build\nUserKnownHostsFile ~/.ssh/hosts\nHostName 127.0.0.1\nPort {port}\nUser me\nIdentityFile {key}\n"
+    (files / "config").write_text(place.text(text))
+    monkeypatch.setenv("HOME", str(place.directory))
+    build = place.build(files / "config", ssh_config=None)
+    with pytest.raises(ConnectionFailed, match="is unknown") as caught:
+        start_worker(build)
+    assert str(caught.value.hint).endswith(">> ~/.ssh/hosts`")
+    (files / "hosts").write_text(place.server.known_line)
+    for transport in ("fabric", "openssh"):
+        build.transport = transport
+        channel, _ = start_worker(build)
+        assert channel.end() == 0
+
+
 @pytest.mark.parametrize("transport", ["fabric", "openssh"])
 def test_home_that_is_not_that_of_the_users_entry_is_searched_too(
     place: Place, monkeypatch: pytest.MonkeyPatch, transport: str
