@@ -35,6 +35,10 @@ CONNECT_SECONDS = 15
 GONE_SECONDS = 60
 
 
+#: Options of ssh_config, and what paramiko calls them.
+ALGORITHMS = {"ciphers": "ciphers", "macs": "digests", "kexalgorithms": "kex", "hostkeyalgorithms": "key_types"}
+
+
 class SshChannel:
     """The worker over Fabric: one connection, one channel. Closes the connections when it ends."""
 
@@ -424,7 +428,10 @@ def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> Co
             hint=openssh.login_hint(host, getattr(error, "allowed_types", ())),
         )
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        return Refused(f"{host}: no SSH connection: {error}")
+        return Refused(
+            f"{host}: no SSH connection: {error}",
+            hint="see Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms in ssh_config",
+        )
     # So it says that it gave up waiting.
     slow = "No existing session" in str(error)
     why = f"no SSH connection: {str(error) or 'it was closed'}"
@@ -494,6 +501,11 @@ def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
     class Transport(paramiko.Transport):
         was_answered = was_asked_more = False
 
+        def auth_publickey(self, username: str, key: Any, event: Any = None) -> Any:
+            if accepted and accepted.isdisjoint(kinds.get(key.get_name(), (key.get_name(),))):
+                raise paramiko.AuthenticationException(f"PubkeyAcceptedAlgorithms leaves {key.get_name()} out")
+            return super().auth_publickey(username, key, event)
+
         def auth_interactive(self, username: str, handler: Any, submethods: str = "") -> Any:
             def once(title: str, instructions: str, fields: Any) -> Any:
                 self.was_asked_more = len(fields) > 1 or bool(fields and self.was_answered)
@@ -507,10 +519,20 @@ def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
         def auth_interactive_dumb(self, username: str, handler: Any = None, submethods: str = "") -> Any:
             raise paramiko.SSHException("it asks for a second factor")
 
+    kinds = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
+    said = known.host.one("pubkeyacceptedalgorithms") or known.host.one("pubkeyacceptedkeytypes")
+    accepted = set(said.split(",")) if said else set()
     transport = Transport(sock, **options)
     security = transport.get_security_options()
-    kinds = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
     first = [kind for key in known.keys for kind in kinds.get(key.get_name(), (key.get_name(),))]
     first = [kind for kind in dict.fromkeys(first) if kind in security.key_types]
     security.key_types = (*first, *(kind for kind in security.key_types if kind not in first))
+    # ssh would refuse with what its configuration leaves out, and so do we.
+    for option, attribute in ALGORITHMS.items():
+        if wanted := known.host.one(option):
+            ours = getattr(security, attribute)
+            setattr(security, attribute, tuple(each for each in ours if each in wanted.split(",")))
+    if accepted:
+        out = [each for each in transport.preferred_pubkeys if each not in accepted]
+        transport.disabled_algorithms = {**(transport.disabled_algorithms or {}), "pubkeys": out}
     return transport

@@ -134,6 +134,14 @@ def place(server: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plac
     return Place(server, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A server with few algorithms."""
+    options = "Ciphers aes128-ctr\nMACs hmac-sha2-256\nKexAlgorithms ecdh-sha2-nistp256\nPermitRootLogin yes\n"
+    with sshd.running(parts.find_or_install(print).sshd, tmp_path_factory.mktemp("narrow"), options) as running:
+        yield running
+
+
 @contextlib.contextmanager
 def agent(path: Path, *keys: Path) -> Iterator[None]:
     """An ssh-agent with these keys at a socket, whose path may have 107 bytes."""
@@ -651,6 +659,37 @@ def test_trace_says_which_way_was_taken_and_why(place: Place, capsys: pytest.Cap
         assert "transport: openssh: BindAddress is set" in capsys.readouterr().err
     finally:
         trace.begin(0, {})
+
+
+@pytest.mark.parametrize("transport", ["auto", "fabric", "openssh"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "HostKeyAlgorithms rsa-sha2-512",
+        "Ciphers aes192-ctr",
+        "KexAlgorithms diffie-hellman-group18-sha512",
+        "MACs hmac-sha2-512\nCiphers aes128-ctr",
+        "PubkeyAcceptedAlgorithms rsa-sha2-512",
+    ],
+)
+def test_algorithms_that_ssh_may_not_use_are_not_used(narrow: Sshd, place: Place, option: str, transport: str) -> None:
+    (place.directory / "known_hosts").write_text(narrow.known_line)
+    mine = Place(narrow, place.directory)
+    assert mine.ours(mine.config("Host build\n{base}"), transport=transport) in (transport, "fabric")
+    config = mine.config(f"Host build\n{option}\n" + "{base}")
+    assert mine.ssh(config).returncode == 255
+    with pytest.raises(ConnectionFailed):
+        mine.ours(config, transport=transport)
+
+
+@pytest.mark.parametrize("transport", ["auto", "fabric", "openssh"])
+def test_algorithms_that_the_file_chooses_are_used(place: Place, transport: str) -> None:
+    config = place.config(
+        "Host build\nCiphers aes192-ctr\nMACs hmac-sha2-512\nKexAlgorithms ecdh-sha2-nistp384\n"
+        "HostKeyAlgorithms ssh-ed25519\nPubkeyAcceptedAlgorithms ssh-ed25519\n{base}"
+    )
+    assert place.ssh(config).stdout == "in\n"
+    assert place.ours(config, transport=transport) in (transport, "fabric")
 
 
 def test_fabric_that_was_demanded_says_what_it_can_not_do(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
