@@ -493,6 +493,12 @@ class PromptSocket(socket.socket):
         return data
 
 
+def is_list(algorithms: str) -> bool:
+    """Whether it names them. Where there is no ssh to say what they come to, a file's own words may change a list that
+    only ssh knows (`+`, `-`, `^`), or be patterns."""
+    return bool(algorithms) and algorithms[0] not in "+-^" and "*" not in algorithms and "?" not in algorithms
+
+
 def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
     """paramiko's transport, which asks for a host key of a kind that is known; by itself it takes any. It answers one
     question; paramiko's own gives the password to each, and reads the terminal for a second factor."""
@@ -521,7 +527,7 @@ def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
 
     kinds = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
     said = known.host.one("pubkeyacceptedalgorithms") or known.host.one("pubkeyacceptedkeytypes")
-    accepted = set(said.split(",")) if said else set()
+    accepted = set(said.split(",")) if is_list(said) else set()
     transport = Transport(sock, **options)
     security = transport.get_security_options()
     first = [kind for key in known.keys for kind in kinds.get(key.get_name(), (key.get_name(),))]
@@ -529,7 +535,7 @@ def _transport(known: KnownHosts, sock: Any, **options: Any) -> Any:
     security.key_types = (*first, *(kind for kind in security.key_types if kind not in first))
     # ssh would refuse with what its configuration leaves out, and so do we.
     for option, attribute in ALGORITHMS.items():
-        if wanted := known.host.one(option):
+        if is_list(wanted := known.host.one(option)):
             ours = getattr(security, attribute)
             setattr(security, attribute, tuple(each for each in ours if each in wanted.split(",")))
     if accepted:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.connection.openssh import explain, strictness
+from deploytool.connection.ssh import is_list
 from deploytool.connection.ssh_config import Host
 from deploytool.connection.transport import asks_for_openssh, uses_agent
 
@@ -101,3 +102,18 @@ def test_words_of_ssh_become_a_sentence(tmp_path: Path, words: str, message: str
     assert message in error.message
     assert error.hint
     assert error.tail == tuple(words.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("aes256-ctr,aes128-ctr", True),
+        ("+ssh-rsa", False),
+        ("^ssh-ed25519", False),
+        ("-*cbc", False),
+        ("aes*", False),
+        ("", False),
+    ],
+)
+def test_words_that_change_a_list_which_only_ssh_knows_leave_nothing_out(said: str, expected: bool) -> None:
+    assert is_list(said) is expected
