@@ -246,12 +246,12 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
             outcome.advance(Event.HALT if halted else Event.PAUSE)
             stop(session, listening, outcome.gone)
             return
-    if attempt.plan.waves:
-        session.bus.settle().answer()
+    settling = session.bus.settle() if attempt.plan.waves else None
+    words = session.bus.last_words(outcome.deployment or "", attempt.release.id, by_role(fleet.expected))
+    if settling is not None:
+        settling.answer()
         outcome.settled = True
-    listening.ask_last_words(
-        session.bus.last_words(outcome.deployment or "", attempt.release.id, by_role(fleet.expected))
-    )
+    listening.ask_last_words(words)
     if fleet.bad():
         outcome.exit_code = FleetError.exit_code
     outcome.advance(Event.FAIL if outcome.exit_code else Event.VERIFY)

@@ -11,6 +11,9 @@ DEPLOYMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z[a-z0-9]{4}")
 MOMENT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 MOMENT_LENGTH = 16
 
+#: A host's name on the bus: one word, without a slash. It stands in keys, and on a line of what is signed.
+NODE = re.compile(r"[^\s/\x00-\x20\x7f-\x9f]+")
+
 #: Clocks of build servers differ by less. What lies further ahead was written by nobody's clock.
 AHEAD_SECONDS = 86400.0
 

@@ -4,15 +4,12 @@ A host runs a manifest only if this names it; `wanted` holds the statement's own
 signed. `templates/app-server/receive.sh` reads it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from deploytool.errors import ConsulError
 from deploytool.model.release import DeploymentId, sha256
-
-#: One word on a line of its own, and nothing that a terminal or a shell takes for something else.
-_NAME = re.compile(r"[^\s/\x00-\x20\x7f-\x9f]+")
+from deploytool.text import ids
 
 
 def statement(
@@ -28,7 +25,7 @@ def statement(
     that would be read as something else.
     """
     for name in (name for names in hosts.values() for name in names):
-        if not _NAME.fullmatch(name):
+        if not ids.NODE.fullmatch(name):
             raise ConsulError(f"{name!r} can't be the name of a host: nothing is signed for it")
     return "".join(
         [

@@ -10,11 +10,11 @@ import contextlib
 import functools
 import http.client
 import json
-import re
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
 from urllib.parse import quote, urlencode
 
+from deploytool.text import ids
 from deploytool.text.untrusted import read_json
 
 from .bus import KEYS_BYTES, Entry, Value, is_below_something
@@ -28,8 +28,6 @@ CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 10.0
 
 
-#: One word, without a slash: it stands in keys, and on a line of what is signed.
-NODE_NAME = re.compile(r"[^\s/\x00-\x20\x7f-\x9f]+")
 #: of one transaction
 MOST_OPERATIONS = 64
 #: of what a transaction reads: values of the usual size have a tenth of it
@@ -303,7 +301,7 @@ class Consul:
     def hosts(self, selector: Selector) -> Tuple[List[str], List[str]]:
         """The hosts that match a role's `hosts`: those whose serfHealth passes, and those that are down. In order."""
         chosen = self._matching(selector)
-        odd = next((name for name in chosen if not NODE_NAME.fullmatch(name)), None)
+        odd = next((name for name in chosen if not ids.NODE.fullmatch(name)), None)
         if odd is not None:
             raise Failure(
                 "consul",

@@ -54,11 +54,6 @@ def repository(tmp_path: Path) -> Repository:
     return made
 
 
-@pytest.fixture
-def server(tmp_path: Path, repository: Repository) -> Server:
-    return Server(tmp_path / "build", str(repository.path))
-
-
 def archived(repository: Repository, tmp_path: Path) -> dict[str, bytes]:
     """What `git archive` gives, and tar unpacks, in Capistrano's way: from a mirror."""
     mirror, out = tmp_path / "archived.git", tmp_path / "archived"

@@ -12,18 +12,6 @@ from deploytool.connection.step import Code, values
 from tests.support.stage_server import GIT, Repository, Server, run
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "git" / "shop")
-    made.commit({"app.txt": "one\n"})
-    return made
-
-
-@pytest.fixture
-def server(tmp_path: Path, repository: Repository) -> Server:
-    return Server(tmp_path / "build", str(repository.path))
-
-
 @pytest.mark.parametrize(
     ("reference", "is_in", "kind"),
     [

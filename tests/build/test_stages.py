@@ -38,18 +38,6 @@ ODD = 'it\'s $(id) "x" `id`'
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    made = Repository(tmp_path / "git" / "shop")
-    made.commit({"app.txt": "one\n"})
-    return made
-
-
-@pytest.fixture
-def server(tmp_path: Path, repository: Repository) -> Server:
-    return Server(tmp_path / "build", str(repository.path))
-
-
 # Which revision is meant
 
 

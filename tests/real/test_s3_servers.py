@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +30,7 @@ from deploytool.worker.processes import Groups
 from deploytool.worker.s3_store import S3Store
 from deploytool.worker.wire import Credentials, StoreSettings
 from tests.support.certificates import own_certificate
+from tests.support.http import serving, url_of
 from tests.support.project import TINY, Project
 from tests.support.waiting import until
 
@@ -243,6 +243,8 @@ def test_profile_of_the_build_server_is_used_there_and_named_if_it_is_missing(mo
 class Server:
     """Answers each request with the same, and keeps their headers."""
 
+    http: ThreadingHTTPServer
+
     def __init__(self, status: int, body: str, headers: dict[str, str]) -> None:
         self.headers: list[dict[str, str]] = []
         server = self
@@ -266,22 +268,18 @@ class Server:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = answer
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.handler = Handler
+
+    @property
+    def url(self) -> str:
+        return url_of(self.http)
 
 
 @contextmanager
 def answering(status: int, body: str, **headers: str) -> Iterator[Server]:
     server = Server(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    thread = threading.Thread(target=server.http.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server.handler) as server.http:
         yield server
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
 
 
 #: Amazon's code, its status and its words, and what the hint must say
@@ -382,9 +380,7 @@ class Gateway:
                 self.end_headers()
                 self.wfile.write(body)
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.handler = Handler
 
 
 def test_hosts_fetch_from_a_gateway_that_the_settings_name(playground: Playground, tmp_path: Path) -> None:
@@ -392,10 +388,8 @@ def test_hosts_fetch_from_a_gateway_that_the_settings_name(playground: Playgroun
     project = Project(playground, tmp_path)
     prefix = project.settings["store"]["url"].partition(f"{playground.bucket}/")[2]
     gateway = Gateway(playground, prefix)
-    thread = threading.Thread(target=gateway.http.serve_forever, daemon=True)
-    thread.start()
-    try:
-        project.settings["store"]["hosts_url"] = gateway.url
+    with serving(gateway.handler) as server:
+        project.settings["store"]["hosts_url"] = url_of(server)
         project.write()
         deployed = project.deploy()
         assert set(deployed.verdicts().values()) == {"verified"}
@@ -404,7 +398,3 @@ def test_hosts_fetch_from_a_gateway_that_the_settings_name(playground: Playgroun
         checked = project.fab("playground", "check", "--json")
         assert checked.code == 0, checked.out
         assert any("/checks/" in path for path in gateway.asked)
-    finally:
-        gateway.http.shutdown()
-        gateway.http.server_close()
-        thread.join()

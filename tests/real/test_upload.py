@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,7 @@ from deploytool.worker.own_isal import OwnIsal
 from deploytool.worker.processes import Groups
 from deploytool.worker.s3_store import S3Store
 from deploytool.worker.wire import Credentials, StoreSettings
+from tests.support.http import serving, url_of
 from tests.support.waiting import until
 from tests.support.worker import Place, RawClient, hello, s3, unfinished
 
@@ -156,22 +157,16 @@ class Proxy:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.handler = Handler
+        self.url = ""
 
 
 @contextmanager
 def proxy_before(endpoint_url: str, spoil: Callable[[str], str]) -> Iterator[Proxy]:
     proxy = Proxy(endpoint_url, spoil)
-    serving = threading.Thread(target=proxy.server.serve_forever, daemon=True)
-    serving.start()
-    try:
+    with serving(proxy.handler) as server:
+        proxy.url = url_of(server)
         yield proxy
-    finally:
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        serving.join()
 
 
 def once(part: str, what: str) -> Callable[[str], str]:
