@@ -43,7 +43,6 @@ def consul_agent(
         # Quick to start and to notice a dead host, also where tests keep the machine busy, and many such clusters idle
         # side by side; a real network needs the defaults.
         "gossip_lan": {
-            "gossip_interval": "100ms",
             "probe_interval": "500ms",
             "probe_timeout": "250ms",
             "suspicion_mult": 3,

@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import http.client
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from deploytool.errors import DeployError
 from deploytool.hosts.scripts import receive_script
@@ -91,6 +92,9 @@ class Playground:
 
     As a context manager it is tied to this process: when this process ends, however it ends, so does the playground.
     """
+
+    #: with each of its own questions to Consul
+    _consul_headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -701,17 +705,19 @@ class Playground:
 
     def sees_all_nodes(self, node: str = SERVER_NODE) -> bool:
         """Whether this node's agent answers, and the catalog holds all hosts, each with a passing serfHealth."""
-        try:
-            checks = self._consul_get(node, "/v1/health/state/passing")
-        except (OSError, ValueError):
-            return False
+        checks = self._consul_get(node, "/v1/health/state/passing") or []
         healthy = {check["Node"] for check in checks if check["CheckID"] == "serfHealth"}
         return {SERVER_NODE, *HOSTS} <= healthy
 
     def _consul_get(self, node: str, path: str) -> Any:
-        # Our own agent, here and below: http.
-        with urllib.request.urlopen(self.consul_address(node) + path, timeout=5) as answer:  # noqa: S310
-            return json.load(answer)
+        """What the node's agent says; None while it says nothing, or ends in the middle of it."""
+        try:
+            # Our own agent: http.
+            request = urllib.request.Request(self.consul_address(node) + path, headers=self._consul_headers)  # noqa: S310
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+                return json.load(answer)
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
 
     def _has_bucket(self) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -816,12 +822,12 @@ class Playground:
         beside = flag.with_name(".no-agent")
         beside.write_text("leave" if leave else "kill", encoding="utf-8")
         beside.replace(flag)
-        self._until(f"{host}'s agent is still up", lambda: not self._agent_answers(host))
+        self._until(f"{host}'s agent is still up", lambda: self._consul_get(host, "/v1/agent/self") is None)
 
     def start_agent(self, host: str) -> None:
         """Let the host's Consul agent run again, and wait until the cluster has all its hosts again."""
         (self.host_directory(host) / "control" / "no-agent").unlink(missing_ok=True)
-        self._until(f"{host} is not back in the cluster", lambda: self._agent_answers(host))
+        self._until(f"{host} is not back in the cluster", lambda: bool(self._consul_get(host, "/v1/agent/self")))
 
     def kill_consul_server(self) -> None:
         """End the cluster's only server at once; what it has written stays."""
@@ -855,13 +861,6 @@ class Playground:
         flag = self.host_directory(host) / "control" / "restart-watches"
         flag.touch()
         self._until(f"{host}'s watches do not restart", lambda: not flag.exists())
-
-    def _agent_answers(self, host: str) -> bool:
-        try:
-            self._consul_get(host, "/v1/agent/self")
-        except (OSError, ValueError):
-            return False
-        return True
 
     def _until(self, otherwise: str, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS

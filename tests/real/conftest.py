@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.playground import Playground
+from tests.support.truth import bring_back
 from tests.support.waves import Waves, left_as_found
 
 
@@ -14,6 +15,15 @@ def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]
     """A running playground with the sample app's roles. Tied to this process: `kill -9` ends it, too."""
     with Playground(tmp_path_factory.mktemp("playground") / "state") as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_stopped(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails between stopping a host and starting it again is one failure, and not one for each after it."""
+    shared = request.getfixturevalue("playground") if "playground" in request.fixturenames else None
+    yield
+    if shared is not None:
+        bring_back(shared)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -118,10 +118,7 @@ class Guarded(Playground):
             self.tokens = {}
         return self.tokens.setdefault(name, str(uuid.uuid4()))
 
-    def _consul_get(self, node: str, path: str) -> Any:
-        request = urllib.request.Request(self.consul_address(node) + path, headers={"X-Consul-Token": MANAGER})
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.load(answer)
+    _consul_headers: ClassVar[Mapping[str, str]] = {"X-Consul-Token": MANAGER}
 
     def seen(self, path: str) -> Any:
         """An answer of the server's, with all rights."""

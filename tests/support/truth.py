@@ -304,14 +304,20 @@ done
 """
 
 
-def put_in_order(playground: Playground, *applications: Application) -> None:
-    """Undo every fault of the tests here, and leave hosts as if these applications had never been deployed."""
+def bring_back(playground: Playground) -> None:
+    """Start what a test has stopped of the cluster and its hosts, and has not started again."""
     if not playground_answers(playground):
         playground.start_consul_server()
     for host in HOSTS:
         (playground.host_directory(host) / "control/no-agent").unlink(missing_ok=True)
         if not playground.host_is_running(host):
             playground.start_host(host)
+    until(playground.sees_all_nodes, "all hosts are healthy again")
+
+
+def put_in_order(playground: Playground, *applications: Application) -> None:
+    """Undo every fault of the tests here, and leave hosts as if these applications had never been deployed."""
+    bring_back(playground)
     for application in applications:
         url = f"{playground.consul_address()}/v1/kv/deploytool/{application.name}/?recurse"
         urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=10).close()
@@ -321,7 +327,6 @@ def put_in_order(playground: Playground, *applications: Application) -> None:
         assert cleared.returncode == 0, cleared.stderr
     for application in applications:
         playground.add_application(application)
-    until(playground.sees_all_nodes, "all hosts are healthy again")
 
 
 def playground_answers(playground: Playground) -> bool:
