@@ -285,7 +285,7 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.queries.status import lines, read_proven_status
+        from deploytool.queries.status import page, read_proven_status
         from deploytool.state.status import read_whole_status
 
         if probe and (because := dry_by(context)):
@@ -296,8 +296,7 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
             found = read_proven_status(session) if probe else read_whole_status(session)
         this.outcome.exit_code = found.exit_code
         if not json:
-            for line in lines(found, this.settings.environment):
-                this.console.print(line)
+            this.console.page(page(found, this.settings.environment))
         return found.as_dict()
 
     run(context, "status", json, body)
@@ -349,8 +348,7 @@ def releases(
             ids = [row.id for row in found.rows]
             remember_all(project(), this.settings.environment, os.environ, ids, branches)
         if not json:
-            for line in found.lines():
-                this.console.print(line)
+            this.console.page(found.page())
         return found.as_dict()
 
     run(context, "releases", json, body)
@@ -415,7 +413,7 @@ def _plan(
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.queries.plan import lines, make_plan
+        from deploytool.queries.plan import make_plan, page
 
         if others:
             raise UsageError(
@@ -429,8 +427,7 @@ def _plan(
             found = make_plan(session, reference)
         this.outcome.exit_code = found.exit_code
         if not json:
-            for line in lines(found):
-                this.console.print(line)
+            this.console.page(page(found))
         return found.as_dict()
 
     run(context, "plan", json, body)
@@ -597,12 +594,11 @@ def check(context: Context, json: bool = False) -> None:
     """
 
     def body(this: Command) -> Mapping[str, Any]:
-        from deploytool.queries.check import check_all, check_error
+        from deploytool.queries.check import check_all, check_error, page
 
         results = check_all(this.settings, this.every, this.session, this.connecting)
         if not json:
-            for result in results:
-                this.console.print(result.line)
+            this.console.page(page(results, this.settings.environment))
         this.outcome.exit_code = next((result.exit_code for result in results if result.ok is False), 0)
         document: dict[str, Any] = {"checks": [result.as_dict() for result in results]}
         if this.outcome.exit_code:

@@ -131,7 +131,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
         )
     elif found is not None and not rebuild:
         refuse_covered(session, found)
-        session.console.note(f"reusing release {found.id}: equal inputs, built at {found.built_at}")
+        session.console.note(f"reusing release {found.id}: same inputs, built at {found.built_at}")
         session.let_go(WORKSPACE_LOCK)
         return Built(found, reused=True)
     session.hook("before_build", Outcome(revision=fetched.revision, branch=fetching.reference))
@@ -144,7 +144,7 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     )
     if found is not None:
         same = "the very bytes" if found.checksum == release.checksum else "other bytes than those"
-        session.console.note(f"{release.id} has {same} of {found.id}, which was built from equal inputs")
+        session.console.note(f"{release.id} has {same} of {found.id}, which was built from the same inputs")
     return Built(release, reused=False)
 
 
@@ -202,7 +202,7 @@ def build_release(
         if step is None:
             continue
         if name in found.kept:
-            session.console.note(f"{name}: not run again, all that decides them is unchanged")
+            session.console.note(f"{name}: cached, inputs unchanged")
             continue
         begun.append(session.run(step, after=last))
         last = begun[-1].asked
@@ -223,7 +223,9 @@ def build_release(
             each.results()
     except StepError as error:
         if found.kept:
-            kept = f"{' and '.join(sorted(found.kept))} did not run, as nothing had changed: --rebuild runs all"
+            kept = (
+                f"{' and '.join(sorted(found.kept))} did not run, their inputs are unchanged: --rebuild runs everything"
+            )
             error.hint = "; ".join(filter(None, (error.hint, kept)))
         raise
     with session.console.step("publish"):

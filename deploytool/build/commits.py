@@ -10,8 +10,8 @@ from deploytool.build import stages
 from deploytool.build.stages import Commit, Comparison
 from deploytool.connection.client import Later
 from deploytool.errors import StepError
-from deploytool.screen.console import counted
 from deploytool.session import Session
+from deploytool.text.words import counted
 
 if TYPE_CHECKING:
     from deploytool.state.targets import Here
@@ -30,7 +30,7 @@ def compare(session: Session, old: str | None, new: str) -> Later[Comparison | N
         try:
             comparison = stages.compared(begun.results())
         except StepError as error:
-            session.console.note(f"the commits can't be told: {error.message}")
+            session.console.note(f"the commits are unknown: {error.message}")
             return None
         return comparison if comparison.known else None
 
@@ -41,12 +41,12 @@ def tell_changes(session: Session, here: "Here", changes: Comparison | None) -> 
     """Say which commits a deployment brings and which it takes away."""
     live, served = here.live.release, here.served.release
     if served is None:
-        session.console.note(f"nothing is live in {session.settings.environment} yet")
+        session.console.note(f"nothing is deployed to {session.settings.environment} yet")
         return
     if served != live:
-        session.console.note(f"{live} is wanted, and what the hosts serve is {served}")
+        session.console.note(f"the hosts are expected to run {live}, and run {served}")
     if changes is None:
-        session.console.note(f"live is {served}; the commits since can't be told")
+        session.console.note(f"current: {served}; the commits since then are unknown")
     else:
         for line in change_lines(served, changes):
             session.console.note(line)
@@ -55,13 +55,13 @@ def tell_changes(session: Session, here: "Here", changes: Comparison | None) -> 
 def change_lines(live: str, changes: Comparison) -> list[str]:
     """For people: `live` is what runs now."""
     if not changes.brings_count and not changes.takes_away_count:
-        return [f"live is {live}, of the same revision"]
+        return [f"current: {live}, the same revision"]
     lines = []
     if changes.brings_count:
         lines.append(f"brings {counted(changes.brings_count, 'commit')} since {live}:")
         lines += commit_lines(changes.brings, changes.brings_count)
     if changes.takes_away_count:
-        lines.append(f"takes away {counted(changes.takes_away_count, 'commit')} of {live}:")
+        lines.append(f"drops {counted(changes.takes_away_count, 'commit')} of {live}:")
         lines += commit_lines(changes.takes_away, changes.takes_away_count)
     return lines
 

@@ -70,13 +70,13 @@ def refuse_covered(session: "Session", release: "Release") -> None:
         raise StepError(
             f"the hosts of {settings.environment} would link {paths} from shared/ over what the build of {release.id} "
             "made there",
-            hint=f"take {paths} out of `linked_dirs` or `linked_files`; or, if the hosts need nothing of it, name it "
-            "in `build.exclude` and build again",
+            hint=f"take {paths} out of `linked_dirs` or `linked_files`; or, if the hosts don't need it, add it to "
+            "`build.exclude` and build again",
         )
     if unknown := unchecked(settings, release):
         session.console.note(
-            f"{', '.join(unknown)} was not among the linked paths when {release.id} was built: whether the hosts hide "
-            "something that the build made is unknown"
+            f"{', '.join(unknown)} was not among the linked paths when {release.id} was built: the hosts may "
+            "hide something that the build made"
         )
 
 

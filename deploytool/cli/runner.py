@@ -223,7 +223,9 @@ class _Ending:
         if as_json:
             self.console.document(document)
         elif self.environment is not None and (outcome.hosts or outcome.spared or outcome.unwatched):
-            self.console.summary(outcome, self.environment, outcome.hosts)
+            from deploytool.screen.ending import deployment_page
+
+            self.console.page(deployment_page(outcome, self.environment))
         if self.console.in_ci:
             tell_ci(self.console, f"fab {self.environment or 'ENV'} {self.name}", document, outcome, self.environment)
         return document
@@ -268,7 +270,7 @@ def tell_ci(
     console: "Console", title: str, document: Mapping[str, Any], outcome: "Outcome", environment: str | None
 ) -> None:
     """Tell the CI system that runs the command how it ended, beside its log. `document` is the command's, masked."""
-    from deploytool.screen.console import ending
+    from deploytool.screen.ending import ending
     from deploytool.screen.github_actions import annotations
     from deploytool.text.untrusted import one_line
 
@@ -347,7 +349,7 @@ def outcome_error(outcome: "Outcome") -> DeployError:
         if result.verdict is not Verdict.VERIFIED
     )
     reason = "; ".join(filter(None, (f"not verified: {bad}" if bad else "", outcome.objection)))
-    reason = reason or "a host does not serve, proven, what is wanted of it"
+    reason = reason or "at least one host is not verified on the expected release"
     if outcome.status is Status.HALTED and outcome.exit_code == FleetError.exit_code:
         went_back = "".join(f"; back on {each.release}, exit code {each.exit_code}" for each in outcome.undone)
         return FleetError(f"halted after {len(outcome.gone)} of {len(outcome.hosts)} hosts; {reason}{went_back}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deploytool.errors import DeployError
 from deploytool.hooks.local import Record, masking_of_output, problem_of, record_of, run_command
-from deploytool.screen.console import conclusion
+from deploytool.screen.ending import message
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import one_line, printable
 
@@ -129,7 +129,7 @@ def end_text(
     error: DeployError | None,
 ) -> str:
     """The last lines of the command, in the words of the screen."""
-    lines = conclusion(outcome, settings.environment)
+    lines = message(outcome, settings.environment)
     if error is not None and (not lines or exit_code not in (0, 8)):
         lines = [error.message, *([f"hint: {error.hint}"] if error.hint else [])]
     first = f"{name} {'is done' if exit_code == 0 else f'FAILED with exit code {exit_code}'}"

@@ -158,7 +158,7 @@ def app_server(
     """
     if settings.has_pretend_hosts:
         raise UsageError(
-            f"the hosts of {settings.environment} are directories on this machine, and need nothing",
+            f"the hosts of {settings.environment} are directories on this machine, and need no set-up",
             hint="name an environment with real app servers",
         )
     if not _USER.fullmatch(user):
@@ -170,7 +170,7 @@ def app_server(
         if text is not None and masking.text(text) != text:
             raise UsageError(
                 f"store.{setting} holds a secret, and what this prints is installed on every app server",
-                hint="write the value itself into the settings, in place of ${NAME}, if it is none",
+                hint="write the value itself into the settings, in place of ${NAME}, if it is not a secret",
             )
     application, environment = settings.application, settings.environment
     signers, signers_file = signers_of(settings), f"/etc/deploytool/{application}/{environment}.signers"

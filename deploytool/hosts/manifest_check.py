@@ -30,7 +30,7 @@ def check_manifest(text: str, *, kept: bool = False) -> None:
     problems = list(_manifest_problems(text, kept=kept))
     if problems:
         raise SettingsError(
-            [f"manifest: {problem}" for problem in problems], hint=f"look at templates/{TEMPLATE_NAME} and at the hooks"
+            [f"manifest: {problem}" for problem in problems], hint=f"check templates/{TEMPLATE_NAME} and the hooks"
         )
 
 
@@ -73,7 +73,7 @@ def _manifest_problems(text: str, *, kept: bool) -> Iterator[str]:
         and not mode.style
         and re.fullmatch(r"0[0-7]{3,4}", mode.value)
     ):
-        yield "dest_mode is no octal number such as 0755, without quotes"
+        yield "dest_mode is not an octal number such as 0755, without quotes"
     if "excludes" in fields:
         yield from _text_list_problems("excludes", fields["excludes"])
     if "commands" in fields:
@@ -86,10 +86,10 @@ def _archive_problems(fields: Mapping[str, "yaml.Node"], words: Mapping[str, str
     dest = words.get("dest", "")
     # rsync would sync into a directory that others may have made.
     if not dest.startswith("/") and not (dest.startswith("../") and words.get("sync_strategy") == "mv"):
-        yield "dest is missing or no absolute path; with sync_strategy: mv it may be what templates know as beside"
+        yield "dest is missing or not an absolute path; with sync_strategy: mv it may be what templates know as beside"
     checksum = words.get("checksum", "")
     if len(checksum) not in _CHECKSUM_DIGITS or not re.fullmatch(r"[0-9a-fA-F]*", checksum):
-        yield f"checksum is missing or no {', '.join(_CHECKSUM_DIGITS.values())} in hexadecimal digits"
+        yield f"checksum is missing or not {', '.join(_CHECKSUM_DIGITS.values())} in hexadecimal digits"
 
 
 def _command_problems(commands: "yaml.Node") -> Iterator[str]:
@@ -131,7 +131,7 @@ def _map_items(
             close = difflib.get_close_matches(name, known, n=1)
             problems.append(f"{prefix}{name} is unknown to stretcher{f'; did you mean {close[0]}?' if close else ''}")
         elif name in seen:
-            problems.append(f"{prefix}{name} stands there twice")
+            problems.append(f"{prefix}{name} is there twice")
         else:
             seen.add(name)
             yield name, value

@@ -1,5 +1,6 @@
 """What the hosts have said, and the verdict on each. Pure: reports in, verdicts out; no clock, no Consul."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -104,23 +105,51 @@ class HostResult:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """Hosts that are bad for one reason, with one and the same log."""
+    """Hosts that are bad for one cause."""
 
     verdict: Verdict
+    #: of the first host
     reason: str
+    #: of the first host that has one
     log: tuple[str, ...]
+    #: whether the other hosts' logs say the same
+    same_log: bool
     #: `host (role)` each
     hosts: tuple[str, ...]
+    #: so many hosts: one that has two roles is one
+    machines: int
 
 
 def grouped(results: Iterable[HostResult]) -> tuple[Bad, ...]:
-    """Those that are not verified, worst first, by what is wrong with them."""
+    """Those that are not verified, worst first, by their cause."""
     order = list(Verdict)
-    hosts: dict[tuple[Verdict, str, tuple[str, ...]], list[str]] = {}
+    causes: dict[tuple[Verdict, str], list[HostResult]] = {}
     for result in sorted(results, key=lambda result: order.index(result.verdict)):
         if result.verdict is not Verdict.VERIFIED:
-            hosts.setdefault((result.verdict, result.reason, result.log), []).append(f"{result.host} ({result.role})")
-    return tuple(Bad(verdict, reason, log, tuple(names)) for (verdict, reason, log), names in hosts.items())
+            causes.setdefault((result.verdict, _alike(result.reason, result)), []).append(result)
+    found = []
+    for (verdict, _), alike in causes.items():
+        logs = [result for result in alike if result.log]
+        said = {tuple(_alike(line, result) for line in _telling(result.log)) for result in logs}
+        first = sorted(alike, key=lambda result: not result.log)
+        names = tuple(f"{result.host} ({result.role})" for result in first)
+        log = _telling(first[0].log)
+        found.append(Bad(verdict, first[0].reason, log, len(said) <= 1, names, len({each.host for each in alike})))
+    return tuple(found)
+
+
+#: What differs from host to host where the cause is the same: moments, process ids and the like, durations.
+_OWN = re.compile(r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?|\b\d+(\.\d+)? m?s\b|\b\d{3,}\b")
+
+
+def _alike(text: str, result: HostResult) -> str:
+    """The text without what is this host's own."""
+    return re.sub(rf"(?<![\w-]){re.escape(result.host)}(?![\w-])", "{host}", _OWN.sub("#", text))
+
+
+def _telling(log: Sequence[str]) -> tuple[str, ...]:
+    """The log without stretcher's dump of the manifest, which says nothing about this host."""
+    return tuple(line for line in log if "&stretcher.Manifest{" not in line)
 
 
 def read_report(role: str, host: str, state: str, value: str, written: int = 0) -> Report | None:
@@ -208,8 +237,8 @@ def read_last_word(value: str | None) -> LastWord:
 def unremoved_words(host: str, role: str, unremoved: str) -> str:
     """What to do where a host can't remove something, for people."""
     return (
-        f"{host} ({role}) can't remove {', '.join(unremoved.split())}: something in there is another user's, or may "
-        "not be changed; remove it there as root, below deploy_to"
+        f"{host} ({role}) can't remove {', '.join(unremoved.split())}: another user owns something in it, or it is "
+        "read-only; remove it there as root, below deploy_to"
     )
 
 
@@ -306,7 +335,7 @@ class Fleet:
         elif written.get(State.ACTIVATED, 0) > proven:
             odd = "it switched only later"
         elif earlier is not None:
-            odd = f"it had {earlier.value} before, and has not begun again"
+            odd = f"it reported {earlier.value} before, and has not started again"
         elif (word := self._words.get((role, host), "there is none")) is not None:
             return (
                 f"it reported verified, but its last word, `serving/{role}/{host}` in Consul, does not agree: {word}. "
@@ -324,15 +353,15 @@ class Fleet:
         match state:
             case None:
                 # A deployment that was given up early has not listened for long: not a reason to suspect the host.
-                heard = f"not a word in {self.listened_seconds:.0f} s"
+                heard = f"no report in {self.listened_seconds:.0f} s"
                 return (
-                    f"{heard}: is it still fetching, is its consul watch running, may its token read what is wanted "
+                    f"{heard}: is it still fetching, is its consul watch running, can its token read `wanted/` "
                     "(key_prefix read), and can it read the store?"
                 )
             case State.FETCHED:
-                return "it fetched the archive and said nothing more"
+                return "it fetched the archive and reported nothing since"
             case _:
-                return f"it reported {state.value} and said nothing more"
+                return f"it reported {state.value} and nothing since"
 
     def results(self) -> tuple[HostResult, ...]:
         """The expected hosts, in their order."""

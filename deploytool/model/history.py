@@ -207,7 +207,7 @@ class Standing:
             else f"verified on {len(self.proven)} of its hosts"
         )
         if self.left is not None:
-            words += f", left by the rollback {self.left}"
+            words += f", abandoned by the rollback {self.left}"
         return words + (", marked good" if self.vouched else "")
 
 

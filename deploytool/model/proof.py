@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 PROOFS: Mapping[str, str] = {
     "link": "link only: `current` points to it",
     "process": "its processes run",
-    "command": "its own command says so",
+    "command": "its own command confirms it",
     "listening": "its processes listen and take connections",
     "answers": "its URL answers",
-    "revision": "its URL answers with this very release",
+    "revision": "its URL answers with this release",
 }
 
 _ORDER = tuple(PROOFS)

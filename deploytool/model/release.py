@@ -177,9 +177,9 @@ def read_record(text: str, expected_id: ReleaseId) -> Release:
     try:
         record = read_json(text)
     except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
+        raise ValueError(f"it is not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     problems = list(_record_problems(record, expected_id))
     if problems:
         raise ValueError("; ".join(problems))
@@ -211,8 +211,8 @@ _is_sha256 = _matches("[0-9a-f]{64}")
 
 _FORMS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "id": (lambda value: isinstance(value, str) and is_release_id(value), "no release id"),
-    "application": (_matches(NAME.pattern), "no application's name"),
-    "revision": (_matches(SHA), "no full SHA of a commit"),
+    "application": (_matches(NAME.pattern), "not an application's name"),
+    "revision": (_matches(SHA), "not a full SHA of a commit"),
     "branch": (_is_line, "not one line of text"),
     "built_at": (_matches("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"), "no time"),
     "built_by": (_is_line, "not one line of text"),
@@ -248,7 +248,7 @@ def _record_problems(record: Mapping[str, object], expected_id: ReleaseId) -> It
     if record["id"] != expected_id:
         yield f"it is the record of release {record['id']}"
     elif not str(record["revision"]).startswith(expected_id.rpartition("-")[2]):
-        yield f"its revision {record['revision']} is not the one that the release is named after"
+        yield f"its revision {record['revision']} is not the one in the release's name"
 
 
 def _shortened(value: object) -> str:

@@ -114,6 +114,6 @@ def refuse_missing_canaries(settings: "Settings", up: Mapping[str, Sequence[str]
     """Raise ConsulError if a rollout would try nothing first though the settings name who does."""
     if missing := missing_canaries(settings, up):
         raise ConsulError(
-            f"no canary is there: {', '.join(missing)}",
-            hint="start its Consul agent, or mend rollout.canary; `--nodes` goes without it for once",
+            f"no canary is up: {', '.join(missing)}",
+            hint="start its Consul agent, or fix `rollout.canary`; `--nodes` deploys without it this time",
         )

@@ -1,4 +1,4 @@
-"""`fab ENV check`: every prerequisite on both ends, each with how to mend it.
+"""`fab ENV check`: every prerequisite on both ends, each with how to fix it.
 
 It goes on after a failure as far as it can, and leaves nothing behind.
 """
@@ -25,8 +25,10 @@ from deploytool.queries.checks.build_server import check_build_server
 from deploytool.queries.checks.finding import ORDER, Check, failed, told, tried
 from deploytool.queries.checks.hosts import check_event_sizes, check_hosts, check_trust
 from deploytool.queries.checks.store import check_ways_of_hosts
+from deploytool.screen.page import BAD, GOOD, WARNING, Next, Page, Row
 from deploytool.session import Session
 from deploytool.state.history_store import moment_name
+from deploytool.text.words import counted
 from deploytool.worker.wire import Findings
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def settings_found(settings: "Settings", every: "Mapping[str, Settings]") -> str
     if doubted := doubtful(settings):
         found += (
             f"; linked_dirs has {', '.join(doubted)}, where builds put what a release needs: the hosts' link would "
-            "hide it, and a deploy refuses that"
+            "hide it, and deploy refuses that"
         )
     return found
 
@@ -111,6 +113,28 @@ def asked(name: str, finding: Pending[Findings]) -> list[Check]:
         return told(finding.answer().findings)
     except DeployError as error:
         return [failed(name, error)]
+
+
+def page(checks: Sequence[Check], environment: str) -> Page:
+    """All checks for people, those that failed first, and whether a deploy could begin."""
+    bad = sum(check.ok is False for check in checks)
+    untried = sum(check.ok is None for check in checks)
+    total = f"{counted(len(checks), 'check')} of {environment}"
+    if bad:
+        verdict = f"{bad} of {total} failed" + (f", {untried} could not be tried" if untried else "")
+    else:
+        verdict = (
+            f"{total} passed" if not untried else f"no check of {environment} failed; {untried} could not be tried"
+        )
+    return Page(
+        rows=tuple(Row((check.word, check.sentence), _STYLES[check.ok], 0) for check in checks),
+        next=() if bad else (Next(f"fab {environment} plan", "what a deploy would do now"),),
+        verdict=verdict,
+        style=BAD if bad else GOOD,
+    )
+
+
+_STYLES = {True: GOOD, False: BAD, None: WARNING}
 
 
 def check_error(checks: Sequence[Check]) -> Mapping[str, object]:

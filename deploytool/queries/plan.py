@@ -33,7 +33,7 @@ from deploytool.model.release import (
 from deploytool.model.status import HostStatus, Status
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.queries.status import due_words
-from deploytool.screen.console import counted
+from deploytool.screen.page import BAD, GOOD, WARNING, Next, Page
 from deploytool.screen.summary import role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
@@ -52,6 +52,7 @@ from deploytool.state.targets import (
 from deploytool.text import ids
 from deploytool.text.masking import Masking
 from deploytool.text.untrusted import printable
+from deploytool.text.words import counted
 from deploytool.worker.wire import Compressor, Freeze
 
 if TYPE_CHECKING:
@@ -353,7 +354,7 @@ def manifest_change(
         key = manifest_key(settings.environment, deployment, role)
         old = read_texts(session, [key]).get(key)
     if old is None:
-        return ManifestChange(role, deployment, f"the live one, of {deployment}, is not in the store any more", ())
+        return ManifestChange(role, deployment, f"the current one, of {deployment}, is no longer in the store", ())
     return ManifestChange(role, deployment, None, manifest_diff(old, new, settings.secrets))
 
 
@@ -369,16 +370,23 @@ def manifest_diff(old: str, new: str, secrets: Sequence[str]) -> tuple[str, ...]
 # --- for people
 
 
-def lines(plan: Plan) -> list[str]:
+def page(plan: Plan) -> Page:
     """The plan in the order of a deploy; what stands in its way comes last."""
-    return [
-        *_revision_lines(plan),
-        *_release_lines(plan),
-        *_migration_lines(plan),
-        *_manifest_lines(plan),
-        *_host_lines(plan),
-        *_verdict_lines(plan),
-    ]
+    return Page(
+        remarks=(
+            *_revision_lines(plan),
+            *_release_lines(plan),
+            *_migration_lines(plan),
+            *_manifest_lines(plan),
+            *_host_lines(plan),
+            *_problem_lines(plan),
+        ),
+        next=()
+        if plan.problems
+        else (Next(f"fab {plan.environment} deploy --branch {plan.reference}", "deploy this"),),
+        verdict=_verdict(plan),
+        style=BAD if plan.problems else WARNING if plan.lock is not None else GOOD,
+    )
 
 
 def _revision_lines(plan: Plan) -> Iterator[str]:
@@ -388,24 +396,24 @@ def _revision_lines(plan: Plan) -> Iterator[str]:
         yield from stages.remarks(plan.reference, plan.fetched)
     served = plan.served.release
     if served != plan.live.release:
-        yield f"{plan.live.release} is wanted, and what the hosts serve is {served}"
+        yield f"the hosts are expected to run {plan.live.release}, and run {served}"
     if served is None and plan.live_deployment is None:
-        yield f"nothing is live in {plan.environment} yet"
+        yield f"nothing is deployed to {plan.environment} yet"
     elif served is None:
-        yield f"live is the deployment {plan.live_deployment}; which release that is, the store does not tell any more"
+        yield f"current: deployment {plan.live_deployment}, of an unknown release: the store no longer has its manifest"
     elif plan.changes is not None:
         yield from change_lines(served, plan.changes)
     elif plan.fetched is not None:
-        yield f"live is {served}; the commits since can't be told"
+        yield f"current: {served}; the commits since then are unknown"
     else:
-        yield f"live is {served}"
+        yield f"current: {served}"
 
 
 def _release_lines(plan: Plan) -> Iterator[str]:
     if plan.reused is not None:
-        yield f"reuse: {plan.reused.id} is of equal inputs, built at {plan.reused.built_at}; nothing is built"
+        yield f"reuse: {plan.reused.id} has the same inputs, built at {plan.reused.built_at}; nothing is built"
     elif plan.fetched is not None:
-        yield "build: no release of equal inputs is in the store"
+        yield "build: no release in the store matches these inputs"
         yield from _compressor_lines(plan.compressor)
     for path, names in plan.hidden.items():
         yield hides(path, names[:HIDDEN_SHOWN], len(names))
@@ -423,14 +431,14 @@ def _compressor_lines(compressor: Compressor) -> Iterator[str]:
 def _migration_lines(plan: Plan) -> Iterator[str]:
     changes = plan.changes
     if not plan.migrate and (changes is None or not changes.migrations_told):
-        found = "none would run, as build.migrate is empty"
+        found = "none would run: `build.migrate` is empty"
     elif changes is None or not changes.migrations_told:
-        reason = f"the recipe {plan.recipe} does not know them" if changes is not None else "nothing to compare with"
-        found = f"which are pending can't be told: {reason}"
+        reason = f"the recipe {plan.recipe} can't list them" if changes is not None else "nothing to compare with"
+        found = f"pending ones are unknown: {reason}"
     elif changes.migrations_added:
-        found = f"{len(changes.migrations_added)} since the live release: {named(changes.migrations_added)}"
+        found = f"{len(changes.migrations_added)} since the current release: {named(changes.migrations_added)}"
     else:
-        found = "none since the live release"
+        found = "none since the current release"
     idle = (
         "; build.migrate is empty, nothing would run"
         if changes and changes.migrations_added and not plan.migrate
@@ -444,7 +452,7 @@ def _migration_lines(plan: Plan) -> Iterator[str]:
         yield due_words(plan.migrate_after_due, plan.environment)
     if changes is not None and changes.migrations_taken_away:
         taken = changes.migrations_taken_away
-        yield f"migrations of the live release that this one has not, and that stay applied: {named(taken)}"
+        yield f"migrations of the current release that this one lacks, which stay applied: {named(taken)}"
 
 
 def _first_line(command: str) -> str:
@@ -457,14 +465,14 @@ def _manifest_lines(plan: Plan) -> Iterator[str]:
         if change.problem is not None:
             yield f"manifest of {change.role}: {change.problem}"
         elif change.deployment is None:
-            yield f"manifest of {change.role}: its first, of {counted(len(change.diff) - 1, 'line')}; --json shows it"
+            yield f"manifest of {change.role}: the first one, {counted(len(change.diff) - 1, 'line')}; --json shows it"
         elif not change.diff:
-            yield f"manifest of {change.role}: as it is now"
+            yield f"manifest of {change.role}: unchanged"
         else:
             yield f"manifest of {change.role}, compared with that of {change.deployment}:"
             yield from (f"  {line}" for line in _without_repetition(change.diff))
     if plan.made_up_release is not None and any(change.diff for change in plan.manifests):
-        yield f"{plan.made_up_release} stands for the release that is not built yet: it will have a time of its own"
+        yield f"{plan.made_up_release} is a placeholder for the release that is not built yet"
 
 
 def _without_repetition(diff: Sequence[str]) -> Iterator[str]:
@@ -494,31 +502,41 @@ def _host_lines(plan: Plan) -> Iterator[str]:
             names = named([f"{host} ({role})" for role, host in sorted(wave.hosts)])
             yield f"wave {number + 1} of {len(plan.waves)}, {counted(len(wave.hosts), 'host')}: {names}"
             if pauses(plan.waves, number, plan.pause_after):
-                yield f"then it is paused, and `fab {plan.environment} promote` goes on"
+                yield f"then it pauses, and `fab {plan.environment} promote` continues"
     if plan.hooks:
         yield f"hooks on this machine: {', '.join(plan.hooks)}"
     for release, hosts in plan.unfinished.items():
         yield (
-            f"{release} is wanted of {named(hosts)}, and not of all: a deploy begins with all hosts; "
-            f"`fab {plan.environment} promote` would go on with that release"
+            f"{release} is expected on {named(hosts)}, and not on every host: a deploy starts with all hosts; "
+            f"`fab {plan.environment} promote` would continue with that release"
         )
     for host in plan.behind:
-        yield f"behind: {host.host} ({host.role}) serves {host.release or 'nothing known'}" + (
-            f", and does not prove it any more: {host.reason}" if host.reason else ""
+        yield f"behind: {host.host} ({host.role}) runs {host.release or 'an unknown release'}" + (
+            f", no longer verified: {host.reason}" if host.reason else ""
         )
     for name in plan.under_way:
         yield f"deployment {name} is under way: its hosts wait for `go`"
 
 
-def _verdict_lines(plan: Plan) -> Iterator[str]:
+def _problem_lines(plan: Plan) -> Iterator[str]:
     if plan.workspace_lock is not None:
-        yield f"the workspace is locked by {plan.workspace_lock}; a build waits for that"
+        yield f"the workspace is locked by {plan.workspace_lock}; a build waits for it"
     if plan.lock is not None:
-        yield f"{plan.environment} is locked by {plan.lock}; until that ends, a deploy ends with exit code 3"
+        yield f"{plan.environment} is locked by {plan.lock}"
     for error in plan.problems:
         first, *others = str(error).split("\n")
-        yield f"PROBLEM: a deploy would end with exit code {error.exit_code}: {first}"
+        yield f"PROBLEM (exit code {error.exit_code}): {first}"
         yield from others
-    if not plan.problems:
-        nothing = "nothing" if plan.lock is None else "nothing else"
-        yield f"{nothing} stands in the way of: fab {plan.environment} deploy --branch {plan.reference}"
+
+
+def _verdict(plan: Plan) -> str:
+    if plan.problems:
+        problems = counted(len(plan.problems), "problem")
+        return (
+            f"a deploy of {plan.reference} to {plan.environment} would end with exit code {plan.exit_code}: {problems}"
+        )
+    if plan.lock is not None:
+        return f"a deploy of {plan.reference} to {plan.environment} would end with exit code 3 as long as it is locked"
+    what = f"bring {plan.reused.id}" if plan.reused is not None else f"build and bring {plan.reference}"
+    hosts = counted(len({host for hosts in plan.up.values() for host in hosts}), "host")
+    return f"nothing stands in the way: a deploy would {what} to {hosts} of {plan.environment}"

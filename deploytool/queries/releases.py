@@ -3,7 +3,7 @@
 It changes nothing, and what is damaged is shown as that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deploytool.errors import ConsulError
@@ -11,11 +11,13 @@ from deploytool.model.history import Deployment, History, Standing, standings
 from deploytool.model.lifecycle import Status
 from deploytool.model.release import Release, ReleaseId, read_record, record_key
 from deploytool.rollout.choose_release import environments_in_store
+from deploytool.screen.page import BAD, GOOD, WARNING, Page, Row
 from deploytool.session import Session
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.targets import expected_hosts
 from deploytool.text import ids
 from deploytool.text.untrusted import printable
+from deploytool.text.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +57,32 @@ class Releases:
     def as_dict(self) -> Mapping[str, object]:
         return {"releases": [row.as_dict() for row in self.rows]}
 
-    def lines(self) -> list[str]:
+    def page(self) -> Page:
         if not self.rows:
-            return ["the store has no release yet"]
-        table = [("release", "revision", "MB", "runs in", "here", "commit")]
-        for row in self.rows:
-            release = row.release
-            table.append(
-                (
-                    row.id,
-                    release.revision[:10] if release else "?",
-                    f"{release.size_bytes / 1e6:.1f}" if release else "?",
-                    ", ".join(row.runs_in) or "-",
-                    row.standing.words if row.standing else "-",
-                    (release.subject or release.branch) if release else "its record is damaged",
-                )
-            )
-        return columns(table)
+            return Page(verdict="the store has no release yet")
+        running = sum(bool(row.runs_in) for row in self.rows)
+        return Page(
+            columns=("release", "revision", "MB", "runs in", "here", "commit"),
+            rows=tuple(map(_release_row, self.rows)),
+            verdict=f"{counted(len(self.rows), 'release')} in the store, {running} running",
+        )
+
+
+def _release_row(row: Listed) -> Row:
+    release, standing = row.release, row.standing
+    style = BAD if release is None or (standing and standing.bad) else GOOD if row.runs_in else ""
+    return Row(
+        (
+            row.id,
+            release.revision[:10] if release else "?",
+            f"{release.size_bytes / 1e6:.1f}" if release else "?",
+            ", ".join(row.runs_in) or "-",
+            standing.words if standing else "-",
+            (release.subject or release.branch) if release else "its record is damaged",
+        ),
+        style,
+        0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +96,36 @@ class Deployments:
             "deployments": [{**row.record, "deployment": row.id, "problem": row.problem} for row in self.rows],
         }
 
-    def lines(self) -> list[str]:
+    def page(self) -> Page:
         if not self.rows:
-            return ["there was no deployment yet"]
-        table = [("deployment", "by", "what", "from", "to", "hosts", "seconds", "how it ended")]
-        for row in self.rows:
-            phases = row.record.get("phases")
-            phases = phases if isinstance(phases, dict) else {}
-            # Anybody may have written there, also numbers that no float holds.
-            seconds = [value for value in phases.values() if isinstance(value, int | float) and 0 <= value < 1e9]
-            table.append(
-                (
-                    row.id,
-                    row.operator or "?",
-                    row.kind if row.whole else f"{row.kind} --nodes",
-                    row.origin or "-",
-                    row.release or "?",
-                    f"{len(row.verified)} of {len(row.expected)}" if row.expected else "-",
-                    f"{sum(seconds):.1f}" if seconds else "-",
-                    ending(row),
-                )
-            )
-        return columns(table)
+            return Page(verdict="nothing was deployed yet")
+        verified = sum(row.status is Status.VERIFIED and row.problem is None for row in self.rows)
+        return Page(
+            columns=("deployment", "by", "what", "from", "to", "hosts", "seconds", "how it ended"),
+            rows=tuple(map(_deployment_row, self.rows)),
+            verdict=f"{counted(len(self.rows), 'deployment')}, {verified} verified",
+        )
+
+
+def _deployment_row(row: Deployment) -> Row:
+    phases = row.record.get("phases")
+    phases = phases if isinstance(phases, dict) else {}
+    # Anybody may have written there, also numbers that no float holds.
+    seconds = [value for value in phases.values() if isinstance(value, int | float) and 0 <= value < 1e9]
+    good = row.status is Status.VERIFIED and row.problem is None
+    return Row(
+        (
+            row.id,
+            row.operator or "?",
+            row.kind if row.whole else f"{row.kind} --nodes",
+            row.origin or "-",
+            row.release or "?",
+            f"{len(row.verified)} of {len(row.expected)}" if row.expected else "-",
+            f"{sum(seconds):.1f}" if seconds else "-",
+            ending(row),
+        ),
+        GOOD if good else BAD if row.exit_code or row.problem is not None else WARNING,
+    )
 
 
 def ending(row: Deployment) -> str:
@@ -114,9 +133,9 @@ def ending(row: Deployment) -> str:
     if row.problem is not None:
         return row.problem
     if row.exit_code is None:
-        return "under way, or its operator went away"
+        return "under way, or its operator is gone"
     if row.fell_back:
-        return "a host had not kept the release; began again as an ordinary deployment"
+        return "a host no longer had the release; began again with a download"
     match row.status:
         case Status.PAUSED | Status.HALTED:
             return f"{row.status}, verified on {len(row.verified)} of {len(row.expected)}"
@@ -126,11 +145,6 @@ def ending(row: Deployment) -> str:
             return "announced, unverified"
     error = row.record.get("error")
     return f"{row.status}, exit code {row.exit_code}" + (f": {printable(error)}" if isinstance(error, str) else "")
-
-
-def columns(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def list_releases(session: Session) -> Releases:

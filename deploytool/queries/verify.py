@@ -50,7 +50,7 @@ class Chain:
     def trouble(self) -> str:
         """What a chain that does not hold comes to, in words."""
         broken = {link.name for link in self.links if link.holds is False}
-        return "nobody who may deploy has signed it" if broken == {"signature"} else "is not what was published"
+        return "it is not signed by anyone who may deploy" if broken == {"signature"} else "is not what was published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _documents(release: Release, provenance: str | None, sbom: str | None) -> Se
 def _signature(session: Session, release: Release, provenance: str | None, signature: str | None) -> Link:
     signers = session.settings.trust.signers
     if provenance is None or signature is None:
-        words = "none: whoever can write to the store could have replaced all of this"
+        words = "none: anyone who can write to the store could have replaced all of this"
         return Link("signature", False if asks_for_signatures(session.settings) else None, words)
     if signers is None:
         return Link("signature", None, "there is one; `trust.signers` names nobody whose it could be")

@@ -47,7 +47,7 @@ class Claim:
         self.session.let_go(RETENTION_LOCK).answer()
         raise StoreError(
             f"the release {self.release.id} has been removed from {self.session.settings.store.url}",
-            hint="its turn had come (store.keep_releases); a deploy of its branch or revision builds it anew",
+            hint="it was pruned (store.keep_releases); a deploy of its branch or revision builds it again",
         )
 
 

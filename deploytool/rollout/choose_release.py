@@ -68,7 +68,7 @@ def promoted(session: Session, other: str, force: str | None) -> Release:
     """
     settings = session.settings
     if other == settings.environment:
-        raise UsageError(f"--from {other}: that is this very environment", hint=f"fab {other} deploy")
+        raise UsageError(f"--from {other}: that is this environment", hint=f"fab {other} deploy")
     others = [name for name in session.every if name != settings.environment]
     if other not in others:
         raise UsageError(
@@ -90,7 +90,7 @@ def promoted(session: Session, other: str, force: str | None) -> Release:
     known = standings(history)
     standing = known[last.release]
     if standing.verified is None or standing.bad is not None or last.exit_code is None:
-        words = f"which is under way, or was left by its operator; {last.release} is {standing.words} there"
+        words = f"which is under way, or whose operator is gone; {last.release} is {standing.words} there"
         what = f"{other} was last brought to {last.release} by {last.id}, " + (
             words if last.exit_code is None else f"and it is {standing.words} there"
         )
@@ -131,7 +131,7 @@ def refuse_unproven(session: Session, release: ReleaseId, force: str | None, her
         if standing.verified is not None and standing.bad is None:
             session.console.note(f"{release}: {said[-1]}")
             return
-    what = f"the release {release} has never been verified anywhere" + (f": {'; '.join(said)}" if said else "")
+    what = f"the release {release} was never verified anywhere" + (f": {'; '.join(said)}" if said else "")
     if force is None:
         raise UsageError(
             what,

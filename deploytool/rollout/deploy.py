@@ -28,7 +28,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
     settings = session.settings
     if settings.in_waves and not (request.wait or request.nodes):
         raise UsageError(
-            "--no-wait would let all hosts go at once, and rollout.waves asks for several steps",
+            "--no-wait would switch all hosts at once, and `rollout.waves` asks for several steps",
             hint="leave --no-wait out, or choose the hosts with --nodes",
         )
     check_event_sizes(session)

@@ -36,7 +36,7 @@ class Listening:
             return False
         if heard.trouble is not None and heard.trouble != self._troubled:
             self._troubled = heard.trouble
-            self._session.console.note(f"no reports for the moment: {self._troubled}")
+            self._session.console.note(f"no reports right now: {self._troubled}")
         for news in heard.reports:
             report = read_report(news.role, news.host, news.state, news.value, news.written)
             if report is not None:
@@ -80,7 +80,7 @@ class Listening:
             incomplete = frozenset(result.role for result in lost if result.incomplete)
             error = (ReleaseNotKept if incomplete else FleetError)(
                 f"before any host was switched: {names}: {lost[0].reason}",
-                hint="no host was changed; mend what is above and deploy again",
+                hint="no host was changed; fix the problem above and deploy again",
             )
             if isinstance(error, ReleaseNotKept):
                 error.roles = incomplete

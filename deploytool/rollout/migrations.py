@@ -19,7 +19,6 @@ from deploytool.errors import ConnectionFailed, DeployError, UsageError
 from deploytool.model.fleet import LastWord, named
 from deploytool.model.history import History, after_runs
 from deploytool.model.release import Release
-from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
@@ -27,6 +26,7 @@ from deploytool.state.history_store import write_migrated_after
 from deploytool.state.releases import check_signer, read_release
 from deploytool.state.targets import stand
 from deploytool.text.masking import Masking
+from deploytool.text.words import counted
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -63,7 +63,7 @@ def leave_out(session: Session, release: Release, outcome: Outcome, *, sure: boo
         return
     if not build.migrate_pending:
         session.console.note(
-            "--no-migrate: whether anything is pending can't be told, as build.migrate_pending is empty"
+            "--no-migrate: `build.migrate_pending` is empty, so it is unknown whether anything is pending"
         )
         return
     # What is asked is the release's own code.
@@ -95,13 +95,13 @@ def ask_pending(session: Session, directory: str) -> tuple[str, ...] | None:
 def refuse_unless_sure(session: Session, what: str, *, sure: bool) -> None:
     """Raise UsageError unless `--yes` was given, or a person at the terminal says yes to `what`."""
     if sure:
-        session.console.note(f"{what}; --yes: going on")
+        session.console.note(f"{what}; --yes: continuing")
         return
-    answer = session.console.confirm(f"{what}. Go on all the same?")
+    answer = session.console.confirm(f"{what}. Continue anyway?")
     if not answer:
         raise UsageError(
-            f"{what}; {'nobody is there to be asked' if answer is None else 'not confirmed'}",
-            hint="nothing was changed; --yes goes on without a question",
+            f"{what}; {'there is no terminal to ask on' if answer is None else 'not confirmed'}",
+            hint="nothing was changed; --yes continues without asking",
         )
 
 
@@ -117,8 +117,8 @@ def migrate_after(session: Session, release: Release, outcome: Outcome) -> None:
         with outcome.phase("migrate_after"), unpacked(session, release) as directory:
             run(session, stages.migrate_after, directory)
     except DeployError as error:
-        error.message += f"; all hosts serve {release.id}, and only its migrate_after is due"
-        again = f"mend it, then: fab {session.settings.environment} migrate --after; the next deploy runs it, too"
+        error.message += f"; every host runs {release.id}, and only its migrate_after is due"
+        again = f"fix it, then run `fab {session.settings.environment} migrate --after`; the next deploy runs it, too"
         error.hint = "; ".join(filter(None, (again, error.hint)))
         raise
     outcome.migrate_after = "done"
@@ -161,7 +161,7 @@ def migrate_after_by_hand(
             refuse_unless_sure(
                 session,
                 f"migrate_after is for when every host serves {release.id}, and {len(others)} of "
-                f"{counted(len(here.expected.hosts), 'host')} can't prove it: {named(others)}",
+                f"{counted(len(here.expected.hosts), 'host')} are not verified: {named(others)}",
                 sure=sure,
             )
         with outcome.phase("migrate_after"), unpacked(session, release) as directory:
@@ -223,10 +223,10 @@ def warn_of_migrations(session: Session, history: History, release: Release, cha
     elif since := [each for each in history.deployments if each.record.get("migrated") is True and each.id > last]:
         session.console.note(
             f"WARNING: migrations have run with {counted(len(since), 'deployment')} since {release.id} was live; "
-            "whether they changed the schema can't be told, and a rollback does not undo them"
+            "it is unknown whether they changed the schema, and a rollback does not undo them"
         )
     dropped = sorted({str(each.release) for each in after_runs(history) if each.moment > last} - {release.id})
     if dropped:
         session.console.note(
-            f"WARNING: migrate_after of {named(dropped)} has run since: what it dropped, {release.id} may need"
+            f"WARNING: migrate_after of {named(dropped)} has run since: {release.id} may need what it dropped"
         )

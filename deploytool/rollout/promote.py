@@ -11,13 +11,13 @@ from deploytool.model.waves import RolloutPlan, Wave, failures_of, plan_waves
 from deploytool.rollout.attempt import attempt_at, by_role
 from deploytool.rollout.kept import bound_to_an_archive, bring_back, kept_roles
 from deploytool.rollout.steps import go_back_if_halted
-from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.cleanup import cleaned_up
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.releases import read_release
 from deploytool.state.targets import Here, check_event_sizes, release_wanted, stand, tell_lost
+from deploytool.text.words import counted
 
 
 def promote(session: Session, force: str | None, outcome: Outcome) -> None:
@@ -105,13 +105,13 @@ def unfinished_release(session: Session, here: Here) -> ReleaseId:
     )
     if not found:
         raise UsageError(
-            f"no rollout of {name} is unfinished: all hosts are wanted to run {here.live.release or 'nothing'}",
-            hint=f"`fab {name} deploy --from OTHER` brings what another environment has verified; "
+            f"no rollout of {name} is unfinished: every host is expected to run {here.live.release or 'nothing'}",
+            hint=f"`fab {name} deploy --from OTHER` deploys what another environment has verified; "
             f"`fab {name} status` shows which host is behind",
         )
     if len(found) > 1:
         raise UsageError(
-            f"hosts of {name} are wanted to run several releases: {', '.join(found)}",
-            hint=f"`fab {name} deploy --release ID` brings one of them to all, `fab {name} rollback` goes back",
+            f"hosts of {name} are expected to run several releases: {', '.join(found)}",
+            hint=f"`fab {name} deploy --release ID` deploys one of them to all, `fab {name} rollback` goes back",
         )
     return found[0]

@@ -67,16 +67,16 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
         known = standings(history).get(chosen)
         if known is None or not known.proven:
             raise UsageError(
-                f"the release {chosen} has never been verified in {environment}: there is no going back to it",
+                f"the release {chosen} was never verified in {environment}: a rollback can't go back to it",
                 hint=f"`fab {environment} releases` lists them; `fab {environment} deploy --release {chosen}` "
-                "brings one that is new here",
+                "deploys one that is new here",
             )
         choice = replace(choice, target=chosen)
         if known.bad is not None:
             session.console.note(f"{chosen} is {known.words}")
     elif astray and live is not None and choice.standing is not None and choice.standing.may_return:
         names = ", ".join(f"{host} ({role}) at {release}" for (role, host), release in sorted(astray.items()))
-        session.console.note(f"{names}: going back to what is wanted of all")
+        session.console.note(f"{names}: going back to the release expected on all hosts")
         choice = replace(choice, target=live)
     else:
         choice = _still_there(session, history, choice)
@@ -88,7 +88,7 @@ def choose_target(session: Session, here: Here, release_id: str | None) -> Relea
             + (" and is neither bad nor gone" if choice.before else ""),
             hint=f"`fab {environment} releases` lists them; `fab {environment} rollback --release ID` chooses one"
             if choice.before
-            else f"mend what failed, and: fab {environment} deploy",
+            else f"fix what failed, then run `fab {environment} deploy`",
         )
     return choice.target
 
@@ -105,7 +105,7 @@ def _still_there(session: Session, history: History, choice: Choice) -> Choice:
 def choice_lines(choice: Choice) -> list[str]:
     """For people: the current release, those before it, and an arrow at the one that was chosen."""
     words = f", {choice.standing.words}" if choice.standing is not None else ""
-    lines = [f"   {choice.current or 'nothing'}  live now{words}"]
+    lines = [f"   {choice.current or 'nothing'}  current{words}"]
     for standing in choice.before[:SHOWN]:
         arrow = "->" if standing.release == choice.target else "  "
         revision = f"  {standing.revision[:10]}" if standing.revision else ""

@@ -25,12 +25,12 @@ from deploytool.rollout.announce import Announced, announce, claim_release, mani
 from deploytool.rollout.attempt import Attempt, by_role, new_deployment_id, pairs
 from deploytool.rollout.listening import Listening, ReleaseNotKept
 from deploytool.rollout.migrations import migrate, migrate_after
-from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome, role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import note_freeze, refuse_if_frozen
 from deploytool.state.history_store import random_characters
 from deploytool.text import ids
+from deploytool.text.words import counted
 from deploytool.trace import log
 
 #: After an abort, hosts at the barrier leave within a poll or two; their last words are waited for this long.
@@ -54,7 +54,7 @@ def earlier_deployments(session: Session, attempt: Attempt) -> list[str]:
         if why is None or name in had:
             found.append(name)
         else:
-            session.console.note(f"the history's deployment {name} {why}: no host has had it, and it is passed over")
+            session.console.note(f"the history's deployment {name} {why}: no host ever had it; it is ignored")
     return found
 
 
@@ -168,7 +168,7 @@ def rollout(session: Session, attempt: Attempt, announced: Announced, fleet: Fle
         raise
     if announced.reports is None:
         outcome.advance(Event.GO)
-        session.console.note("announced; nobody waits for the hosts (--no-wait): nothing is verified")
+        session.console.note("announced; not waiting for the hosts (--no-wait): nothing is verified")
         return
     outcome.advance(Event.ANNOUNCE)
     listening = Listening(session, fleet, announced.reports)
@@ -231,7 +231,7 @@ def go_on(session: Session, attempt: Attempt, listening: "Listening", outcome: O
         if number > 0:
             let_go(session, attempt, number, outcome)
         if len(waves) > 1:
-            console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may go")
+            console.note(f"wave {number + 1} of {len(waves)}: {counted(len(wave.hosts), 'host')} may switch")
         with console.fleet(fleet, "activate", outcome.gone):
             listening.for_seconds(session.settings.wait.activate_seconds, wave.hosts)
         failed = [result for result in fleet.bad() if (result.role, result.host) in outcome.gone]

@@ -12,11 +12,11 @@ from deploytool.model.release import DeploymentId, is_release_id
 from deploytool.rollout.attempt import attempt_at, by_role
 from deploytool.rollout.kept import bound_to_an_archive, bring_back, kept_roles
 from deploytool.rollout.migrations import warn_of_migrations
-from deploytool.screen.console import counted
 from deploytool.screen.summary import Outcome
 from deploytool.session import Session
 from deploytool.state.releases import read_release
 from deploytool.state.targets import Here
+from deploytool.text.words import counted
 
 
 def undo(session: Session, here: Here, outcome: Outcome) -> None:

@@ -12,29 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deploytool.errors import FleetError, Interrupted
-from deploytool.model.fleet import Fleet, HostResult, Report, Verdict, grouped, named
-from deploytool.model.lifecycle import Status
-from deploytool.model.proof import PROOFS, weakest
+from deploytool.model.fleet import Fleet, HostResult, Report, State, Verdict, named
+from deploytool.screen.ending import COLUMNS, STYLES
 from deploytool.screen.github_actions import Annotation, GitHubActions, add_to_summary, harmless, harmless_json
+from deploytool.screen.page import Page, wrapped
 from deploytool.text.untrusted import one_line, printable
+from deploytool.text.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.table import Table
 
-    from deploytool.screen.summary import Outcome
-
 #: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
 HEARTBEAT_SECONDS = 15.0
-
-_COLOURS: Mapping[Verdict, str] = {
-    Verdict.VERIFIED: "green",
-    Verdict.FAILED: "red",
-    Verdict.SILENT: "yellow",
-    Verdict.ABORTED: "yellow",
-    Verdict.SUPERSEDED: "magenta",
-}
 
 
 class Console:
@@ -75,7 +65,8 @@ class Console:
         with self._guard:
             line = self.shown(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {one_line(text)}")
             if self._live:
-                self._rich.print(line, soft_wrap=True)
+                for each in wrapped(line, self._rich.width):
+                    self._rich.print(each, soft_wrap=True)
             else:
                 tell(self._progress, line)
 
@@ -106,7 +97,7 @@ class Console:
         self.doing = f"waiting for the hosts ({phase})"
         begin = time.monotonic()
         with self._status(
-            lambda: _still(_waiting(fleet, phase, among), begin, ""), lambda: self._table(fleet.results())
+            lambda: _still(waiting_words(fleet, phase, among), begin, ""), lambda: self._table(fleet.results())
         ):
             yield
 
@@ -144,29 +135,29 @@ class Console:
             ended.set()
 
     def report(self, report: Report, seconds: float, *, expected: bool) -> None:
-        """A host said something. On a terminal the table shows it."""
-        if not self._live or not expected:
+        """A host has reported. On a terminal the table shows it; that a host only left the barrier is no news."""
+        if report.state is not State.ABORTED and (not self._live or not expected):
             unexpected = "" if expected else " (not an expected host)"
             reason = f": {report.reason}" if report.reason else ""
             self.note(f"{report.host} ({report.role}) {report.state.value} after {seconds:.1f} s{unexpected}{reason}")
 
-    def _table(self, results: tuple[HostResult, ...], *, rows: int | None = None) -> "Table":
-        """The hosts, worst first, folded when there are more than lines."""
+    def _table(self, results: tuple[HostResult, ...]) -> "Table":
+        """The hosts so far, those that need attention first, folded when there are more than lines."""
         from rich.table import Table
         from rich.text import Text
 
         order = list(Verdict)
         shown = sorted(results, key=lambda result: order.index(result.verdict))
-        room = rows if rows is not None else max(self._rich.height - 6, 3)
+        room = max(self._rich.height - 6, 3)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("role", "host", "verdict", "state", "seconds"):
+        for column in COLUMNS:
             table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
         for result in shown[:room]:
-            verdict = result.verdict.value if result.verdict is not Verdict.SILENT or rows is not None else "…"
+            verdict = result.verdict.value if result.verdict is not Verdict.SILENT else "…"
             table.add_row(
                 Text(printable(result.role)),
                 Text(printable(result.host)),
-                Text(verdict, style=_COLOURS[result.verdict]),
+                Text(verdict, style=STYLES[result.verdict]),
                 Text(result.state.value if result.state else "-"),
                 Text(f"{result.seconds:.1f}" if result.seconds is not None else "-"),
             )
@@ -174,15 +165,15 @@ class Console:
             table.add_row(Text(f"and {len(shown) - room} more"), "", "", "", "")
         return table
 
-    def summary(self, outcome: "Outcome", environment: str, role_hosts: tuple[HostResult, ...]) -> None:
-        """The end of a deployment, for people: the table, then why each bad host is bad, and what to do."""
-        # Where no screen has an edge, no name is broken at one.
-        rich = _rich_as_it_is(self._results, width=None if self._results.isatty() else 1000)
+    def page(self, page: Page) -> None:
+        """A command's result, for people. On a terminal it is wrapped at words, and coloured."""
+        from rich.text import Text
+
+        terminal = self._results.isatty()
+        rich = _rich_as_it_is(self._results)
         with rich.capture() as written:
-            if role_hosts:
-                rich.print(self._table(role_hosts, rows=len(role_hosts)))
-            for line in (*reasons(outcome.concerned), *ending(outcome, environment)):
-                rich.print(one_line(line), soft_wrap=True)
+            for pieces in page.styled_lines(rich.width if terminal else None):
+                rich.print(Text.assemble(*pieces), soft_wrap=True)
         tell(self._results, self.shown(written.get()), end="")
 
     def print(self, line: str) -> None:
@@ -252,140 +243,15 @@ def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
         os.close(silence)
 
 
-def ending(outcome: "Outcome", environment: str) -> list[str]:
-    """What is told of a deployment after its hosts."""
-    return [*others(outcome), *proofs(outcome), *conclusion(outcome, environment), *still_due(outcome)]
-
-
-def reasons(results: Sequence[HostResult]) -> list[str]:
-    """Why each bad host is bad, worst first, with the end of its log; hosts with one reason and no log in one line."""
-    lines = []
-    for bad in grouped(results):
-        lines += ["", f"{', '.join(bad.hosts)} {bad.verdict.value}" + (f": {bad.reason}" if bad.reason else "")]
-        lines += [f"  | {line}" for line in bad.log]
-    return [*lines, ""] if lines else []
-
-
-def proofs(outcome: "Outcome") -> list[str]:
-    """What the verified hosts have proved, the weakest of each role; and what else they saw."""
-    verified = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
-    by_role: dict[str, list[str]] = {}
-    for result in verified:
-        if result.proof:
-            by_role.setdefault(result.role, []).append(result.proof)
-    lines = [f"proof of {role}: {PROOFS[weakest(words)]}" for role, words in by_role.items()]
-    seen: dict[str, list[str]] = {}
-    for result in verified:
-        if result.notes:
-            seen.setdefault(result.notes, []).append(f"{result.host} ({result.role})")
-    return [*lines, *(f"{named(hosts)}: {notes}" for notes, hosts in seen.items())]
-
-
-def others(outcome: "Outcome") -> list[str]:
-    """The hosts that do not count for the verdict."""
-    lines = [f"{host} ({role}) was down and was not waited for" for role, host in outcome.down]
-    for result in outcome.unexpected:
-        state = result.state.value if result.state else result.verdict.value
-        lines.append(f"{result.host} ({result.role}) was not expected, and reported {state}")
-    return lines
-
-
-def conclusion(outcome: "Outcome", environment: str) -> list[str]:
-    """The last lines: how it ended, and the very command that comes next."""
-    bad = [result for result in outcome.hosts if result.verdict is not Verdict.VERIFIED]
-    # A role on a host counts as one.
-    total = counted(len(outcome.hosts), "host")
-    interrupted = outcome.exit_code == Interrupted.exit_code
-    if outcome.stopped:
-        return stopped(outcome, environment)
-    if outcome.unwatched:
-        return [f"{outcome.release} announced to {environment} as {outcome.deployment}; unverified (--no-wait)"]
-    if not outcome.hosts and outcome.exit_code != 0:
-        return []
-    if not bad:
-        proven = len(outcome.hosts) + len(outcome.spared)
-        verified = (
-            f"{outcome.release} is verified on {'all ' if proven > 1 else ''}{counted(proven, 'host')} of {environment}"
-            + (f", {len(outcome.spared)} of which served it before" if outcome.spared else "")
-        )
-        if outcome.exit_code == 0:
-            return [f"{verified} ({outcome.deployment}, {sum(outcome.phases.values()):.1f} s)"]
-        how = "was interrupted after `go`" if interrupted else "did not end well"
-        why = [outcome.objection] if outcome.objection is not None else []
-        return [f"the command {how}, but {verified} ({outcome.deployment})", *why]
-    lines = [f"{outcome.release} is NOT verified on {len(bad)} of {total} of {environment} ({outcome.deployment})"]
-    switched = [result for result in outcome.hosts if result.verdict is Verdict.VERIFIED]
-    if switched or outcome.exit_code == FleetError.exit_code:
-        nodes = ",".join(dict.fromkeys(result.host for result in bad))
-        if interrupted and any(result.verdict is Verdict.SILENT for result in bad):
-            lines.append("silent hosts may still be finishing by themselves")
-        lines.append(f"try them again: fab {environment} deploy --release {outcome.release} --nodes {nodes}")
-    return lines
-
-
-def stopped(outcome: "Outcome", environment: str) -> list[str]:
-    """The last lines of a rollout that ended before all its hosts had gone, or that was taken back."""
-    gone = [result for result in outcome.hosts if (result.role, result.host) in outcome.gone]
-    verified = [result for result in gone if result.verdict is Verdict.VERIFIED]
-    total = f"{counted(len(outcome.hosts), 'host')} of {environment}"
-    go_on = f"go on: fab {environment} promote      go back: fab {environment} rollback"
-    left = len(outcome.hosts) - len(gone)
-    if outcome.status is Status.PAUSED:
-        rest = "the other host keeps what it has" if left == 1 else f"the other {left} keep what they have"
-        bad = f", not on {len(gone) - len(verified)}" if len(verified) < len(gone) else ""
-        return [
-            f"{outcome.release} is verified on {len(verified)} of {total}{bad}, and PAUSED ({outcome.deployment})",
-            f"{rest}, for as long as you like",
-            go_on,
-        ]
-    lines = [
-        f"{outcome.release} was {'HALTED' if outcome.status is Status.HALTED else 'STOPPED'} ({outcome.deployment}): "
-        f"{len(gone)} of {total} let go; not verified: {len(gone) - len(verified)}; not touched: {left}"
-    ]
-    if outcome.objection is not None:
-        lines.append(outcome.objection)
-    for undone in outcome.undone:
-        back = [result for result in undone.hosts if result.verdict is Verdict.VERIFIED]
-        lines.append(
-            f"went back to {undone.release}: verified on {len(back)} of {counted(len(undone.hosts), 'host')} "
-            f"({undone.deployment})"
-        )
-        lines += [
-            f"  {result.host} ({result.role}) {result.verdict.value}: {result.reason}"
-            for result in undone.hosts
-            if result.verdict is not Verdict.VERIFIED
-        ]
-        lines += [f"  {host} ({role}) is silent: told to go back as well, not waited for" for role, host in undone.told]
-    lines += [f"NOT taken back: {reason}" for reason in outcome.not_undone]
-    if outcome.spared:
-        lines.append(f"on {outcome.release} as before: {counted(len(outcome.spared), 'host')}")
-    if outcome.not_undone or any(undone.exit_code for undone in outcome.undone):
-        lines.append(f"what is where: fab {environment} status      go back: fab {environment} rollback")
-    elif not outcome.undone and verified:
-        lines += [f"{counted(len(verified), 'host')} now on {outcome.release}", go_on]
-    elif outcome.spared:
-        lines.append(go_on)
-    return lines
-
-
-def still_due(outcome: "Outcome") -> list[str]:
-    """That the drops and renames of a deployment have not run, if it has any."""
-    if outcome.migrate_after != "due":
-        return []
-    return [f"migrate_after of {outcome.release} is due: it runs once a deploy or promote has verified every host"]
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 host`, `2 hosts`"""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def _still(name: str, begin: float, last: str) -> str:
     return f"{name} ({time.monotonic() - begin:.0f} s)" + (f": {last}" if last else "")
 
 
-def _waiting(fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None) -> str:
-    waiting = [key for key in fleet.waiting_for(fetched=phase == "fetch") if among is None or key in among]
-    concerned = len(fleet.expected if among is None else among)
-    names = named([host for _, host in waiting], room=5) or "nobody"
-    return f"{phase}: {concerned - len(waiting)} of {concerned} hosts; waiting for {names}"
+def waiting_words(fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None) -> str:
+    """How many hosts are there, and which are not; a host with two roles is one."""
+    concerned = {host for _, host in (fleet.expected if among is None else among)}
+    waiting = dict.fromkeys(
+        host for role, host in fleet.waiting_for(fetched=phase == "fetch") if among is None or (role, host) in among
+    )
+    names = f"; waiting for {named([*waiting], room=5)}" if waiting else ""
+    return f"{phase}: {len(concerned) - len(waiting)} of {counted(len(concerned), 'host')}{names}"

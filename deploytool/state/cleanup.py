@@ -27,12 +27,12 @@ from deploytool.model.release import (
     record_key,
 )
 from deploytool.model.retention import Known, doomed, is_recent, protected, reaches_back, unreadable
-from deploytool.screen.console import counted
 from deploytool.session import Session
 from deploytool.state.history_store import RETENTION_LOCK, read_history, read_texts, recent, release_of
 from deploytool.state.status import running_releases
 from deploytool.text import ids
 from deploytool.text.untrusted import read_json
+from deploytool.text.words import counted
 
 #: How many deployments' keys stay in Consul, for reading.
 DEPLOYMENTS = 10
@@ -89,8 +89,8 @@ class Cleaned:
     def sentences(self) -> list[str]:
         """One for each place; none if there is nothing to tell."""
         lines = [
-            f"nothing was removed from the store: the records of {name}'s deployment {each} can't be read, so nobody "
-            f"can tell which release it needs; if it is over, delete environments/{name}/deployments/{each}* there"
+            f"nothing was removed from the store: the records of {name}'s deployment {each} can't be read, so the "
+            f"release it needs is unknown; if it is over, delete environments/{name}/deployments/{each}* there"
             for name, each in self.unreadable
         ]
         if self.releases:
@@ -100,7 +100,7 @@ class Cleaned:
                 f"removed {counted(len(self.releases), 'release')} from the store ({_megabytes(size_bytes)}): {names}"
             )
         if self.leftovers:
-            lines.append(f"removed from the store what was left of {', '.join(self.leftovers)}, which had no record")
+            lines.append(f"removed leftovers of {', '.join(self.leftovers)} from the store, which had no record")
         if self.uploads:
             lines.append(f"removed {counted(len(self.uploads), 'unfinished upload')} from the store")
         if self.deployments:
@@ -179,7 +179,7 @@ def _clean_up_quietly(session: Session) -> None:
             session.let_go(RETENTION_LOCK).answer(limit_seconds=FAREWELL_SECONDS)
     except KeyboardInterrupt:
         # The deployment is over, and its result stands.
-        session.console.note("interrupted while cleaning up; the next deployment goes on with that")
+        session.console.note("interrupted while cleaning up; the next deployment continues")
 
 
 @dataclass(frozen=True, slots=True)

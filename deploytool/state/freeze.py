@@ -13,7 +13,7 @@ def refuse_if_frozen(session: Session, asked: Pending[Frozen] | None = None) -> 
     if frozen is not None:
         raise LockedError(
             f"{session.settings.environment} is {printable(frozen.words)}",
-            hint=f"`fab {session.settings.environment} thaw` lifts that",
+            hint=f"`fab {session.settings.environment} thaw` lifts it",
         )
 
 

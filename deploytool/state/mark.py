@@ -14,9 +14,9 @@ def mark(session: Session, release_id: str, *, good: bool, why: str) -> None:
     standing = standings(read_history(session, environment, lambda found: release in standings(found))).get(release)
     if not known and standing is None:
         raise UsageError(
-            f"there is no release {release} in {session.settings.store.url}, and {environment} has never met it",
+            f"there is no release {release} in {session.settings.store.url}, and {environment} never had it",
             hint=f"`fab {environment} releases` lists them",
         )
     if good and (standing is None or not standing.proven):
-        session.console.note(f"no host of {environment} has ever proved {release}: no rollback will choose it yet")
+        session.console.note(f"{release} was never verified on a host of {environment}: rollbacks don't choose it yet")
     write_mark(session, Mark(release, good, why, str(session.operator), moment_name(session.now())))

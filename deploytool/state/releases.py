@@ -20,7 +20,7 @@ def read_release(session: Session, release_id: str) -> Release:
     """The release of that id, from its record in the store. Raises UsageError if the id is malformed or unknown."""
     if not is_release_id(release_id):
         raise UsageError(
-            f"{release_id!r} is no release id",
+            f"{release_id!r} is not a release id",
             hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
         )
     content = session.store.get(record_key(ReleaseId(release_id))).answer().content
@@ -36,7 +36,7 @@ def checked_release(session: Session, release_id: str, content: str | None) -> R
     except ValueError as error:
         raise UsageError(
             f"the record of release {release_id} in the store is damaged: {error}",
-            hint=f"nothing in the store is ever overwritten: delete releases/{release_id}/ there, and build anew",
+            hint=f"nothing in the store is ever overwritten: delete releases/{release_id}/ there, and build again",
         ) from error
     if release.application != session.settings.application:
         raise UsageError(
@@ -58,7 +58,7 @@ def check_signer(session: Session, release: Release, force: str | None) -> str |
     texts = session.store.read([there, signature_key(there)]).answer().contents
     provenance, signature = texts[there], texts[signature_key(there)]
     if provenance is None or signature is None:
-        what = f"nobody has signed the release {release.id}: whoever can write to the store could have changed it"
+        what = f"the release {release.id} is not signed: anyone who can write to the store could have changed it"
         if force is None:
             raise StoreError(
                 what,
@@ -70,16 +70,16 @@ def check_signer(session: Session, release: Release, force: str | None) -> str |
     name = signer_of_provenance(session, release, provenance, signature)
     if name is None:
         raise StoreError(
-            f"the release {release.id} is signed by nobody whom {session.settings.trust.signers} names, or was changed "
+            f"the release {release.id} is not signed by anyone in {session.settings.trust.signers}, or was changed "
             "since",
-            hint='if its signer has left, give the line back with valid-before="YYYYMMDD"; else look who can write to '
-            "the store, and build anew: `fab ENV deploy --rebuild`",
+            hint='if its signer has left, restore the line with valid-before="YYYYMMDD"; otherwise check who can write '
+            "to the store, and build again: `fab ENV deploy --rebuild`",
         )
     if problems := contradictions(release, provenance):
         raise StoreError(
             f"the release {release.id} is not what was published: {problems[0]}",
-            hint=f"look who can write to {session.settings.store.url}; `fab ENV releases --verify --release "
-            f"{release.id}` tells more, `fab ENV deploy --rebuild` builds anew",
+            hint=f"check who can write to {session.settings.store.url}; `fab ENV releases --verify --release "
+            f"{release.id}` has details, `fab ENV deploy --rebuild` builds it again",
         )
     return name
 

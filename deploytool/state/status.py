@@ -42,7 +42,7 @@ def read_status(session: Session) -> Status:
         under_way |= {name for name, go in found.go.items() if is_open(go)}
     if not hosts:
         raise ConsulError(
-            f"Consul knows no host of {settings.environment}", hint="look at roles.….hosts; `fab ENV check` tells more"
+            f"Consul knows no host of {settings.environment}", hint="check `roles.….hosts`; `fab ENV check` has details"
         )
     lock, frozen = holder.answer().sentence, freezing.answer().frozen
     return Status(tuple(hosts), tuple(sorted(under_way)), lock, frozen, unfinished, asked_at=session.now())

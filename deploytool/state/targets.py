@@ -136,9 +136,7 @@ def tell_lost(session: Session, found: Expected) -> None:
     """Note each host that has lost what it had proved: its release has died since."""
     for (role, host), word in sorted(found.words.items()):
         if word.reason and not word.verified and (role, host) in found.hosts:
-            session.console.note(
-                f"{host} ({role}) does not serve {word.release} any more, since {word.time}: {word.reason}"
-            )
+            session.console.note(f"{host} ({role}) no longer runs {word.release}, since {word.time}: {word.reason}")
 
 
 def refuse_deaf_roles(session: Session, found: Expected) -> None:
@@ -154,7 +152,7 @@ def refuse_deaf_role(session: Session, found: Expected, role: str) -> None:
         raise ConsulError(
             f"the role {role} has no host that could hear the event: nothing matches "
             f"{described(selectors(session)[role])}" + (f"; down: {down}" if down else ""),
-            hint=f"mend roles.{role}.hosts, or start the Consul agents of its hosts",
+            hint=f"fix `roles.{role}.hosts`, or start the Consul agents of its hosts",
         )
 
 

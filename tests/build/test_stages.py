@@ -755,8 +755,8 @@ def test_programs_that_only_a_version_manager_has_are_found(tmp_path: Path, serv
         ("ruby-93.1.2", []),
         ("93.1", []),
         ("jruby-head", []),
-        ("93.1.20", [".ruby-version asks for 93.1.20, and the build server's ruby is another one: ruby 93.1.2p20"]),
-        ("93.2", [".ruby-version asks for 93.2, and the build server's ruby is another one: ruby 93.1.2p20"]),
+        ("93.1.20", [".ruby-version asks for 93.1.20, but ruby on the build server is ruby 93.1.2p20"]),
+        ("93.2", [".ruby-version asks for 93.2, but ruby on the build server is ruby 93.1.2p20"]),
     ],
 )
 def test_without_a_version_manager_another_version_is_told(
@@ -792,7 +792,7 @@ def test_version_of_a_file_that_no_manager_reads_is_compared_with_what_runs(
     repository.commit({file: content})
     server.build |= {"recipe": recipe, "path": (str(tmp_path / "own"),)}
     found = fetched(run(fetch(server.settings, server.place, "main"), **at_home(tmp_path)).results)
-    expected = [f"{sentence}, and the build server's node is another one: v93.1.2"] if sentence else []
+    expected = [f"{sentence}, but node on the build server is v93.1.2"] if sentence else []
     assert list(unfit(found.unmanaged, found.tools)) == expected
 
 

@@ -256,10 +256,10 @@ def test_minimal_manifest_is_taken() -> None:
         ("dest: /x", "src is missing"),
         (minimal(src=""), "src is missing"),
         ("src: s3://b/k\ndest: /x", "checksum is missing"),
-        (minimal(checksum="0" * 63), "checksum is missing or no md5"),
-        (minimal(checksum="g" * 64), "checksum is missing or no md5"),
-        (minimal(dest="relative", sync_strategy="mv"), "dest is missing or no absolute path"),
-        (minimal(dest="../beside"), "dest is missing or no absolute path"),
+        (minimal(checksum="0" * 63), "checksum is missing or not md5"),
+        (minimal(checksum="g" * 64), "checksum is missing or not md5"),
+        (minimal(dest="relative", sync_strategy="mv"), "dest is missing or nott an absolute path"),
+        (minimal(dest="../beside"), "dest is missing or nott an absolute path"),
         (minimal(dest_mode=755), "dest_mode is no octal number"),
         (minimal(dest_mode="0755"), "dest_mode is no octal number"),
         (minimal(sync_strategy="cp"), "sync_strategy is neither"),
@@ -272,7 +272,7 @@ def test_minimal_manifest_is_taken() -> None:
         (minimal(commands={"post": ["x" * LONGEST_COMMAND_BYTES]}), f"Linux takes less than {LONGEST_COMMAND_BYTES}"),
         (minimal(commands={"post": ["x" * 100_000] * 6}), f"Consul holds no more than {LONGEST_MANIFEST_BYTES}"),
         (minimal(commands={"post": ["docker ps {{.Names}}"]}), "line 4 has {{"),
-        (minimal() + "dest: /srv/y\n", "dest stands there twice"),
+        (minimal() + "dest: /srv/y\n", "dest is there twice"),
     ],
 )
 def test_manifest_that_stretcher_would_misunderstand_is_refused(text: str, problem: str) -> None:

@@ -27,7 +27,7 @@ def test_host_that_said_nothing_is_silent() -> None:
     fleet.listened_seconds = 61.3
     result = fleet.result("web", "app1")
     assert (result.verdict, result.state, result.seconds) == (Verdict.SILENT, None, None)
-    assert "not a word in 61 s" in result.reason
+    assert "no report in 61 s" in result.reason
 
 
 def test_host_that_only_fetched_is_silent_and_its_state_is_kept() -> None:
@@ -100,7 +100,7 @@ FETCHED, ACTIVATED, VERIFIED, FAILED = State.FETCHED, State.ACTIVATED, State.VER
         ({VERIFIED: 5}, "it has not fetched the release"),
         ({VERIFIED: 5, FETCHED: 6}, "it fetched the release only later"),
         ({FETCHED: 4, VERIFIED: 5, ACTIVATED: 6}, "it switched only later"),
-        ({FETCHED: 4, State.ABORTED: 5, VERIFIED: 6}, "it had aborted before, and has not begun again"),
+        ({FETCHED: 4, State.ABORTED: 5, VERIFIED: 6}, "it had aborted before, and has not started again"),
     ],
 )
 def test_order_of_reports_that_can_not_be_is_no_success(written: dict[State, int], odd: str) -> None:

@@ -195,7 +195,7 @@ def three_and_a_rollback() -> History:
 def test_rollback_does_not_go_to_what_another_one_went_back_from() -> None:
     known = three_and_a_rollback()
     assert target(known, D) == B
-    assert f"left by the rollback {name(4)}" in standings(known)[C].words
+    assert f"abandoned by the rollback {name(4)}" in standings(known)[C].words
     assert target(known.then(rolled_back(6, B, D)), B) == A
 
 

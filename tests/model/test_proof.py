@@ -10,8 +10,8 @@ import pytest
 from deploytool.model.fleet import Fleet, read_last_word, read_report
 from deploytool.model.proof import PROOFS, asked_proof, is_weaker
 from deploytool.model.status import HostStatus, Status
-from deploytool.queries.status import age_words, lines
-from deploytool.screen.console import proofs
+from deploytool.queries.status import age_words, page
+from deploytool.screen.ending import proofs
 from deploytool.screen.summary import Outcome
 
 
@@ -104,8 +104,8 @@ def test_age_of_a_last_word(then: str | None, words: str) -> None:
 def test_status_says_why_a_release_is_not_proven_any_more_and_how_old_that_is() -> None:
     host = HostStatus("web", "app1", True, "R1", "D1", "2026-11-23T11:57:00Z", False, "R1", "D1", "process 7 has ended")
     status = Status((host,), (), None, asked_at=NOW)
-    text = "\n".join(lines(status, "production"))
-    assert "2026-11-23T11:57:00Z (3 min ago)  NO LONGER PROVEN" in text
+    text = "\n".join(page(status, "production").lines())
+    assert "2026-11-23T11:57:00Z (3 min ago)  no longer verified" in text
     assert "app1 (web): process 7 has ended" in text
     assert status.exit_code == 8
     assert status.as_dict()["hosts"][0]["reason"] == "process 7 has ended"  # type: ignore[index]

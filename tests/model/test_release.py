@@ -120,11 +120,11 @@ def test_record_of_a_newer_deploytool_is_read() -> None:
         ({"checksum": 5}, "checksum is not 64 hexadecimal digits: 5"),
         ({"checksum": "AB" * 32}, "checksum is not 64"),
         ({"checksum": "ab" * 32 + "\n"}, "checksum is not 64"),
-        ({"revision": "1a2b3c4"}, "revision is no full SHA"),
-        ({"revision": "$(reboot)"}, "revision is no full SHA"),
-        ({"revision": "f" * 40}, "its revision f{40} is not the one that the release is named after"),
+        ({"revision": "1a2b3c4"}, "revision is not a full SHA"),
+        ({"revision": "$(reboot)"}, "revision is not a full SHA"),
+        ({"revision": "f" * 40}, "its revision f{40} is not the one in the release's name"),
         ({"build_key": None}, "build_key is not 64 hexadecimal digits: null"),
-        ({"application": "../shop"}, "application is no application's name"),
+        ({"application": "../shop"}, "application is not an application's name"),
         ({"branch": "main\nRolled back"}, "branch is not one line"),
         ({"built_by": "\ud800"}, "built_by is not one line"),
         ({"built_at": "yesterday"}, "built_at is no time"),
@@ -147,7 +147,7 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("text", ["", "[1]", "null", "{", "[" * 100_000, '{"size_bytes": ' + "9" * 5000 + "}"])
 def test_record_that_is_no_record_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no JSON|nested too deeply"):
+    with pytest.raises(ValueError, match=r"not JSON|not a JSON|nested too deeply"):
         read_record(text, RELEASE)
 
 

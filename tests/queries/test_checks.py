@@ -10,6 +10,7 @@ import pytest
 from deploytool.errors import FleetError, LockedError
 from deploytool.model.fleet import LastWord
 from deploytool.model.release import DeploymentId
+from deploytool.queries.check import page
 from deploytool.queries.checks.finding import Check, failed, told
 from deploytool.queries.checks.hosts import busy_hosts, judged, read_answer
 from deploytool.state.targets import Expected
@@ -98,6 +99,11 @@ def test_what_is_no_fault_of_what_is_checked_is_raised() -> None:
 
 
 def test_line_says_how_it_went_and_how_to_mend_it() -> None:
-    assert Check("a", True, "x").line == "ok   a: x"
-    assert Check("a", False, "x", "do y", 4).line == "BAD  a: x; hint: do y"
-    assert Check("a", None, "x").line == "-    a: x"
+    checks = [Check("a", True, "x"), Check("a", False, "x", "do y", 4), Check("a", None, "x")]
+    assert page(checks, "production").lines() == [
+        "ok   a: x",
+        "BAD  a: x; hint: do y",
+        "-    a: x",
+        "1 of 3 checks of production failed, 1 could not be tried",
+    ]
+    assert page(checks[:1], "production").lines()[-1] == "1 check of production passed"

@@ -20,9 +20,9 @@ from deploytool.queries.plan import (
     WHEN_BUILT,
     ManifestChange,
     Plan,
-    lines,
     manifest_change,
     manifest_diff,
+    page,
     release_to_come,
 )
 from deploytool.state.targets import Live
@@ -72,15 +72,15 @@ def plan(**changes: Any) -> Plan:
 
 
 def text(**changes: Any) -> str:
-    return "\n".join(lines(plan(**changes)))
+    return "\n".join(page(plan(**changes)).lines())
 
 
 def test_plan_begins_with_the_revision_and_the_commits_that_it_brings() -> None:
-    assert lines(plan())[:4] == [
+    assert page(plan()).lines()[:4] == [
         "the branch main is 1a2b3c4000 Sell\N{REPLACEMENT CHARACTER}[2J more",
         f"brings 1 commit since {LIVE}:",
         "  1a2b3c4000 Sell more",
-        "build: no release of equal inputs is in the store",
+        "build: no release in the store matches these inputs",
     ]
 
 
@@ -100,17 +100,17 @@ def test_plan_names_the_compressor_that_a_build_would_use(compressor: Compressor
 
 def test_plan_of_equal_inputs_names_the_release_that_is_used_again() -> None:
     said = text(reused=RELEASE, made_up_release=None, changes=Comparison(known=True))
-    assert f"live is {LIVE}, of the same revision" in said
-    assert f"reuse: {RELEASE.id} is of equal inputs, built at {RELEASE.built_at}; nothing is built" in said
+    assert f"current: {LIVE}, the same revision" in said
+    assert f"reuse: {RELEASE.id} has the same inputs, built at {RELEASE.built_at}; nothing is built" in said
     assert plan(reused=RELEASE).as_dict()["build"] is False
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"live": Live(), "live_deployment": None, "changes": None}, "nothing is live in production yet"),
-        ({"live": Live()}, f"live is the deployment {DEPLOYMENT}; which release that is"),
-        ({"changes": None}, f"live is {LIVE}; the commits since can't be told"),
+        ({"live": Live(), "live_deployment": None, "changes": None}, "nothing is deployed to production yet"),
+        ({"live": Live()}, f"current: deployment {DEPLOYMENT}, of an unknown release"),
+        ({"changes": None}, f"current: {LIVE}; the commits since then are unknown"),
     ],
 )
 def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], sentence: str) -> None:
@@ -120,16 +120,16 @@ def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"changes": CHANGES, "migrate": ("rake db",)}, "can't be told: the recipe none does not know them"),
-        ({"changes": CHANGES}, "migrations: none would run, as build.migrate is empty"),
-        ({"changes": None, "migrate": ("rake db",)}, "can't be told: nothing to compare with"),
-        ({"changes": replace(CHANGES, migrations_told=True)}, "migrations: none since the live release"),
+        ({"changes": CHANGES, "migrate": ("rake db",)}, "unknown: the recipe none can't list them"),
+        ({"changes": CHANGES}, "migrations: none would run: `build.migrate` is empty"),
+        ({"changes": None, "migrate": ("rake db",)}, "unknown: nothing to compare with"),
+        ({"changes": replace(CHANGES, migrations_told=True)}, "migrations: none since the current release"),
         (
             {
                 "changes": replace(CHANGES, migrations_told=True, migrations_added=("a.py", "b.py")),
                 "migrate": ("rake db",),
             },
-            "migrations: 2 since the live release: a.py, b.py\nbefore any host switches: rake db",
+            "migrations: 2 since the current release: a.py, b.py\nbefore any host switches: rake db",
         ),
         (
             {"migrate": ("rake db\n  again",), "asks_pending": True, "migrate_after": ("rake drops",)},
@@ -137,11 +137,11 @@ def test_what_is_not_known_of_the_live_release_is_said(changes: dict[str, Any], 
         ),
         (
             {"migrate_after": ("rake drops",), "migrate_after_due": Due(LIVE, "2026-01-01T00:00:01Z")},
-            f"when every host is verified: rake drops\nmigrate_after of {LIVE} is due since 2026-01-01T00:00:01Z: ",
+            f"when every host is verified: rake drops\nmigrate_after of {LIVE} has been due since 2026-01-01T00:00:01Z",
         ),
         (
             {"changes": replace(CHANGES, migrations_told=True, migrations_taken_away=("c.py",))},
-            "migrations of the live release that this one has not, and that stay applied: c.py",
+            "migrations of the current release that this one lacks, which stay applied: c.py",
         ),
     ],
 )
@@ -159,15 +159,15 @@ def test_manifest_of_a_role_is_shown_by_what_changes() -> None:
         )
     )
     assert f"manifest of web, compared with that of {DEPLOYMENT}:\n  @@ -1 +1 @@\n  -old\n  +new\n" in said
-    assert "manifest of batch: as it is now" in said
-    assert "manifest of new: its first, of 1 line; --json shows it" in said
-    assert "20260102T000000Z-1a2b3c4 stands for the release that is not built yet" in said
+    assert "manifest of batch: unchanged" in said
+    assert "manifest of new: the first one, 1 line; --json shows it" in said
+    assert "20260102T000000Z-1a2b3c4 is a placeholder for the release that is not built yet" in said
 
 
 def test_change_that_every_phase_has_is_shown_once() -> None:
     change = ("-old", "+new", " same")
     changed = ManifestChange("web", DEPLOYMENT, None, ("@@ 1 @@", *change, "@@ 2 @@", *change, "@@ 3 @@", "-gone"))
-    said = lines(plan(manifests=(changed,)))
+    said = page(plan(manifests=(changed,))).lines()
     begin = said.index("  @@ 1 @@")
     assert said[begin : begin + 7] == [
         "  @@ 1 @@",
@@ -182,31 +182,34 @@ def test_hosts_that_are_down_or_behind_are_named() -> None:
     behind = HostStatus("web", "app2", True, LIVE, DEPLOYMENT, None, True, RELEASE.id, None)
     away = replace(behind, host="app3", up=False)
     given = plan(down={"web": ("app3",)}, hosts=(behind, away), under_way=(DEPLOYMENT,))
-    assert "hosts of web: app1, app2; down: app3" in lines(given)
-    assert [line for line in lines(given) if line.startswith("behind")] == [f"behind: app2 (web) serves {LIVE}"]
-    assert f"deployment {DEPLOYMENT} is under way: its hosts wait for `go`" in lines(given)
+    assert "hosts of web: app1, app2; down: app3" in page(given).lines()
+    assert [line for line in page(given).lines() if line.startswith("behind")] == [f"behind: app2 (web) runs {LIVE}"]
+    assert f"deployment {DEPLOYMENT} is under way: its hosts wait for `go`" in page(given).lines()
 
 
 def test_plan_without_a_problem_ends_with_the_command_that_deploys_it() -> None:
     assert plan().exit_code == 0
-    assert lines(plan())[-1] == "nothing stands in the way of: fab production deploy --branch main"
+    assert (
+        page(plan()).lines()[-1]
+        == "nothing stands in the way: a deploy would build and bring main to 2 hosts of production"
+    )
     assert "error" not in plan().as_dict()
 
 
 def test_a_lock_is_told_and_is_no_problem() -> None:
     given = plan(lock="jo@laptop", workspace_lock="ann@laptop")
     assert given.exit_code == 0
-    assert "production is locked by jo@laptop; until that ends, a deploy ends with exit code 3" in lines(given)
-    assert "the workspace is locked by ann@laptop; a build waits for that" in lines(given)
+    assert "production is locked by jo@laptop" in page(given).lines()
+    assert "the workspace is locked by ann@laptop; a build waits for it" in page(given).lines()
 
 
 def test_exit_code_is_that_of_the_first_problem_and_all_are_told() -> None:
     frozen = Freeze("audit", "jo", "today")
     given = plan(frozen=frozen, problems=(LockedError("it is frozen"), ConsulError("no host", hint="start one")))
     assert given.exit_code == 3
-    assert "PROBLEM: a deploy would end with exit code 3: it is frozen" in lines(given)
-    told = lines(given)
-    assert told[told.index("PROBLEM: a deploy would end with exit code 7: no host") + 1] == "hint: start one"
+    assert "PROBLEM (exit code 3): it is frozen" in page(given).lines()
+    told = page(given).lines()
+    assert told[told.index("PROBLEM (exit code 7): no host") + 1] == "hint: start one"
     document = json.loads(json.dumps(given.as_dict()))
     assert [problem["exit_code"] for problem in document["problems"]] == [3, 7]
     assert document["error"]["message"] == "it is frozen"
@@ -298,7 +301,7 @@ def test_first_manifest_of_a_role_is_new_from_end_to_end(tmp_path: Any) -> None:
 def test_live_manifest_that_is_gone_is_said(tmp_path: Any) -> None:
     found = change(ReadingSession(settings_of_a_project(tmp_path), {}), RELEASE)
     assert found == ManifestChange(
-        "web", DEPLOYMENT, f"the live one, of {DEPLOYMENT}, is not in the store any more", ()
+        "web", DEPLOYMENT, f"the current one, of {DEPLOYMENT}, is no longer in the store", ()
     )
 
 
@@ -310,10 +313,10 @@ def test_manifest_that_can_not_be_rendered_is_said(tmp_path: Any) -> None:
 
 def test_plan_shows_who_would_go_when_and_where_it_would_pause() -> None:
     waves = (Wave(1, frozenset({("web", "app2")})), Wave(3, frozenset({("web", "app1")})))
-    said = lines(plan(waves=waves, pause_after=2))
+    said = page(plan(waves=waves, pause_after=2)).lines()
     first = said.index("wave 1 of 2, 1 host: app2 (web)")
     assert said[first + 1 : first + 3] == [
-        "then it is paused, and `fab production promote` goes on",
+        "then it pauses, and `fab production promote` continues",
         "wave 2 of 2, 1 host: app1 (web)",
     ]
     # All at once is not worth a line.
@@ -321,6 +324,6 @@ def test_plan_shows_who_would_go_when_and_where_it_would_pause() -> None:
 
 
 def test_plan_shows_a_rollout_that_did_not_come_to_its_end() -> None:
-    assert "R7 is wanted of app1 (web), and not of all: a deploy begins with all hosts" in text(
+    assert "R7 is expected on app1 (web), and not on every host: a deploy starts with all hosts" in text(
         unfinished={"R7": ("app1 (web)",)}
     )

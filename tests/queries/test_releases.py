@@ -18,7 +18,7 @@ def listed(worker: Store) -> tuple[list[str], Any, str]:
     """The lines, the document and what was noted."""
     session: Any = Session(worker)
     found = list_releases(session)
-    return found.lines(), json.loads(json.dumps(found.as_dict())), session.progress.getvalue()
+    return found.page().lines(), json.loads(json.dumps(found.as_dict())), session.progress.getvalue()
 
 
 def shown(*texts: str) -> Deployments:
@@ -65,8 +65,8 @@ def shown(*texts: str) -> Deployments:
 )
 def test_any_record_is_shown_on_one_line_without_control_characters(text: str) -> None:
     for document in (shown(text), Deployments((read_deployment(DeploymentId(deployment_id(9)), text, text),))):
-        lines = document.lines()
-        assert len(lines) == 2
+        lines = document.page().lines()
+        assert len(lines) == 3
         assert deployment_id(9) in lines[1]
         assert [printable(line) for line in lines] == lines
         json.dumps(document.as_dict())
@@ -74,7 +74,7 @@ def test_any_record_is_shown_on_one_line_without_control_characters(text: str) -
 
 def test_damaged_record_is_called_that_and_the_others_are_shown() -> None:
     whole = json.dumps({"release": RELEASES[0], "exit_code": 0, "verified": True, "operator": "ann@desk"})
-    lines = shown(whole, "{").lines()
+    lines = shown(whole, "{").page().lines()
     assert "the record is damaged" in lines[1]
     assert lines[2].endswith("verified")
     assert "ann@desk" in lines[2]
@@ -87,25 +87,25 @@ def test_damaged_record_is_called_that_and_the_others_are_shown() -> None:
         ({"exit_code": 0, "verified": False}, "announced, unverified"),
         ({"exit_code": 8, "let_go": True}, "failed, exit code 8"),
         ({"exit_code": 4, "error": "pip failed"}, "aborted, exit code 4: pip failed"),
-        ({"exit_code": 8, "fell_back": True}, "a host had not kept the release; began again"),
-        ({}, "under way, or its operator went away"),
+        ({"exit_code": 8, "fell_back": True}, "a host no longer had the release; began again"),
+        ({}, "under way, or its operator is gone"),
     ],
 )
 def test_how_a_deployment_ended_is_told_in_words(changes: dict[str, Any], words: str) -> None:
-    line = shown(json.dumps({"release": RELEASES[0], **changes})).lines()[1]
+    line = shown(json.dumps({"release": RELEASES[0], **changes})).page().lines()[1]
     assert line.split("  ")[-1].startswith(words)
 
 
 def test_hosts_and_seconds_are_counted() -> None:
     hosts = [{"role": "web", "host": host, "verdict": host} for host in ("verified", "failed")]
     record = {"release": RELEASES[1], "from": RELEASES[0], "hosts": hosts, "phases": {"fetch": 1.5, "go": 2}}
-    line = shown(json.dumps({**record, "nodes": ["verified"], "kind": "rollback", "exit_code": 8})).lines()[1]
+    line = shown(json.dumps({**record, "nodes": ["verified"], "kind": "rollback", "exit_code": 8})).page().lines()[1]
     for word in ("1 of 2", "3.5", RELEASES[0], RELEASES[1], "rollback --nodes"):
         assert word in line
 
 
 def test_environment_without_a_deployment_says_so() -> None:
-    assert shown().lines() == ["there was no deployment yet"]
+    assert shown().page().lines() == ["nothing was deployed yet"]
 
 
 # --- releases
@@ -115,7 +115,8 @@ def test_releases_are_listed_newest_first_with_where_they_run_and_what_is_known_
     worker = Store(store_of(RELEASES[:3], production=one_after_the_other(RELEASES[:2])))
     worker.serving = {"one": json.dumps({"release": RELEASES[1]}), "two": json.dumps({"release": RELEASES[0]})}
     lines, document, _ = listed(worker)
-    assert [line.split()[0] for line in lines[1:]] == list(reversed(RELEASES[:3]))
+    assert [line.split()[0] for line in lines[1:-1]] == list(reversed(RELEASES[:3]))
+    assert lines[-1] == "3 releases in the store, 2 running"
     rows = {row["release"]: row for row in document["releases"]}
     assert [rows[release]["runs_in"] for release in RELEASES[:3]] == [["production"], ["production"], []]
     assert rows[RELEASES[1]]["verified"] is not None

@@ -1,4 +1,4 @@
-"""Which host is behind, from what it said last and what is wanted of it."""
+"""Which host is behind, from what it said last and what is expected on it."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from deploytool.connection.store import StoreClient
 from deploytool.errors import ConsulError
 from deploytool.model.history import Due
 from deploytool.model.release import DeploymentId, ReleaseId, manifest_key
-from deploytool.queries.status import lines
+from deploytool.queries.status import page
 from deploytool.state.status import read_status
 from tests.support.answering import Answering
 
@@ -85,7 +85,7 @@ def test_host_that_serves_what_is_wanted_is_not_behind() -> None:
     status = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": serving(NEW, SECOND)})}))
     assert status.exit_code == 0
     assert status.hosts[0].release == NEW
-    assert "as wanted" in lines(status, "production")[0]
+    assert "up to date" in page(status, "production").lines()[1]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,10 @@ def test_host_that_serves_what_is_wanted_is_not_behind() -> None:
 def test_host_that_does_not_prove_what_is_wanted_is_behind(said: str) -> None:
     status = read_status(session({"web": role(wanted=f"{SECOND} url", serving={"a": said})}))
     assert status.exit_code == 8
-    assert lines(status, "production")[-1].endswith(
-        f"fab production deploy --release {NEW} --nodes a; to go back: fab production rollback"
-    )
+    *_, again, back, verdict = page(status, "production").lines()
+    assert again.split("  ")[0] == f"next: fab production deploy --release {NEW} --nodes a"
+    assert back.strip().startswith("fab production rollback")
+    assert verdict == "1 of 1 host of production is behind"
 
 
 def test_host_that_never_said_a_word_is_behind() -> None:
@@ -107,7 +108,7 @@ def test_host_that_is_down_does_not_count_and_is_shown() -> None:
     found = role(up=[], down=["a"], wanted=f"{SECOND} url", serving={"a": serving(OLD, FIRST)})
     status = read_status(session({"web": found}))
     assert status.exit_code == 0
-    assert "down" in lines(status, "production")[0]
+    assert "down" in page(status, "production").lines()[1]
 
 
 def test_host_with_a_wish_of_its_own_is_measured_by_that() -> None:
@@ -123,12 +124,12 @@ def test_host_with_a_wish_of_its_own_is_measured_by_that() -> None:
 def test_environment_without_any_deployment_is_well() -> None:
     status = read_status(session({"web": role()}))
     assert status.exit_code == 0
-    assert "nothing wanted yet" in lines(status, "production")[0]
+    assert "nothing deployed yet" in page(status, "production").lines()[1]
 
 
 def test_deployment_under_way_and_the_locks_holder_are_shown() -> None:
     found = role(wanted=f"{SECOND} url", go={SECOND: "wait 3"}, serving={"a": serving(OLD, FIRST)})
-    text = "\n".join(lines(read_status(session({"web": found}, lock="me@laptop since T")), "production"))
+    text = "\n".join(page(read_status(session({"web": found}, lock="me@laptop since T")), "production").lines())
     assert f"deployment {SECOND} is under way" in text
     assert "production is locked by me@laptop since T" in text
     assert "production is frozen by jo since today: audit" in text
@@ -143,10 +144,12 @@ def test_what_is_due_is_told_and_is_no_failure() -> None:
     status = replace(found, migrate_after_due=Due(ReleaseId(NEW), "2026-01-02T00:00:03Z"))
     assert status.exit_code == 0
     assert status.as_dict()["migrate_after_due"] == {"release": NEW, "since": "2026-01-02T00:00:03Z"}
-    assert lines(status, "production")[-1] == (
-        f"migrate_after of {NEW} is due since 2026-01-02T00:00:03Z: the next deploy that every host verifies runs it; "
-        "by hand: fab production migrate --after"
+    *_, due, verdict = page(status, "production").lines()
+    assert due == (
+        f"migrate_after of {NEW} has been due since 2026-01-02T00:00:03Z: the next deploy that is verified on every "
+        "host runs it, or `fab production migrate --after`"
     )
+    assert verdict == f"the host of production is up to date, on {NEW}"
 
 
 def test_no_host_at_all_is_an_error() -> None:
@@ -158,7 +161,7 @@ def test_wanted_deployment_whose_manifest_is_gone_is_still_wanted() -> None:
     gone = "20260103T000003Zcccc"
     status = read_status(session({"web": role(wanted=f"{gone} url", serving={"a": serving(NEW, SECOND)})}))
     assert status.exit_code == 8
-    assert f"deployment {gone} is wanted" in lines(status, "production")[0]
+    assert f"expected deployment {gone}" in page(status, "production").lines()[1]
     status = read_status(session({"web": role(wanted=f"{gone} url", serving={"a": serving(NEW, gone)})}))
     assert status.exit_code == 0
 
@@ -177,26 +180,28 @@ def paused(**changes: Any) -> dict[str, Any]:
 def test_rollout_that_is_not_at_its_end_is_shown_with_the_commands_that_go_on() -> None:
     status = read_status(session({"web": paused()}))
     assert (status.exit_code, status.unfinished) == (0, {NEW: ("a (web)",)})
-    assert lines(status, "production")[-1] == (
-        f"{NEW} is wanted of a (web), and not of all; go on: fab production promote; go back: fab production rollback"
-    )
+    *_, remark, promote, back, verdict = page(status, "production").lines()
+    assert remark == f"{NEW} is expected on a (web), and not on every host"
+    assert promote.startswith("next: fab production promote")
+    assert back.strip().startswith("fab production rollback")
+    assert verdict == f"all 2 hosts of production are up to date, on {OLD} and {NEW}"
 
 
 def test_release_that_all_are_wanted_to_run_is_at_its_end_though_a_host_has_it_by_another_deployment() -> None:
     status = read_status(session({"web": paused(exceptions={"b": f"{FIRST} url"})}))
     assert status.unfinished == {}
-    assert "promote" not in "\n".join(lines(status, "production"))
+    assert "promote" not in "\n".join(page(status, "production").lines())
 
 
 @pytest.mark.parametrize("word", ["go a +3", "wait 2"])
 def test_rollout_whose_worker_is_gone_is_told_from_one_under_way(word: str) -> None:
     found = {"web": paused(exceptions=dict.fromkeys("ab", f"{SECOND} url"), go={SECOND: word, FIRST: "go all"})}
-    left = "\n".join(lines(read_status(session(found)), "production"))
-    assert f"deployment {SECOND} was left by its operator" in left
-    assert "go on: fab production promote" in left
+    left = "\n".join(page(read_status(session(found)), "production").lines())
+    assert f"the operator of deployment {SECOND} is gone" in left
+    assert "next: fab production promote" in left
     # For b, too, the way on is that one.
     assert "--nodes" not in left
-    running = "\n".join(lines(read_status(session(found, lock="me@laptop since T")), "production"))
+    running = "\n".join(page(read_status(session(found, lock="me@laptop since T")), "production").lines())
     assert f"deployment {SECOND} is under way" in running
     assert "promote" not in running
 

@@ -158,7 +158,7 @@ def test_plan_needs_no_right_to_write(project: Project, guarded: Guarded, tmp_pa
     assert result.code == 0, result.out + result.err
     assert f"brings 1 commit since {live}:" in result.out
     assert "hosts of web: app1, app2, app3" in result.out
-    assert "nothing stands in the way of: fab playground deploy --branch main" in result.out
+    assert "next: fab playground deploy --branch main" in result.out
     # And those rights do not do for more.
     assert project.fab("playground", "freeze", "--why", "to see", env=keys).code == 7
     assert project.fab("playground", "deploy", env=keys).code in (6, 7)

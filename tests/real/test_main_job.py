@@ -81,7 +81,7 @@ def test_result_for_people_is_a_table_and_progress_goes_to_stderr(project: Proje
     result = project.fab("playground", "deploy")
     assert result.code == 0, result.err
     assert "verified" in result.out
-    assert re.search(r"is verified on all 4 hosts of playground", result.out)
+    assert re.search(r"is verified on all 3 hosts of playground", result.out)
     assert "fetched after" in result.err
     assert "fetched after" not in result.out
 
@@ -434,7 +434,7 @@ def test_role_with_an_unknown_node(project: Project) -> None:
 
 
 def test_malformed_and_unknown_release(project: Project) -> None:
-    for release, words in (("yesterday", "is no release id"), ("20200101T000000Z-abcdef0", "has no release")):
+    for release, words in (("yesterday", "is not a release id"), ("20200101T000000Z-abcdef0", "has no release")):
         result = unchanged(project, "playground", "deploy", "--release", release)
         assert result.code == 2
         assert words in result.err

@@ -111,10 +111,10 @@ def test_plan_for_people_is_readable(project: Project) -> None:
     assert result.code == 0, result.err
     assert "Sell more" in result.out
     assert f"brings 1 commit since {live}:" in result.out
-    assert "build: no release of equal inputs is in the store" in result.out
+    assert "build: no release in the store matches these inputs" in result.out
     assert "restarted anew" in result.out
     assert "hosts of web: app1, app2, app3" in result.out
-    assert "nothing stands in the way of: fab playground deploy --branch main" in result.out
+    assert "next: fab playground deploy --branch main" in result.out
 
 
 def test_plan_of_the_live_release_shows_only_changed_settings(project: Project) -> None:
@@ -136,7 +136,7 @@ def test_plan_names_pending_migrations(project: Project) -> None:
     project.repository.commit({"shop/migrations/__init__.py": "", "shop/migrations/0001_initial.py": ""})
     told = plan(project)
     assert (told["migrations"], told["migrate"]) == (["shop/migrations/0001_initial.py"], ["true"])
-    assert "1 since the live release: shop/migrations/0001_initial.py" in project.fab("playground", "plan").out
+    assert "1 since the current release: shop/migrations/0001_initial.py" in project.fab("playground", "plan").out
 
 
 def test_plan_names_the_lock_and_the_deployment_under_way(project: Project, tmp_path: Path) -> None:

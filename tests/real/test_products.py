@@ -173,8 +173,8 @@ def test_rails_application(playground: Playground, tmp_path: Path) -> None:
 
     product.repository.commit(rails_controller("second"))
     second = product.deploy()
-    assert "dependencies: not run again" in second.err
-    assert "assets: not run again" in second.err
+    assert "dependencies: cached" in second.err
+    assert "assets: cached" in second.err
     assert all("<p>second: 0 notes</p>" in page and stylesheet in page for page in product.answers())
     product.roll_back(first)
     assert all("<p>first: 0 notes</p>" in page for page in product.answers())
@@ -255,8 +255,8 @@ def test_django_application(playground: Playground, tmp_path: Path) -> None:
 
     product.repository.commit(django_view("second"))
     second = product.deploy()
-    assert "dependencies: not run again" in second.err
-    assert "assets: not run again" in second.err
+    assert "dependencies: cached" in second.err
+    assert "assets: cached" in second.err
     assert product.answers() == {"second: 0 notes"}
     product.roll_back(first)
     assert product.answers() == {"first: 0 notes"}
@@ -338,7 +338,7 @@ def test_express_application_with_a_bundler(playground: Playground, tmp_path: Pa
 
     product.repository.commit({"client/greeting.js": 'export const greeting = "second";\n'})
     second = product.deploy()
-    assert "dependencies: not run again" in second.err
+    assert "dependencies: cached" in second.err
     assert all('"second"' in bundle for bundle in product.answers("/main.js"))
     product.roll_back(first)
     assert all('"first"' in bundle for bundle in product.answers("/main.js"))

@@ -264,7 +264,7 @@ def local(tmp_path: Path) -> LocalStages:
 def test_what_was_verified_nowhere_else_needs_a_reason_that_is_kept(local: LocalStages) -> None:
     built = local.fab("staging", "build", "--json").json["release"]
     refused = local.fab("production", "deploy", "--release", built)
-    assert (refused.code, "has never been verified anywhere" in refused.err) == (2, True), refused.err
+    assert (refused.code, "was never verified anywhere" in refused.err) == (2, True), refused.err
     forced = local.fab("production", "deploy", "--release", built, "--force", "the site is down", "--json")
     assert forced.code == 0, forced.err
     record = local.store / f"environments/production/deployments/{forced.json['deployment']}.json"
@@ -318,7 +318,7 @@ def test_migrations_of_a_promoted_release_run_from_its_own_code(local: LocalStag
 def test_promotion_has_a_sentence_for_each_mistake(local: LocalStages, tmp_path: Path) -> None:
     for arguments, sentence in (
         (("--from", "stagging"), "there is no other environment of that name"),
-        (("--from", "production"), "that is this very environment"),
+        (("--from", "production"), "that is this environment"),
         (("--from", "staging"), "nothing was deployed to staging yet"),
         (("--from", "staging", "--branch", "main"), "--branch and --from exclude each other"),
         (("--from", "staging", "--rebuild"), "--rebuild and --from exclude each other"),
@@ -449,7 +449,7 @@ def test_rollbacks_and_marks_tell_the_next_one_where_to_go(project: Project) -> 
 def test_mark_has_a_sentence_for_each_mistake(local: LocalStages) -> None:
     for arguments, sentence in (
         (("--good", "--why", "x"), "--release is missing"),
-        (("--release", "x", "--good", "--why", "x"), "'x' is no release id"),
+        (("--release", "x", "--good", "--why", "x"), "'x' is not a release id"),
         (("--release", "20260101T000000Z-0000000", "--why", "x"), "is it --good or --bad?"),
         (("--release", "20260101T000000Z-0000000", "--good", "--bad", "--why", "x"), "exclude each other"),
         (("--release", "20260101T000000Z-0000000", "--good"), "--why is to say why"),
@@ -465,7 +465,7 @@ def test_rollback_ends_a_canary_and_a_silent_host_stops_one(project: Project) ->
     assert project.served() == {**dict.fromkeys(ALL, live), "app1/web": canary}
     assert "wanted/web/app1" in project.wanted()
     result = rolled_back(project)
-    assert f"app1 (web) at {canary}: going back to what is wanted of all" in result.err
+    assert f"app1 (web) at {canary}: going back to what is expected on all" in result.err
     assert project.served() == dict.fromkeys(ALL, live)
     # An exception that stayed would bring the canary back to app1.
     assert project.wanted().keys() == {"wanted/web"}

@@ -51,12 +51,12 @@ def test_halted_rollout_leaves_what_has_switched_and_says_what_comes_next(waves:
     result = waves.fab("playground", "deploy")
     assert result.code == 8, result.err
     assert "HALTED" in result.out
-    assert "2 of 3 hosts of playground let go; not verified: 1; not touched: 1" in result.out
-    assert "go on: fab playground promote      go back: fab playground rollback" in result.out
+    assert "let go on 2 of 3 hosts of playground; not verified: 1; unchanged: 1" in result.out
+    assert "next: fab playground promote" in result.out
     new = waves.served_by("app1") or ""
     assert new != waves.old
     assert waves.serve(new, waves.old, waves.old)
-    assert f"{new} is wanted of app1 (web), and not of all" in waves.status()
+    assert f"{new} is expected on app1 (web), and not on every host" in waves.status()
     waves.mend("app2")
     first = waves.state_of("app1")
     promoted = waves.fab_json("promote")
@@ -109,7 +109,7 @@ def test_both_stories_are_told_to_people(waves: Waves) -> None:
     result = waves.fab("playground", "deploy")
     assert result.code == 8
     assert "it does not start" in result.out
-    assert f"went back to {waves.old}: verified on 1 of 1 host" in result.out
+    assert f"rolled back to {waves.old}: verified on 1 of 1 host" in result.out
 
 
 def test_pause_then_promote(waves: Waves) -> None:
@@ -120,7 +120,7 @@ def test_pause_then_promote(waves: Waves) -> None:
     assert document["paused"] is True
     new = document["release"]
     assert waves.serve(new, waves.old, waves.old)
-    assert f"{new} is wanted of app1 (web), and not of all; go on: fab playground promote" in waves.status()
+    assert f"{new} is expected on app1 (web), and not on every host" in waves.status()
     first = waves.state_of("app1")
     promoted = waves.fab_json("promote")
     assert promoted.json["release"] == new
@@ -151,7 +151,7 @@ def test_promotion_where_all_hosts_have_it_already_only_says_so(waves: Waves) ->
     before = waves.state_of(*HOSTS)
     promoted = waves.fab("playground", "promote")
     assert promoted.code == 0, promoted.err
-    assert f"{new} is verified on all 3 hosts of playground, 3 of which served it before" in promoted.out
+    assert f"{new} is verified on all 3 hosts of playground, 3 of which had it before" in promoted.out
     assert waves.state_of(*HOSTS) == before
     wanted = waves.wanted_deployments()
     assert wanted["web"] > chosen["deployment"]
@@ -162,8 +162,8 @@ def test_pause_then_rollback(waves: Waves) -> None:
     waves.rollout(pause_after=1)
     paused = waves.fab("playground", "deploy")
     assert paused.code == 0, paused.err
-    assert "is verified on 1 of 3 hosts of playground, and PAUSED" in paused.out
-    assert "go on: fab playground promote      go back: fab playground rollback" in paused.out
+    assert "is verified on 1 of 3 hosts of playground; 2 hosts wait" in paused.out
+    assert "next: fab playground promote" in paused.out
     back = waves.fab_json("rollback").json
     assert back["release"] == waves.old
     assert waves.serve(*[waves.old] * 3)
@@ -217,7 +217,7 @@ def test_operator_killed_between_two_waves_then(waves: Waves, then: str) -> None
     until(lambda: waves.reports(deployment, "aborted") == {"app2", "app3"}, "the others leave the barrier")
     assert waves.state_of("app2", "app3") == others
     assert waves.wanted_deployments() == {**wanted, "web/app1": deployment}
-    assert f"{new} is wanted of app1 (web), and not of all; go on: fab playground promote" in waves.status()
+    assert f"{new} is expected on app1 (web), and not on every host" in waves.status()
     go_on(waves, then, new)
 
 
@@ -229,7 +229,7 @@ def test_worker_killed_between_two_waves_then(waves: Waves, then: str) -> None:
     assert waves.state_of("app2", "app3") == others
     told = waves.status(code=8)
     assert f"deployment {deployment} was left by its operator" in told
-    assert f"{new} is wanted of app1 (web), app2 (web), app3 (web), and not of all" in told
+    assert f"{new} is expected on app1 (web), app2 (web), app3 (web), and not on every host" in told
     assert waves.reports(deployment, "verified") == {"app1"}
     go_on(waves, then, new)
     # What was reported went with the next deployment, and nobody else has reported it since.
@@ -255,6 +255,6 @@ def test_nothing_is_built_for_a_canary_that_is_not_there(waves: Waves) -> None:
     waves.rollout(canary={"nodes": ["app9"]})
     wanted = waves.wanted()
     refused = waves.fab("playground", "deploy")
-    assert (refused.code, "no canary is there: app9 (any role)" in refused.err) == (7, True), refused.err
+    assert (refused.code, "no canary is up: app9 (any role)" in refused.err) == (7, True), refused.err
     assert waves.wanted() == wanted
     assert [each["release"] for each in waves.fab_json("releases").json["releases"]] == [waves.old]

@@ -76,7 +76,7 @@ def test_environment_that_no_settings_know_counts_too() -> None:
     ],
 )
 def test_release_that_is_not_verified_or_is_bad_in_the_other_environment_needs_a_reason(history: History) -> None:
-    with pytest.raises(UsageError, match="never been verified anywhere") as raised:
+    with pytest.raises(UsageError, match="never verified anywhere") as raised:
         World(staging=history).refuse_unproven()
     assert "--force" in str(raised.value.hint)
     assert "forced: because" in World(staging=history).refuse_unproven("because")
@@ -144,7 +144,7 @@ def test_promotion_passes_over_what_never_reached_a_host() -> None:
 @pytest.mark.parametrize(
     ("last", "sentence"),
     [
-        (Deployment(deployment_id(2), WANTED), "which is under way, or was left by its operator"),
+        (Deployment(deployment_id(2), WANTED), "which is under way, or whose operator is gone"),
         (good(2, WANTED, exit_code=8, verified=ONE), "and it is bad: its deployment"),
         (good(2, WANTED, verified=NOBODY), "and it is never verified there"),
     ],
@@ -178,7 +178,7 @@ def test_promotion_says_that_the_last_record_is_damaged(force: str | None) -> No
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        ("production", "that is this very environment"),
+        ("production", "that is this environment"),
         ("nowhere", "no other environment of that name"),
         ("elsewhere", "keeps its releases in s3://other/shop"),
         ("staging", "nothing was deployed to staging yet"),

@@ -29,7 +29,7 @@ from deploytool.rollout.promote import at_it, unfinished_release
 from deploytool.rollout.rollout import bring, go_on
 from deploytool.rollout.steps import plan_of
 from deploytool.rollout.undo import undo
-from deploytool.screen.console import conclusion
+from deploytool.screen.ending import message
 from deploytool.screen.summary import Outcome
 from deploytool.state.cleanup import clean_up
 from deploytool.state.history_store import RETENTION_LOCK
@@ -273,7 +273,7 @@ def test_deployment_that_somebody_has_dated_ahead_in_the_store_dates_no_other(wo
     ahead = DeploymentId(f"9998{deployment_id(0)[4:]}")
     world.bring(after=(deployment_id(1), ahead))
     assert str(world.outcome.deployment)[:4] == f"{NOW:%Y}"
-    assert "no host has had it, and it is passed over" in world.session.progress.getvalue()
+    assert "no host ever had it; it is ignored" in world.session.progress.getvalue()
     had = {("web", "one"): LastWord(deployment=ahead)}
     world.outcome = Outcome(release=RELEASE.id, revision=RELEASE.revision)
     world.bring(after=(ahead,), words=had)
@@ -691,7 +691,7 @@ def test_wave_that_the_operator_objects_to_is_the_last_one(world: World) -> None
         "halted after 1 of 2 hosts; hooks.after_wave[0] failed with exit status 3"
         in outcome_error(world.outcome).message
     )
-    assert "hooks.after_wave[0] failed with exit status 3, on this machine" in conclusion(world.outcome, "production")
+    assert "hooks.after_wave[0] failed with exit status 3, on this machine" in message(world.outcome, "production")
 
 
 @pytest.mark.parametrize("goes_back", [False, True])
@@ -700,7 +700,7 @@ def test_objection_to_the_last_wave_halts_only_if_hosts_go_back(world: World, go
     world.bring(waves=(Wave(1, frozenset({("web", "one"), ("web", "two")})),), goes_back=goes_back)
     assert (world.outcome.exit_code, world.outcome.status) == (8, Status.HALTED if goes_back else Status.FAILED)
     assert "after_wave[0] failed" in outcome_error(world.outcome).message
-    assert any("after_wave[0] failed" in line for line in conclusion(world.outcome, "production"))
+    assert any("after_wave[0] failed" in line for line in message(world.outcome, "production"))
 
 
 def test_no_hook_stops_what_puts_things_right(world: World) -> None:
@@ -859,7 +859,7 @@ def test_release_that_retention_took_in_between_is_not_claimed_and_the_lock_is_f
         world.worker.objects = dict(without)
         with pytest.raises(StoreError, match="has been removed") as raised:
             world.bring()
-        assert "anew" in str(raised.value.hint)
+        assert "again" in str(raised.value.hint)
         assert world.worker.objects == without
         assert world.worker.locked == set()
     assert "announce" not in world.worker.done

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploytool.model.fleet import HostResult, State, Verdict
-from deploytool.screen.console import Console, reasons
+from deploytool.screen.console import Console
+from deploytool.screen.ending import causes, deployment_page
 from deploytool.screen.github_actions import (
     MOST_ANNOTATIONS,
     Annotation,
@@ -75,7 +76,7 @@ def test_all_that_a_console_writes_is_harmless() -> None:
         console.document({"log": [text]})
         forged = replace(BAD, host=text, role=text, reason=text, log=(text,))
         outcome = Outcome(release="R1", deployment="D1", exit_code=8, hosts=(forged, GOOD), down=((text, text),))
-        console.summary(outcome, "staging", outcome.hosts)
+        console.page(deployment_page(outcome, "staging"))
     assert out.getvalue()
     assert not commands(out.getvalue())
     assert not commands(err.getvalue())
@@ -175,7 +176,10 @@ def test_what_a_host_says_is_shown_as_it_is(text: str) -> None:
 
 
 def test_summary_that_is_too_large_is_cut_between_its_parts_and_says_so() -> None:
-    hosts = [replace(BAD, host=f"app{number}", log=("x" * 1000, str(number))) for number in range(50)]
+    hosts = [
+        replace(BAD, host=f"app{number}", reason=f"why {'!' * number}", log=("x" * 1000, str(number)))
+        for number in range(50)
+    ]
     text = summary("title", hosts, ["line"], room_bytes=20_000)
     assert len(text.encode()) <= 20_000
     assert text.count("<pre>") == text.count("</pre>") > 2
@@ -201,7 +205,7 @@ def _environment(path: Path) -> dict[str, str]:
 
 def test_reasons_of_the_log_and_of_the_summary_are_the_same() -> None:
     hosts = [GOOD, MUTE, BAD, replace(MUTE, host="app4")]
-    assert [line for line in reasons(hosts) if line and not line.startswith("  |")] == [
+    assert [line for line in causes(hosts) if line and not line.startswith("  |")] == [
         words.strip() for tag, words in page(summary("title", hosts, ())) if tag == "summary"
     ]
 

@@ -80,7 +80,7 @@ def full_store() -> dict[str, str]:
 def test_everything_of_a_release_goes_but_what_happened() -> None:
     objects = full_store()
     left = remaining(objects, [RELEASES[4]])
-    # Production runs the fifth, after the fourth. Staging is wanted to run the seventh; its hosts went back to the
+    # Production runs the fifth, after the fourth. Staging is wanted to run the seventh; its hosts rolled back to the
     # last, and would go on to the one before. The third has just been claimed.
     stays = {RELEASES[at] for at in (2, 3, 4, 6, 10, 11)}
     assert releases_in(left) == {*stays, release_id(1, "f")}
@@ -252,7 +252,7 @@ def test_what_was_removed_is_told() -> None:
     cleaned = clean_up(Session(Store(objects)), [RELEASES[4]])  # type: ignore[arg-type]
     releases, leftovers, keys, files = cleaned.sentences()
     assert releases.startswith("removed 6 releases from the store (6.0 MB): 2026")
-    assert leftovers == f"removed from the store what was left of {release_id(300, 'e')}, which had no record"
+    assert leftovers == f"removed leftovers of {release_id(300, 'e')} from the store, which had no record"
     assert keys == "removed the keys of 1 deployment from Consul"
     assert files == "removed 1 old log or leftover from the build server (1.5 MB)"
     document = json.loads(json.dumps(cleaned.as_dict()))

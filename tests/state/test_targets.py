@@ -1,4 +1,4 @@
-"""What is wanted of hosts, as it stands in Consul."""
+"""What is expected on hosts, as it stands in Consul."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,7 @@
 """What the products of test_products are made of, downloaded once into `.tools/products`: Rails as Debian packages it,
 Django and gunicorn from PyPI, Express and esbuild from the npm registry.
 
-Nothing on the system is changed. What a build needs then comes from here, so that a test run asks no registry.
+Nothing on the system is changed. What a build needs at least then comes from here, so that a test run asks no registry.
 """
 
 import shlex

@@ -25,8 +25,9 @@ from deploytool.model.release import DeploymentId, ReleaseId
 from deploytool.model.status import HostStatus, Status
 from deploytool.queries.checks.finding import failed
 from deploytool.queries.releases import Deployments
-from deploytool.queries.status import lines as status_lines
+from deploytool.queries.status import page as status_page
 from deploytool.screen.console import Console
+from deploytool.screen.ending import deployment_page
 from deploytool.screen.github_actions import Annotation, GitHubActions, annotations, summary
 from deploytool.screen.summary import Outcome
 from deploytool.text.untrusted import DEEPEST, one_line, printable, read_json
@@ -137,12 +138,12 @@ def test_end_of_a_deployment_forges_nothing(host: str, reason: str, log: str, in
         objection=reason,
         not_undone=(reason,),
     )
-    console.summary(outcome, "staging", outcome.hosts)
+    console.page(deployment_page(outcome, "staging"))
     assert is_sound(out.getvalue())
     plain = io.StringIO()
     harmless = replace(bad, host="app2", reason="why", log=("line",))
     outcome.hosts, outcome.down, outcome.unexpected = (harmless, good), (("web", "app2"),), (harmless,)
-    Console(as_json=False, progress=io.StringIO(), results=plain).summary(outcome, "staging", outcome.hosts)
+    Console(as_json=False, progress=io.StringIO(), results=plain).page(deployment_page(outcome, "staging"))
     assert out.getvalue().count("\n") == plain.getvalue().count("\n")
     assert not in_ci or not commands(out.getvalue())
 
@@ -153,10 +154,10 @@ def test_status_has_a_line_for_each_host(host: str, release: str, frozen: str) -
     console, out, _ = consoles()
     said = HostStatus("web", host, True, release, None, release, False, "R2", "D2")
     told = Status((said, said), ("D1",), frozen, Freeze(frozen, frozen, frozen), {"R2": (host,)})
-    for line in status_lines(told, "staging"):
-        console.print(line)
+    console.page(status_page(told, "staging"))
     assert is_sound(out.getvalue())
-    assert out.getvalue().count("\n") == 5
+    # Two rows below their head, four remarks, the verdict.
+    assert out.getvalue().count("\n") == 8
 
 
 class Screen(io.StringIO):
@@ -179,15 +180,16 @@ def test_what_a_host_says_is_shown_as_it_said_it(text: str) -> None:
     out = io.StringIO()
     bad = HostResult(said, said, Verdict.FAILED, State.FETCHED, 1.0, said, (said,))
     outcome = Outcome(release="R1", deployment="D1", exit_code=8, hosts=(bad,), objection=said)
-    Console(as_json=False, progress=io.StringIO(), results=out).summary(outcome, "staging", outcome.hosts)
+    Console(as_json=False, progress=io.StringIO(), results=out).page(deployment_page(outcome, "staging"))
     _, row, _, reason, log, *_ = out.getvalue().split("\n")
     assert row.count(said) == 2
     assert reason == f"{said} ({said}) failed: {said}"
     assert log == f"  | {said}"
-    # On a terminal as well; the table is as wide as that.
+    # On a terminal as well, broken at spaces only.
     screen = Screen()
-    Console(as_json=False, progress=io.StringIO(), results=screen).summary(outcome, "staging", ())
-    assert screen.getvalue().split("\n")[1:3] == [reason, log]
+    Console(as_json=False, progress=io.StringIO(), results=screen).page(deployment_page(outcome, "staging"))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    assert f"{reason} {log.strip()}".split() == shown[shown.index("\n\n") :].split()[: len(f"{reason} {log}".split())]
 
 
 def test_character_that_the_terminal_has_not_is_written_by_number() -> None:
@@ -211,11 +213,10 @@ def test_no_record_breaks_the_list_of_deployments(record: Any, begun: Any, text:
         )
         told = Deployments((found,))
         console, out, _ = consoles()
-        for line in told.lines():
-            console.print(line)
+        console.page(told.page())
         console.document(told.as_dict())
         assert is_sound(out.getvalue())
-        json.loads(out.getvalue().split("\n", 2)[2], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        json.loads(out.getvalue().split("\n", 3)[3], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert is_sound(str(read_mark("20260101T000000Zaaaa", ReleaseId("R1"), json.dumps(record)).why))
 
 
@@ -300,5 +301,6 @@ def test_message_has_its_lines_and_no_links(host: str, reason: str, message: str
         for exit_code in (8, 7):
             text = escaped(end_text(told, Operator("me@here"), "deploy", outcome, exit_code, error))
             assert is_sound(text)
-            assert text.count("\n") == 2
+            # The verdict, the objection, three commands; or the error with its hint.
+            assert text.count("\n") == (2 if error is not None and exit_code == 7 else 5)
             assert not set("<>") & set(text)

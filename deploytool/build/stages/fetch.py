@@ -239,8 +239,8 @@ def remarks(reference: str, fetched: Fetched) -> Iterator[str]:
     yield from unfit(fetched.unmanaged, fetched.tools)
     if fetched.namesake is not None:
         yield (
-            f"{reference} is a branch, and a tag at {fetched.namesake[:10]}, too: the branch is meant; "
-            f"--branch refs/tags/{reference} is the tag"
+            f"{reference} is a branch, and a tag at {fetched.namesake[:10]}, too: deploying the branch; "
+            f"use --branch refs/tags/{reference} for the tag"
         )
     if fetched.exports:
         yield (

@@ -189,4 +189,4 @@ def unfit(asked: Sequence[Unmanaged], tools: Mapping[str, str]) -> Iterator[str]
         named = _LTS.get(each.wanted.removeprefix("lts/"), each.wanted)
         wanted = re.fullmatch(r"[a-z]*-?(\d+(?:\.\d+)*)", str(named))
         if said and found and wanted and not f"{found[0]}.".startswith(f"{wanted[1]}."):
-            yield f"{each.file} asks for {each.wanted}, and the build server's {each.program} is another one: {said}"
+            yield f"{each.file} asks for {each.wanted}, but {each.program} on the build server is {said}"

@@ -36,12 +36,12 @@ def space_found(session: Session) -> str:
     results = session.run(stages.space(session.place), quiet=True).results()
     free_kib = stages.free_kib(results)
     if free_kib is None:
-        return f"df does not tell how much is free in {session.place.root}"
+        return f"df does not report the free space in {session.place.root}"
     free_mb = free_kib // 1024
     if free_mb < FREE_MB:
         raise StepError(
             f"only {free_mb} MB are free in {session.place.root} on the build server",
-            hint=f"a build needs {FREE_MB} MB at least: free some, or set build.root to a larger disk",
+            hint=f"a build needs at least {FREE_MB} MB: free some space, or set `build.root` to a larger disk",
         )
     return f"{free_mb} MB free in {session.place.root}"
 
@@ -49,7 +49,7 @@ def space_found(session: Session) -> str:
 def linked_files_found(session: Session) -> str:
     session.run(stages.linked_files(session.settings, session.place), quiet=True).results()
     names = session.settings.build.linked_files
-    return f"{', '.join(names)} in {session.place.shared}" if names else "the build asks for none"
+    return f"{', '.join(names)} in {session.place.shared}" if names else "the build needs none"
 
 
 def repository_found(session: Session) -> str:

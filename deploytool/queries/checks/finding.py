@@ -26,10 +26,13 @@ class Check:
     exit_code: int = 0
 
     @property
-    def line(self) -> str:
-        """The line, with how to mend what is wrong."""
-        word = {True: "ok  ", False: "BAD ", None: "-   "}[self.ok]
-        return f"{word} {self.name}: {self.text}" + (f"; hint: {self.hint}" if self.hint else "")
+    def word(self) -> str:
+        return {True: "ok", False: "BAD", None: "-"}[self.ok]
+
+    @property
+    def sentence(self) -> str:
+        """What was found, with how to fix what is wrong."""
+        return f"{self.name}: {self.text}" + (f"; hint: {self.hint}" if self.hint else "")
 
     def as_dict(self) -> Mapping[str, object]:
         return {"name": self.name, "ok": self.ok, "text": self.text, "hint": self.hint, "exit_code": self.exit_code}

@@ -159,11 +159,13 @@ def weak_trust(settings: "Settings", role: str, host: str, said: "HostAnswer | N
     """A line for a host that checks less than the settings ask for before it runs anything."""
     if said is None or said.receiver not in ("none", "digest"):
         return []
-    again = f"run again there what `fab {settings.environment} app-server` prints"
+    again = f"run there again what `fab {settings.environment} app-server` prints"
     if said.receiver == "none":
-        return [Check(f"trust {host} ({role})", True, f"it runs whatever an event names, and checks nothing; {again}")]
+        return [Check(f"trust {host} ({role})", True, f"it runs whatever an event names without checking it; {again}")]
     if settings.trust.signers is not None:
-        return [Check(f"trust {host} ({role})", True, f"it asks for no signature, and trust.signers is set; {again}")]
+        return [
+            Check(f"trust {host} ({role})", True, f"it does not check signatures, and trust.signers is set; {again}")
+        ]
     return []
 
 
@@ -259,7 +261,7 @@ def read_proof(value: str | None, failure: Trouble | None) -> ProofAnswer:
         said = read_json(value)
         return ProofAnswer(said["proven"] is True, printable(str(said.get("reason") or "")[:LONGEST_LINE]))
     except (ValueError, LookupError, TypeError, AttributeError):
-        return ProofAnswer(False, f"its answer makes no sense: {printable(value[:100])}")
+        return ProofAnswer(False, f"its answer is not understood: {printable(value[:100])}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ def read_answer(value: str | None) -> HostAnswer | None:
     except ValueError:
         said = None
     if not isinstance(said, dict):
-        said = {"problems": [f"its answer makes no sense: {value[:100]}"]}
+        said = {"problems": [f"its answer is not understood: {value[:100]}"]}
 
     def text(name: str) -> str:
         found = said.get(name)
@@ -342,7 +344,7 @@ def judged(settings: "Settings", role: str, said: HostAnswer | None, wanted: str
         )
     problems = list(said.problems)
     if wanted is not None and not said.wanted:
-        problems.append(f"it does not see what is wanted in Consul: its token needs {wanted_right(settings, role)}")
+        problems.append(f"it can't read `wanted/` in Consul: its token needs {wanted_right(settings, role)}")
     alive = f"hears, {said.stretcher}" + (f", as {said.user}" if said.user else "")
     if problems:
         raise FleetError(f"{alive}; but {'; '.join(problems)}")
