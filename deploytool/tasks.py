@@ -496,22 +496,21 @@ def thaw(context: Context, json: bool = False) -> None:
     run(context, "thaw", json, body)
 
 
-@command(help={"json": _JSON})
-def settings(context: Context, json: bool = False) -> None:
-    """Show the effective settings, and where each is from
+@command(help={"all": "the defaults as well; --json always has them", "json": _JSON})
+def settings(context: Context, all: bool = False, json: bool = False) -> None:
+    """Show the settings in effect, and where each comes from
 
-    Secrets are masked.
+    What config/*.yml sets and what the recipe adds. Secrets are masked.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
+        from deploytool.queries.settings import lines
         from deploytool.settings import effective_settings
 
         rows = effective_settings(project(), this.settings.environment, os.environ)
         if not json:
-            width = max(len(row.path) for row in rows)
-            for row in rows:
-                first, *rest = row.value.split("\n")
-                this.console.print(f"{row.path:<{width}}  {first}{' …' if rest else ''}  ({row.source})")
+            for line in lines(rows, this.settings.environment, every=all, width=this.console.width):
+                this.console.print(line)
         return {"settings": [{"path": row.path, "value": row.value, "source": row.source} for row in rows]}
 
     run(context, "settings", json, body, connects=False)

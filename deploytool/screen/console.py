@@ -5,6 +5,7 @@ It shows, and decides nothing. Text that comes from hosts or repositories is neu
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -175,6 +176,11 @@ class Console:
             for pieces in page.styled_lines(rich.width if terminal else None):
                 rich.print(Text.assemble(*pieces), soft_wrap=True)
         tell(self._results, self.shown(written.get()), end="")
+
+    @property
+    def width(self) -> int | None:
+        """The columns that a line of a result may take; None where there is no edge."""
+        return shutil.get_terminal_size().columns if self._results.isatty() else None
 
     def print(self, line: str) -> None:
         """One line of a result, for people, also of what has several."""

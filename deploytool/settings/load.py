@@ -5,7 +5,6 @@ operator's environment is passed in.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -40,14 +39,14 @@ from deploytool.settings.files import (
 )
 from deploytool.settings.model import CHECKING_ONLY, NOT_IN_FILES, Settings, did_you_mean
 from deploytool.settings.recipes import RECIPES
-from deploytool.text.masking import Masking, secrets_in_urls
+from deploytool.text.masking import MASK, Masking, secrets_in_urls
 
 Loc = tuple[str | int, ...]
 
 #: `${NAME}`, and `$${NAME}` for the literal text `${NAME}`. `$NAME`, `$(command)` and `${NAME:-x}` are left alone.
 _VARIABLE = re.compile(r"(?P<literal>\$?)\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}")
 _STILL_OPEN = re.compile(rf"\b{FILL_IN}\b")
-#: The one `${NAME}` that is not from the operator's environment, and no secret: the directory that holds `config/`.
+#: The directory that holds `config/`.
 PROJECT = "DEPLOYTOOL_PROJECT"
 #: `${NAME:-x}` and its like: the shell's in a command, a misunderstanding elsewhere.
 _SHELL_EXPANSION = re.compile(r"(?<!\$)\$\{[^}]*\}?")
@@ -97,11 +96,11 @@ _SPEAKS_OF: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class EffectiveSetting:
-    """One line of `fab ENV settings`."""
+    """One setting, as `fab ENV settings` shows it."""
 
     path: str
-    #: Texts as they are, everything else as JSON; what came from a `${NAME}` is `***`.
-    value: str
+    #: as JSON has it; `***` replaces every secret
+    value: object
     #: `config/deploy.yml`, `config/<environment>.yml` (or where these are), `recipe <name>` or `default`.
     source: str
 
@@ -168,8 +167,11 @@ def effective_settings(directory: Path, environment: str, environ: Mapping[str, 
     loaded = _load(directory, environment, environ)
     settings = _settings_of(loaded)
     masking = Masking(settings.secrets)
+    own = _own_names(directory)
     return [
-        EffectiveSetting(dotted(path), masking.text(_shown(value, find(loaded.tree, path))), _source(loaded, path))
+        EffectiveSetting(
+            dotted(path), masking.value(_shown(value, find(loaded.tree, path), own)), _source(loaded, path)
+        )
         for path, value in _leaves(settings, ())
     ]
 
@@ -280,7 +282,7 @@ def _load_one(
     nothing = Map(shared_file(directory), 1, {})
     tree = merge(shared.tree or nothing, own.tree or nothing)
 
-    reading = _Reading(environ, checking_only, {PROJECT: str(directory.absolute())}, _open_names(tree, environment))
+    reading = _Reading(environ, checking_only, _own_names(directory), _open_names(tree, environment))
     said = reading.plain(tree, ())
     problems += reading.problems
     assert isinstance(said, dict)
@@ -600,21 +602,30 @@ def _leaves(value: object, path: Loc) -> Iterator[tuple[Loc, object]]:
         yield path, value
 
 
-def _shown(value: object, node: Node | None) -> str:
+def _own_names(directory: Path) -> Mapping[str, str]:
+    """The `${NAME}`s that are not from the operator's environment, and no secrets."""
+    return {PROJECT: str(directory.absolute())}
+
+
+def _shown(value: object, node: Node | None, own: Mapping[str, str]) -> object:
+    """A setting's value as JSON has it, without what came from the operator's environment."""
     if isinstance(value, tuple):
         nodes = node.items if isinstance(node, Items) else (node,) if node else ()
-        masked = [_masked(item, nodes[number] if number < len(nodes) else None) for number, item in enumerate(value)]
-        return json.dumps(masked, ensure_ascii=False)
-    if isinstance(value, str):
-        return _masked(value, node)
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+        return [_masked(item, nodes[number] if number < len(nodes) else None, own) for number, item in enumerate(value)]
+    return dict(value) if isinstance(value, Mapping) else _masked(value, node, own)
 
 
-def _masked(value: object, node: Node | None) -> str:
-    """`value`, with `***` where the file says `${NAME}`."""
-    if isinstance(node, Scalar) and any(not match["literal"] for match in _VARIABLE.finditer(node.text)):
-        return _VARIABLE.sub(lambda match: match[0][1:] if match["literal"] else "***", node.text)
-    return str(value)
+def _masked(value: object, node: Node | None, own: Mapping[str, str]) -> object:
+    """`value`; where it has a secret, the file's text with `***` for each `${NAME}` that is one."""
+
+    def put_in(match: re.Match[str]) -> str:
+        return match[0][1:] if match["literal"] else own.get(match["name"], MASK)
+
+    names = _VARIABLE.finditer(node.text) if isinstance(node, Scalar) else ()
+    if all(match["literal"] or match["name"] in own for match in names):
+        return value
+    assert isinstance(node, Scalar)
+    return _VARIABLE.sub(put_in, node.text)
 
 
 def _source(loaded: _Loaded, path: Loc) -> str:

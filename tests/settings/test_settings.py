@@ -1,6 +1,5 @@
 """What the operator gets to read for each mistake in `config/*.yml`, and what comes out where there is none."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -912,18 +911,32 @@ build: {recipe: rails, migrate: [], env: {KEY: '${TOKEN}'}, path: ['/opt/${TOKEN
     assert shown["application"] == ("shop", "config/deploy.yml")
     assert shown["branch"] == ("next", "config/production.yml")
     assert shown["repository"] == ("https://ci:***@git.example.com/${x}", "config/production.yml")
-    assert shown["keep_releases"] == ("5", "default")
-    assert shown["build.dependencies"] == (json.dumps(RECIPES["rails"].dependencies), "recipe rails")
-    assert shown["linked_files"] == ('["config/database.yml", "config/master.key"]', "recipe rails")
-    assert shown["build.linked_files"] == ('["config/database.yml", "config/master.key"]', "recipe rails")
-    assert shown["build.migrate"] == ("[]", "config/production.yml")
+    assert shown["keep_releases"] == (5, "default")
+    assert shown["build.dependencies"] == (list(RECIPES["rails"].dependencies), "recipe rails")
+    assert shown["linked_files"] == (["config/database.yml", "config/master.key"], "recipe rails")
+    assert shown["build.linked_files"] == (["config/database.yml", "config/master.key"], "recipe rails")
+    assert shown["build.migrate"] == ([], "config/production.yml")
     assert shown["build.env.RAILS_ENV"] == ("production", "recipe rails")
     assert shown["build.env.KEY"] == ("***", "config/production.yml")
-    assert shown["build.path"] == ('["/opt/***", "/bin"]', "config/production.yml")
+    assert shown["build.path"] == (["/opt/***", "/bin"], "config/production.yml")
     assert shown["roles.web.hosts.node_meta.role"] == ("web", "config/deploy.yml")
-    assert shown["roles.web.hooks.pre"] == ("[]", "default")
+    assert shown["roles.web.hooks.pre"] == ([], "default")
+    assert shown["build.forward_agent"] == (False, "default")
+    assert shown["store.region"] == (None, "default")
     assert "s3cret" not in repr(rows)
     assert not {"environment", "secrets", "directory"} & set(shown)
+
+
+def test_project_directory_is_no_secret_and_a_secret_beside_it_is_masked(project: Project) -> None:
+    over = (
+        "build: {root: '${DEPLOYTOOL_PROJECT}/var', path: ['${DEPLOYTOOL_PROJECT}/${TOKEN}/bin']}\n"
+        "consul: {token_file: '${DEPLOYTOOL_PROJECT}/$${TOKEN}'}\n"
+    )
+    directory = project(production=over)
+    shown = {row.path: row.value for row in effective_settings(directory, "production", {"TOKEN": "s3cret"})}
+    assert shown["build.root"] == f"{directory}/var"
+    assert shown["build.path"] == [f"{directory}/***/bin"]
+    assert shown["consul.token_file"] == f"{directory}/${{TOKEN}}"
 
 
 # Whatever is written
