@@ -6,7 +6,7 @@
 # make check       all that CI does
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make lock        the lock files anew, after a change to pyproject.toml; LOCK_ARGS=--upgrade takes the newest versions
-# make docs        docs/settings.md anew, from the model of the settings
+# make docs        docs/settings.md from the settings' model, docs/json.md from the types of the documents
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
 # make bare        make demo, make test and .ci/run on a Debian of its own with Python, git and make alone (needs root):
@@ -117,6 +117,7 @@ lock: venv .tools/uv/.stamp
 
 docs: venv
 	$(BIN)/python -m deploytool.settings.reference >docs/settings.md
+	$(BIN)/python -m deploytool.cli.json_page >docs/json.md
 
 $(VENV)/.bench-stamp: pyproject.toml requirements/bench.txt | $(VENV)/.stamp
 	$(call install,bench)

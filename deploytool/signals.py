@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from deploytool.errors import Interrupted
+from deploytool.errors import Interrupted, refusal
 
 #: What was ignored when `fab` was started stays ignored: that is what `nohup` is for.
 _SIGNALS = tuple(
@@ -66,7 +66,6 @@ def _leave(number: int, frame: FrameType | None) -> None:
     error = Interrupted("interrupted; nothing was under way")
     os.write(sys.stderr.fileno(), f"{error.message}\n".encode())
     if "--json" in sys.argv:
-        document = {"exit_code": error.exit_code, "error": error.as_dict()}
-        os.write(sys.stdout.fileno(), f"{json.dumps(document, indent=2)}\n".encode())
+        os.write(sys.stdout.fileno(), f"{json.dumps(refusal(error), indent=2)}\n".encode())
     # An exception would be lost in whatever module is being imported right now.
     os._exit(error.exit_code)

@@ -6,7 +6,7 @@ A fabfile is one line: `from deploytool.tasks import namespace`. The environment
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -20,6 +20,12 @@ from deploytool.cli.runner import ENVIRONMENT, Command, dry_by, masked, project,
 from deploytool.errors import UsageError
 from deploytool.settings.files import environments, file_of
 from deploytool.text.untrusted import printable
+
+if TYPE_CHECKING:
+    from deploytool.cli import documents
+    from deploytool.model.status import StatusJson
+    from deploytool.queries.plan import PlanJson
+    from deploytool.state.cleanup import CleanupJson
 
 if signals.in_a_running_fab():
     signals.leave_at_once()
@@ -284,7 +290,7 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
     of it.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "StatusJson":
         from deploytool.queries.status import page, read_proven_status
         from deploytool.state.status import read_whole_status
 
@@ -376,7 +382,7 @@ def mark(
     A rollback passes over bad ones. A deployment that ends with exit code 8 makes its release bad by itself.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.MarkJson":
         from deploytool.state.mark import mark as tell
 
         if release is None:
@@ -412,7 +418,7 @@ def _plan(
     In that case nothing comes after it: there is no deployment whose result another task could use.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "PlanJson":
         from deploytool.queries.plan import make_plan, page
 
         if others:
@@ -443,7 +449,7 @@ def cleanup(context: Context, json: bool = False) -> None:
     it by themselves (keep_releases).
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "CleanupJson":
         from deploytool.state.cleanup import clean_up
         from deploytool.state.status import running_releases
 
@@ -467,7 +473,7 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
     deploy, promote and migrate end with exit code 3 and say who froze it, when and why. A rollback goes on.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.FrozenJson":
         reason = _reason(this, why, "--why")
         with this.session(f"freeze {this.settings.environment}") as session:
             session.bus.freeze(reason).answer()
@@ -485,13 +491,15 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
 def thaw(context: Context, json: bool = False) -> None:
     """Let deploys to this environment go on again"""
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.ThawedJson":
+        from deploytool.model.status import freeze_json
+
         with this.session(f"thaw {this.settings.environment}") as session:
             was = session.bus.thaw().answer().was
         if not json:
             before = f"is open again; it was {printable(was.words)}" if was else "was not frozen"
             this.console.print(f"{this.settings.environment} {before}")
-        return {"frozen": False, "was": was._asdict() if was is not None else None}
+        return {"frozen": False, "was": freeze_json(was)}
 
     run(context, "thaw", json, body)
 
@@ -503,7 +511,7 @@ def settings(context: Context, all: bool = False, json: bool = False) -> None:
     What config/*.yml sets and what the recipe adds. Secrets are masked.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.SettingsJson":
         from deploytool.queries.settings import lines
         from deploytool.settings import effective_settings
 
@@ -550,7 +558,7 @@ def app_server(
     and build server, for whoever hands out tokens and keys: for the host that --node names. Connects to nothing.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.AppServerJson":
         from pathlib import Path
 
         from deploytool.hosts import app_server as made
@@ -592,14 +600,14 @@ def check(context: Context, json: bool = False) -> None:
     a deployment takes, with the stretcher that it runs. Nothing is left behind.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.ChecksJson":
         from deploytool.queries.check import check_all, check_error, page
 
         results = check_all(this.settings, this.every, this.session, this.connecting)
         if not json:
             this.console.page(page(results, this.settings.environment))
         this.outcome.exit_code = next((result.exit_code for result in results if result.ok is False), 0)
-        document: dict[str, Any] = {"checks": [result.as_dict() for result in results]}
+        document: documents.ChecksJson = {"checks": [result.as_dict() for result in results]}
         if this.outcome.exit_code:
             document["error"] = check_error(results)
         return document
@@ -615,7 +623,7 @@ def unlock(context: Context, json: bool = False) -> None:
     environment runs there is left alone.
     """
 
-    def body(this: Command) -> Mapping[str, Any]:
+    def body(this: Command) -> "documents.UnlockJson":
         from deploytool.connection.unlock import free_locks
 
         with this.session(f"unlock {this.settings.environment}") as session:

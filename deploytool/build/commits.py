@@ -3,8 +3,8 @@
 It is told for people and kept in records. A mirror that does not know a revision can't tell, and stops nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 from deploytool.build import stages
 from deploytool.build.stages import Commit, Comparison
@@ -71,12 +71,34 @@ def commit_lines(commits: Sequence[Commit], count: int) -> list[str]:
     return [*lines, f"  and {count - SHOWN} more"] if count > SHOWN else lines
 
 
-def changes_record(changes: Comparison | None) -> Mapping[str, Any]:
+class CommitJson(TypedDict):
+    """A commit."""
+
+    revision: Annotated[str, "its full SHA"]
+    subject: Annotated[str, "the first line of its message"]
+
+
+class CommitsJson(TypedDict):
+    """Commits between two revisions."""
+
+    count: Annotated[int, "how many there are"]
+    newest: Annotated[list[CommitJson], "the newest of them"]
+
+
+class ChangesJson(TypedDict):
+    """What lies between two revisions."""
+
+    commits: Annotated[CommitsJson | None, "the commits that are new; null if unknown"]
+    commits_taken_away: Annotated[CommitsJson | None, "the commits that are dropped; null if unknown"]
+    migrations: Annotated[list[str] | None, "files of new migrations; null if unknown"]
+
+
+def changes_record(changes: Comparison | None) -> ChangesJson:
     """The same for a deployment's record; null where nobody could tell."""
     if changes is None:
         return {"commits": None, "commits_taken_away": None, "migrations": None}
 
-    def listed(commits: Sequence[Commit], count: int) -> Mapping[str, Any]:
+    def listed(commits: Sequence[Commit], count: int) -> CommitsJson:
         return {
             "count": count,
             "newest": [{"revision": commit.revision, "subject": commit.subject} for commit in commits],

@@ -18,7 +18,7 @@ from deploytool.cli import fab_flags
 from deploytool.cli.completion import Vocabulary, candidates, values_in, words_of
 from deploytool.cli.listing import listing
 from deploytool.cli.runner import listed, program, project
-from deploytool.errors import UsageError
+from deploytool.errors import UsageError, refusal
 from deploytool.settings.files import environments, file_of, settings_directory
 
 
@@ -195,7 +195,7 @@ def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
 
     console = Console(as_json="--json" in argv, actions=github_actions(os.environ))
     if console.as_json:
-        console.document({"exit_code": error.exit_code, "error": error.as_dict()})
+        console.document(refusal(error))
     console.annotate(annotations(f"fab: exit code {error.exit_code}", str(error).split("\n"), ()))
     raise Exit(console.shown(str(error)), code=error.exit_code)
 

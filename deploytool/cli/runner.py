@@ -14,7 +14,15 @@ from invoke.exceptions import Exit
 
 from deploytool import signals
 from deploytool.cli import fab_flags
-from deploytool.errors import DeployError, FleetError, HookError, Interrupted, LockedError, UsageError
+from deploytool.errors import (
+    SCHEMA_VERSION,
+    DeployError,
+    FleetError,
+    HookError,
+    Interrupted,
+    LockedError,
+    UsageError,
+)
 from deploytool.model.lifecycle import Status
 from deploytool.settings import environments
 from deploytool.settings.files import file_of
@@ -207,14 +215,15 @@ class _Ending:
 
     def tell(self, as_json: bool) -> Mapping[str, Any]:
         """Show it on the screen and to the CI system; returns the command's document."""
-        outcome, known = self.outcome, {}
+        outcome = self.outcome
+        document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "environment": self.environment}
         if outcome.release is not None or outcome.deployment is not None:
-            known = outcome.as_dict()
+            document.update(outcome.as_dict())
         if outcome.release is not None and self.environment is not None:
             from deploytool.cli.seen_names import remember
 
             remember(project(), self.environment, os.environ, outcome.release)
-        document: dict[str, Any] = {**known, **self.document, "exit_code": self.exit_code}
+        document.update(self.document, exit_code=self.exit_code)
         if self.error is not None:
             document["error"] = self.error.as_dict()
         elif (why := self.why) is not None:

@@ -2,32 +2,41 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, TypedDict
 
 from deploytool.connection.build_server import BuildServer
 
 
+class LockJson(TypedDict):
+    """A lock and who held it."""
+
+    lock: Annotated[str, "the environment's name, or `workspace`"]
+    holder: Annotated[
+        Mapping[str, object] | None, "the lock's file: `operator`, `environment`, `purpose`, `since`, `pid` and others"
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Unlocking:
-    """What became of the holders of the locks: each as `{"lock", "holder"}`."""
+    """What became of the holders of the locks."""
 
-    ended: list[Mapping[str, Any]]
+    ended: list[LockJson]
     #: of the workspace, at work for another environment
-    left: list[Mapping[str, Any]]
+    left: list[LockJson]
     sentence: str
 
 
 def free_locks(build_server: BuildServer, environment: str, tell: Callable[[str], None]) -> Unlocking:
     """End the holder of the environment's lock, and that of the workspace's if it is of this environment."""
-    ended: list[Mapping[str, Any]] = []
-    left: list[Mapping[str, Any]] = []
+    ended: list[LockJson] = []
+    left: list[LockJson] = []
     sentences: list[str] = []
     for name in (environment, "workspace"):
         found = build_server.lock_holder(name).answer()
         if found.sentence is None:
             tell(f"the {name} lock is free")
             continue
-        shown = {"lock": name, "holder": found.holder}
+        shown: LockJson = {"lock": name, "holder": found.holder}
         its_own = (found.holder or {}).get("environment")
         if name == "workspace" and its_own != environment:
             left.append(shown)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, TypedDict
 
 from deploytool.model.proof import known_proof
 from deploytool.text.untrusted import printable, read_json
@@ -71,6 +72,20 @@ class Report:
     written: int = 0
 
 
+class HostResultJson(TypedDict):
+    """How a deployment went on one host, in one role."""
+
+    role: Annotated[str, "the role"]
+    host: Annotated[str, "the host's name in Consul"]
+    verdict: Annotated[Verdict, "how the host ended; silent: it did not report in time, or not yet"]
+    state: Annotated[State | None, "the last state that the host reported; null if it reported nothing"]
+    seconds: Annotated[float | None, "from the announcement to the host's last report"]
+    reason: Annotated[str, "why the host is not verified; empty if it is"]
+    log: Annotated[list[str], "the last lines of the host's log, if it failed"]
+    proof: Annotated[str, "how strong the host's proof is; see proof.md; empty if it reported none"]
+    notes: Annotated[str, "what else the host noticed during its proof"]
+
+
 @dataclass(frozen=True, slots=True)
 class HostResult:
     """Where one host is: its verdict so far, the last state it reached, and why it is not further."""
@@ -89,12 +104,12 @@ class HostResult:
     proof: str = ""
     notes: str = ""
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> HostResultJson:
         return {
             "role": self.role,
             "host": self.host,
-            "verdict": self.verdict.value,
-            "state": self.state.value if self.state else None,
+            "verdict": self.verdict,
+            "state": self.state,
             "seconds": self.seconds,
             "reason": self.reason,
             "log": list(self.log),

@@ -6,7 +6,7 @@ nothing is known but its id, and never stops anything.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from deploytool.errors import FleetError
 from deploytool.model.fleet import LastWord, Verdict
@@ -359,6 +359,13 @@ def target_after(
     return rollback_choice(history.then(coming), release).target
 
 
+class DueJson(TypedDict):
+    """Drops and renames (`build.migrate_after`) that have not run yet."""
+
+    release: Annotated[ReleaseId, "the release that they belong to"]
+    since: Annotated[str, "since when they are due, in UTC"]
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """The `build.migrate_after` of a release that all hosts are wanted to run, and that nobody has run yet."""
@@ -366,6 +373,9 @@ class Due:
     release: ReleaseId
     #: as text, in UTC
     since: str
+
+    def as_dict(self) -> DueJson:
+        return {"release": self.release, "since": self.since}
 
 
 def due_of(history: History, live: ReleaseId | None) -> Due | None:

@@ -13,6 +13,7 @@ from deploytool.errors import (
     ConnectionFailed,
     ConsulError,
     DeployError,
+    ErrorJson,
     FleetError,
     SettingsError,
     StepError,
@@ -137,7 +138,7 @@ def page(checks: Sequence[Check], environment: str) -> Page:
 _STYLES = {True: GOOD, False: BAD, None: WARNING}
 
 
-def check_error(checks: Sequence[Check]) -> Mapping[str, object]:
+def check_error(checks: Sequence[Check]) -> ErrorJson:
     """The first failed check, as the error that it stands for in `--json`; its exit code is the command's."""
     first = next(check for check in checks if check.ok is False)
     kinds = (SettingsError, ConnectionFailed, StoreError, ConsulError, StepError, FleetError)

@@ -6,20 +6,20 @@ place. What would end a deploy is told beside the rest, each with the exit code 
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, get_args
 
 from deploytool.build import stages
 from deploytool.build.build import build_inputs, find_built, release_id_at
-from deploytool.build.commits import change_lines, changes_record
+from deploytool.build.commits import ChangesJson, change_lines, changes_record
 from deploytool.build.linked_paths import hides, refuse_covered, unchecked
 from deploytool.build.stages import Comparison, Fetched
-from deploytool.errors import ConsulError, DeployError, LockedError, SettingsError, StepError
+from deploytool.errors import ConsulError, DeployError, ErrorJson, LockedError, SettingsError, StepError
 from deploytool.hooks.local import OF_A_BUILD, Moment
 from deploytool.hosts.manifest import render_manifest
 from deploytool.hosts.rehearsal import TEMPLATES, rehearse_manifests
 from deploytool.model.fleet import named
-from deploytool.model.history import Due, due_of, reaches_target, target_after
+from deploytool.model.history import Due, DueJson, due_of, reaches_target, target_after
 from deploytool.model.proof import PROOFS, asked_proof
 from deploytool.model.release import (
     NO_DEPLOYMENT,
@@ -30,11 +30,11 @@ from deploytool.model.release import (
     manifest_key,
     sha256,
 )
-from deploytool.model.status import HostStatus, Status
+from deploytool.model.status import FreezeJson, HostStatus, HostStatusJson, Status, freeze_json
 from deploytool.model.waves import Wave, pauses, plan_waves, refuse_missing_canaries
 from deploytool.queries.status import due_words
 from deploytool.screen.page import BAD, GOOD, WARNING, Next, Page
-from deploytool.screen.summary import role_hosts
+from deploytool.screen.summary import RoleHostJson, role_hosts
 from deploytool.session import Session
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
@@ -67,6 +67,91 @@ _UNKNOWN_CHECKSUM = sha256(WHEN_BUILT)
 _UNKNOWN_BYTES = int(_UNKNOWN_CHECKSUM[:15], 16)
 
 
+class ProblemJson(ErrorJson):
+    """Something that a deploy would fail for."""
+
+    exit_code: Annotated[int, "the exit code that the deploy would end with"]
+
+
+class LiveJson(TypedDict):
+    """What the environment is expected to run."""
+
+    release: Annotated[str | None, "the release; null if nothing is deployed yet, or unknown"]
+    revision: Annotated[str | None, "the full SHA of its commit"]
+    deployment: Annotated[str | None, "the newest deployment for all hosts of a role"]
+
+
+class ServedJson(TypedDict):
+    """What the hosts run. Commits and migrations count from there."""
+
+    release: Annotated[str | None, "the release; null if none is known"]
+    revision: Annotated[str | None, "the full SHA of its commit"]
+
+
+class CompressorJson(TypedDict):
+    """What compresses archives on the build server."""
+
+    name: Annotated[str, "the program, with its version"]
+    ready: Annotated[bool, "whether it is installed; if not, the build installs it"]
+    warning: Annotated[str | None, "why another program is used, and what to do; null if all is well"]
+
+
+class ManifestChangeJson(TypedDict):
+    """How the manifest of a role changes."""
+
+    role: Annotated[str, "the role"]
+    deployment: Annotated[str | None, "the deployment whose manifest is compared; null for the first one"]
+    problem: Annotated[str | None, "why the manifests can't be compared"]
+    diff: Annotated[list[str], "the lines of a unified diff, without secrets; empty if nothing changes"]
+
+
+class RoleJson(TypedDict):
+    """The hosts of a role."""
+
+    up: Annotated[list[str], "hosts that are up"]
+    down: Annotated[list[str], "hosts that are down"]
+
+
+class PlanJson(ChangesJson):
+    """What a deploy would do. Commits and migrations are compared with what the hosts run."""
+
+    environment: Annotated[str, "the environment"]
+    reference: Annotated[str, "the branch, tag or commit to deploy"]
+    revision: Annotated[str | None, "the full SHA of its commit; null if that could not be found out"]
+    subject: Annotated[str | None, "the first line of the commit's message"]
+    live: Annotated[LiveJson, "what the environment is expected to run"]
+    served: Annotated[ServedJson, "what the hosts run"]
+    build: Annotated[bool | None, "whether a release would be built; null if unknown"]
+    release: Annotated[str | None, "the release that would be used again; null if one would be built"]
+    made_up_release: Annotated[str | None, "the id in the manifests below for a release that is not built yet"]
+    compressor: Annotated[CompressorJson, "what a build would compress with"]
+    hidden: Annotated[Mapping[str, list[str]], "by linked path: the revision's files that the link hides"]
+    migrations_taken_away: Annotated[list[str] | None, "files of migrations that stay applied; null if unknown"]
+    migrate: Annotated[list[str], "the commands of `build.migrate`"]
+    migrate_if_pending: Annotated[bool, "whether they run only if migrations are pending"]
+    migrate_after: Annotated[list[str], "the commands of `build.migrate_after`"]
+    migrate_after_due: Annotated[DueJson | None, "drops and renames that have not run yet"]
+    manifests: Annotated[list[ManifestChangeJson], "how the manifest of each role changes"]
+    roles: Annotated[Mapping[str, RoleJson], "by role: its hosts"]
+    hosts: Annotated[list[HostStatusJson], "what each host runs, as in `status`"]
+    behind: Annotated[list[RoleHostJson], "hosts that are up and not verified on the expected release"]
+    waves: Annotated[list[list[RoleHostJson]], "the hosts of each wave, in order"]
+    pause_after: Annotated[int | None, "the wave after which the deployment pauses"]
+    hooks: Annotated[list[str], "the hooks on this machine that would run, in order"]
+    proofs: Annotated[Mapping[str, str], "by role: how strong a proof its settings ask for; see proof.md"]
+    unfinished: Annotated[
+        Mapping[str, list[str]],
+        "by release: the hosts (`host (role)`) that a rollout which is not finished has brought it to",
+    ]
+    under_way: Annotated[list[str], "deployments whose hosts wait for the start of the switch"]
+    lock: Annotated[str | None, "who holds the environment's lock, in words; null if it is free"]
+    workspace_lock: Annotated[str | None, "who holds the build server's workspace, in words; null if it is free"]
+    frozen: Annotated[FreezeJson | None, "null if the environment takes deploys"]
+    problems: Annotated[list[ProblemJson], "what a deploy would fail for, in the order in which it would fail"]
+    exit_code: Annotated[int, "the exit code of the first problem; 0 without one"]
+    error: NotRequired[Annotated[ErrorJson, "the first problem"]]
+
+
 @dataclass(frozen=True, slots=True)
 class ManifestChange:
     """What a role's manifest would say, compared with the one that its hosts are wanted to run."""
@@ -78,6 +163,9 @@ class ManifestChange:
     problem: str | None
     #: a unified diff, secrets masked; empty if nothing changes
     diff: tuple[str, ...]
+
+    def as_dict(self) -> ManifestChangeJson:
+        return {"role": self.role, "deployment": self.deployment, "problem": self.problem, "diff": list(self.diff)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +234,10 @@ class Plan:
         """Hosts that are up and do not serve, proven, what is wanted of them."""
         return tuple(host for host in self.hosts if host.up and host.behind)
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> PlanJson:
         found, told = self.fetched, self.changes is not None and self.changes.migrations_told
-        document: dict[str, object] = {
+        compressor, changes = self.compressor, changes_record(self.changes)
+        document: PlanJson = {
             "environment": self.environment,
             "reference": self.reference,
             "revision": found.revision if found else None,
@@ -158,15 +247,17 @@ class Plan:
             "build": None if found is None else self.reused is None,
             "release": self.reused.id if self.reused else None,
             "made_up_release": self.made_up_release,
-            "compressor": self.compressor._asdict(),
-            **changes_record(self.changes),
+            "compressor": {"name": compressor.name, "ready": compressor.ready, "warning": compressor.warning},
+            "commits": changes["commits"],
+            "commits_taken_away": changes["commits_taken_away"],
+            "migrations": changes["migrations"],
             "hidden": {path: list(names) for path, names in self.hidden.items()},
             "migrations_taken_away": list(self.changes.migrations_taken_away) if self.changes and told else None,
             "migrate": list(self.migrate),
             "migrate_if_pending": self.asks_pending,
             "migrate_after": list(self.migrate_after),
-            "migrate_after_due": asdict(self.migrate_after_due) if self.migrate_after_due is not None else None,
-            "manifests": [{**asdict(change), "diff": list(change.diff)} for change in self.manifests],
+            "migrate_after_due": self.migrate_after_due.as_dict() if self.migrate_after_due is not None else None,
+            "manifests": [change.as_dict() for change in self.manifests],
             "roles": {
                 role: {"up": list(hosts), "down": list(self.down.get(role, ()))} for role, hosts in self.up.items()
             },
@@ -180,13 +271,17 @@ class Plan:
             "under_way": list(self.under_way),
             "lock": self.lock,
             "workspace_lock": self.workspace_lock,
-            "frozen": self.frozen._asdict() if self.frozen is not None else None,
-            "problems": [{**error.as_dict(), "exit_code": error.exit_code} for error in self.problems],
+            "frozen": freeze_json(self.frozen),
+            "problems": [_problem_json(error) for error in self.problems],
             "exit_code": self.exit_code,
         }
         if self.problems:
             document["error"] = self.problems[0].as_dict()
         return document
+
+
+def _problem_json(error: DeployError) -> ProblemJson:
+    return {**error.as_dict(), "exit_code": error.exit_code}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ It changes nothing, and what is damaged is shown as that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
 from deploytool.errors import ConsulError
 from deploytool.model.history import Deployment, History, Standing, standings
@@ -20,6 +21,40 @@ from deploytool.text.untrusted import printable
 from deploytool.text.words import counted
 
 
+class ReleaseJson(TypedDict):
+    """One release of the store. What comes from its record is null if the record is damaged."""
+
+    release: Annotated[str, "the release"]
+    revision: Annotated[str | None, "the full SHA of its commit"]
+    branch: Annotated[str | None, "the branch, tag or commit that was built"]
+    subject: Annotated[str | None, "the first line of the commit's message"]
+    built_at: Annotated[str | None, "when it was built, in UTC"]
+    built_by: Annotated[str | None, "who built it"]
+    checksum: Annotated[str | None, "the archive's sha256"]
+    size_bytes: Annotated[int | None, "the archive's size"]
+    runs_in: Annotated[list[str], "the environments whose hosts run it"]
+    verified: Annotated[
+        str | None, "the last deployment that verified it on every host of this environment; null if none has"
+    ]
+    bad: Annotated[str | None, "why it is bad in this environment; null if it is not"]
+
+
+class ReleasesJson(TypedDict):
+    """The releases of the store."""
+
+    releases: Annotated[list[ReleaseJson], "the releases, newest first"]
+
+
+class DeploymentsJson(TypedDict):
+    """The deployments of the environment."""
+
+    deployments: Annotated[
+        list[Mapping[str, object]],
+        "the deployments, newest first: each the record in the store as it was written, with `deployment` (its id) "
+        "and `problem` (why the record can't be read, or null); see releases.md",
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One release of the store."""
@@ -31,7 +66,7 @@ class Listed:
     #: None if this environment has never met it
     standing: Standing | None
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> ReleaseJson:
         standing = self.standing
         return {
             "release": self.id,
@@ -54,7 +89,7 @@ class Releases:
 
     rows: tuple[Listed, ...]
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> ReleasesJson:
         return {"releases": [row.as_dict() for row in self.rows]}
 
     def page(self) -> Page:
@@ -91,7 +126,7 @@ class Deployments:
 
     rows: tuple[Deployment, ...]
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> DeploymentsJson:
         return {
             "deployments": [{**row.record, "deployment": row.id, "problem": row.problem} for row in self.rows],
         }

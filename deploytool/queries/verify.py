@@ -3,8 +3,9 @@
 It changes nothing. The archive is read on the build server, and hashed there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
 from deploytool.errors import StoreError, UsageError
 from deploytool.model.provenance import contradictions, sbom_digest
@@ -22,6 +23,28 @@ from deploytool.session import Session
 from deploytool.state.releases import signer_of_provenance
 from deploytool.text import ids
 from deploytool.trust.signing import asks_for_signatures
+
+
+class ComparisonJson(TypedDict):
+    """One thing that was compared."""
+
+    name: Annotated[str, "record, archive, provenance, sbom or signature"]
+    holds: Annotated[bool | None, "whether it is what was published; null if there is nothing to compare"]
+    words: Annotated[str, "what was found"]
+
+
+class ReleaseVerificationJson(TypedDict):
+    """Whether a release is what was published."""
+
+    release: Annotated[str, "the release"]
+    holds: Annotated[bool, "whether nothing contradicts"]
+    links: Annotated[list[ComparisonJson], "what was compared, from the record to the archive's bytes"]
+
+
+class VerificationJson(TypedDict):
+    """Whether releases are what was published."""
+
+    releases: Annotated[list[ReleaseVerificationJson], "the releases, newest first"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +87,7 @@ class Chains:
         """0, or the store's: it holds something else than was published."""
         return 0 if all(row.holds for row in self.rows) else StoreError.exit_code
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> VerificationJson:
         return {
             "releases": [
                 {

@@ -1,18 +1,49 @@
 """How a command went, filled as it goes. Values only; the console shows it, and the deployment's record keeps it."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Annotated, TypedDict
 
 from deploytool.errors import FleetError
-from deploytool.model.fleet import HostResult, Verdict
+from deploytool.model.fleet import HostResult, HostResultJson, Verdict
+from deploytool.model.history import AfterMigration
 from deploytool.model.lifecycle import Event, Status, after, at_its_end
 from deploytool.trace import log
 
-if TYPE_CHECKING:
-    from deploytool.model.history import AfterMigration
+
+class RoleHostJson(TypedDict):
+    """A host in a role."""
+
+    role: Annotated[str, "the role"]
+    host: Annotated[str, "the host's name in Consul"]
+
+
+class OutcomeJson(TypedDict):
+    """How a deployment went, as far as it came. Before a release is known, none of these fields is there."""
+
+    release: Annotated[str | None, "the release; null if there is none yet"]
+    revision: Annotated[str | None, "the full SHA of its commit"]
+    deployment: Annotated[str | None, "the deployment; null if none began"]
+    reused: Annotated[
+        bool | None, "whether a release in the store was used again; null if that is unknown or not asked"
+    ]
+    exit_code: Annotated[int, "its exit code"]
+    phases: Annotated[Mapping[str, float], "seconds that each phase took, in their order"]
+    hosts: Annotated[list[HostResultJson], "the hosts that the deployment is for"]
+    unexpected: Annotated[list[HostResultJson], "other hosts that reported"]
+    down: Annotated[list[RoleHostJson], "hosts that were down before the announcement and were not waited for"]
+    spared: Annotated[list[RoleHostJson], "hosts that were on the release already"]
+    told: Annotated[list[RoleHostJson], "hosts that were notified and not waited for"]
+    status: Annotated[Status | None, "where the deployment is or how it ended; null if none began"]
+    paused: Annotated[bool, "whether `promote` continues it"]
+    halted: Annotated[bool, "whether too many failures stopped it"]
+    migrate_after: Annotated[
+        AfterMigration | None, "whether drops and renames (`build.migrate_after`) have run; null if there are none"
+    ]
+    rollbacks: Annotated["list[OutcomeJson]", "the deployments that brought hosts back after a halt"]
+    not_rolled_back: Annotated[list[str], "why hosts were not brought back, in a sentence each"]
 
 
 @dataclass(slots=True)
@@ -37,7 +68,7 @@ class Outcome:
     down: tuple[tuple[str, str], ...] = ()
     migrated: bool = False
     #: what became of `build.migrate_after`; None if there is nothing to run, or nobody was let go
-    migrate_after: "AfterMigration | None" = None
+    migrate_after: AfterMigration | None = None
     #: the hosts that were let go
     gone: frozenset[tuple[str, str]] = frozenset()
     #: hosts that ran the release already, by the deployment that this one goes on with: (role, host)
@@ -95,7 +126,7 @@ class Outcome:
         finally:
             self.phases[name] = round(self.phases.get(name, 0) + time.monotonic() - begin, 3)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> OutcomeJson:
         return {
             "release": self.release,
             "revision": self.revision,
@@ -108,7 +139,7 @@ class Outcome:
             "down": role_hosts(self.down),
             "spared": role_hosts(self.spared),
             "told": role_hosts(self.told),
-            "status": self.status.value if self.deployment is not None else None,
+            "status": self.status if self.deployment is not None else None,
             "paused": self.status is Status.PAUSED,
             "halted": self.status is Status.HALTED,
             "migrate_after": self.migrate_after,
@@ -117,6 +148,6 @@ class Outcome:
         }
 
 
-def role_hosts(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+def role_hosts(pairs: Iterable[tuple[str, str]]) -> list[RoleHostJson]:
     """Role and host pairs, as JSON has them."""
     return [{"role": role, "host": host} for role, host in pairs]

@@ -100,7 +100,7 @@ class EffectiveSetting:
 
     path: str
     #: as JSON has it; `***` replaces every secret
-    value: object
+    value: Any
     #: `config/deploy.yml`, `config/<environment>.yml` (or where these are), `recipe <name>` or `default`.
     source: str
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Annotated, TypedDict
 
 from deploytool.connection.client import Asked
 from deploytool.errors import ConnectionFailed, DeployError, LockedError, UsageError
@@ -44,6 +45,33 @@ FAREWELL_SECONDS = 15.0
 READ_AT_ONCE = 500
 
 
+class RemovedReleaseJson(TypedDict):
+    """A release that was removed from the store."""
+
+    release: Annotated[str, "the release"]
+    size_bytes: Annotated[int | None, "the archive's size; null if unknown"]
+
+
+class UnreadableJson(TypedDict):
+    """A deployment whose record can't be read, so that nothing was removed from the store."""
+
+    environment: Annotated[str, "its environment"]
+    deployment: Annotated[str, "the deployment"]
+
+
+class CleanupJson(TypedDict):
+    """What was removed."""
+
+    releases: Annotated[list[RemovedReleaseJson], "releases, from the store"]
+    leftovers: Annotated[list[str], "releases without a record, left by a killed build or cleanup, from the store"]
+    deployments: Annotated[list[str], "deployments whose keys were removed from Consul"]
+    uploads: Annotated[list[str], "keys of unfinished uploads to the store"]
+    files: Annotated[list[str], "files and directories of the build server"]
+    freed_bytes: Annotated[int, "the size of those files"]
+    unreadable: Annotated[list[UnreadableJson], "deployments whose records can't be read"]
+    filled: Annotated[str | None, "which hosts had filled their places in Consul with rubbish; null if none had"]
+
+
 @dataclass(frozen=True, slots=True)
 class RemovedRelease:
     """A release that is gone from the store."""
@@ -74,7 +102,7 @@ class Cleaned:
     #: about hosts that had filled their places in Consul with reports of no deployment, which are gone
     filled: str | None = None
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> CleanupJson:
         return {
             "releases": [{"release": each.release, "size_bytes": each.size_bytes} for each in self.releases],
             "leftovers": list(self.leftovers),

@@ -108,4 +108,4 @@ def test_status_says_why_a_release_is_not_proven_any_more_and_how_old_that_is() 
     assert "2026-11-23T11:57:00Z (3 min ago)  no longer verified" in text
     assert "app1 (web): process 7 has ended" in text
     assert status.exit_code == 8
-    assert status.as_dict()["hosts"][0]["reason"] == "process 7 has ended"  # type: ignore[index]
+    assert status.as_dict()["hosts"][0]["reason"] == "process 7 has ended"

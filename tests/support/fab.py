@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.documents import check_document
+
 FAB = str(Path(sys.executable).parent / "fab")
 #: what Python itself reads before it imports anything
 _READ_AT_ONCE = ("PYTHON", "LC_", "LANG", "LD_")
@@ -33,11 +35,14 @@ class Result:
     code: int
     out: str
     err: str
+    #: after `fab`; without them its document may be any command's
+    arguments: tuple[str, ...] = ()
 
     @property
     def json(self) -> dict[str, Any]:
         document = json.loads(self.out)
         assert isinstance(document, dict)
+        check_document(document, self.arguments)
         return document
 
     def verdicts(self) -> dict[str, str]:
@@ -83,7 +88,7 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
                     raise AssertionError(f"fab {' '.join(arguments)} did not end:\n{said}")
         code = int(answers.readline())
         said_out, said_err = (text.decode() for text in readers.values())
-        return Result(code, said_out, said_err)
+        return Result(code, said_out, said_err, arguments)
 
 
 def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
@@ -110,7 +115,8 @@ def finish(process: "subprocess.Popen[str]", timeout_seconds: float) -> Result:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
             raise AssertionError(f"{process.args!r} did not end:\n{out}\n{err}") from None
-    return Result(process.returncode, out, err)
+    assert isinstance(process.args, list)
+    return Result(process.returncode, out, err, tuple(map(str, process.args[1:])))
 
 
 def _changes_python(env: Mapping[str, str]) -> bool:

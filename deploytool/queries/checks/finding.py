@@ -1,8 +1,9 @@
 """One line of `check`: what was tried, and how that went."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypedDict
 
 from deploytool.connection.client import error_of
 from deploytool.errors import DeployError
@@ -11,6 +12,16 @@ from deploytool.worker.wire import Finding
 
 #: The exit code of `check` is the first of these that applies.
 ORDER = (2, 5, 6, 7, 4, 8)
+
+
+class CheckJson(TypedDict):
+    """One prerequisite of a deploy."""
+
+    name: Annotated[str, "what was checked"]
+    ok: Annotated[bool | None, "whether it is fine; null if it was not checked"]
+    text: Annotated[str, "what was found, what is wrong, or why it was not checked"]
+    hint: Annotated[str | None, "what to do"]
+    exit_code: Annotated[int, "the exit code that it stands for; 0 if it is fine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ class Check:
         """What was found, with how to fix what is wrong."""
         return f"{self.name}: {self.text}" + (f"; hint: {self.hint}" if self.hint else "")
 
-    def as_dict(self) -> Mapping[str, object]:
+    def as_dict(self) -> CheckJson:
         return {"name": self.name, "ok": self.ok, "text": self.text, "hint": self.hint, "exit_code": self.exit_code}
 
 
