@@ -27,7 +27,7 @@ def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterat
     """All breaches of rules between settings. `shown` returns a value as a sentence may quote it: secrets masked."""
     roles = as_map(settings.get("roles"))
     if settings.get("roles") == {}:
-        yield ("roles",), "names no role. At least one is needed, or nobody is deployed to."
+        yield ("roles",), "is empty. Add at least one role."
     for name, role in roles.items():
         yield from _check_role(name, as_map(role), shown)
     yield from _check_pretend_hosts(settings)
@@ -43,7 +43,7 @@ def check(settings: Mapping[str, object], shown: Callable[[str], str]) -> Iterat
             name = "stable_seconds" if held == stable else "rollout.min_healthy_seconds"
             yield (
                 ("wait", "activate_seconds"),
-                f"must be more than {longest}, twice hook_seconds + {name}: so long may a host take to find "
+                f"must be more than {longest}, twice hook_seconds + {name}: a host may need that long to find "
                 "that it can't prove the new release, and to prove the old one again.",
             )
     yield from _check_rollout(settings)
@@ -55,12 +55,12 @@ def _check_store(settings: Mapping[str, object]) -> Iterator[Finding]:
     if isinstance(url := store.get("url"), str) and url.startswith("file:"):
         for name in _OF_S3:
             if store.get(name) is not None:
-                yield ("store", name), "says something of S3, and store.url is a directory."
+                yield ("store", name), "is for S3, but `store.url` is a directory. Remove it."
     encryption = as_map(store.get("encryption"))
     if encryption.get("algorithm") == "AES256":
         for name in ("kms_key", "bucket_key"):
             if encryption.get(name) is not None:
-                yield ("store", "encryption", name), "needs the algorithm aws:kms: AES256 has no KMS key."
+                yield ("store", "encryption", name), "needs the algorithm aws:kms: AES256 does not use a KMS key."
 
 
 def _check_rollout(settings: Mapping[str, object]) -> Iterator[Finding]:
@@ -71,10 +71,10 @@ def _check_rollout(settings: Mapping[str, object]) -> Iterator[Finding]:
     for at, rollout in places:
         waves = rollout.get("waves")
         if isinstance(waves, list) and (not waves or waves[-1] != "100%"):
-            yield (*at, "waves"), "must end with 100%: else the other hosts would never go."
+            yield (*at, "waves"), "must end with 100%, or the remaining hosts would never switch."
         nodes = as_map(rollout.get("canary")).get("nodes")
         if nodes == []:
-            yield (*at, "canary", "nodes"), "names no host. Leave `canary` out if nobody goes first."
+            yield (*at, "canary", "nodes"), "is empty. Remove `canary` if no host goes first."
     common = {"waves": ["100%"], **places[0][1]}
     # A canary before all others is a wave, too; see waves.py.
     longest = max(
@@ -89,7 +89,7 @@ def _check_rollout(settings: Mapping[str, object]) -> Iterator[Finding]:
     if isinstance(pause, int) and pause >= longest > 0:
         yield (
             ("rollout", "pause_after"),
-            f"must be less than {longest}, the number of waves: after the last one nobody waits.",
+            f"must be less than {longest}, the number of waves: after the last one there is nothing to wait for.",
         )
 
 
@@ -114,26 +114,26 @@ def _check_role(name: str, role: Mapping[str, object], shown: Callable[[str], st
             yield (
                 at,
                 f"must have exactly one of node_meta, service and nodes, but has {' and '.join(given)}. Maps of both "
-                f"files are merged: write `{given[0]}: null` where the other one is meant.",
+                f"files are merged: write `{given[0]}: null` to use the other one.",
             )
         elif not given:
             yield at, "must have exactly one of node_meta, service and nodes, but has none."
         elif hosts[given[0]] in ({}, []):
-            yield (*at, given[0]), "is empty: it would choose no host, or all of them."
+            yield (*at, given[0]), "is empty: it would match no host, or all of them."
         seen: set[str] = set()
         for number, node in texts(hosts.get("nodes")):
             if node in seen:
-                yield (*at, "nodes", number), f"names {shown(node)} for the second time."
+                yield (*at, "nodes", number), f"lists {shown(node)} twice."
             seen.add(node)
     hooks = as_map(role.get("hooks"))
     if hooks.get("drain") and not hooks.get("undrain"):
         yield (
             ("roles", name, "hooks", "drain"),
-            "needs an undrain beside it: else the host would get no traffic any more.",
+            "needs `undrain` as well, or the host would get no more traffic.",
         )
     verify = as_map(role.get("verify"))
     if verify.get("expect") is not None and verify.get("url") is None:
-        yield ("roles", name, "verify", "expect"), "needs verify.url: it is looked for in that URL's answer."
+        yield ("roles", name, "verify", "expect"), "needs `verify.url`: it is searched for in the response of that URL."
 
 
 def _check_pretend_hosts(settings: Mapping[str, object]) -> Iterator[Finding]:
@@ -150,8 +150,8 @@ def _check_pretend_hosts(settings: Mapping[str, object]) -> Iterator[Finding]:
         if isinstance(deploy_to, str) and len(nodes) > 1 and not f"{deploy_to}/".startswith(f"{PRETEND_HOST}/"):
             yield (
                 ("roles", name, "deploy_to") if own else ("deploy_to",),
-                f"must begin with {PRETEND_HOST}/ here: that stands for each pretend host's own directory, and "
-                f"{len(nodes)} of them can't share one.",
+                f"must start with {PRETEND_HOST}/ here, which is each pretend host's own directory: "
+                f"{len(nodes)} hosts can't share one.",
             )
 
 
@@ -175,8 +175,8 @@ def _check_roles_apart(settings: Mapping[str, object], shown: Callable[[str], st
         if same or shared:
             yield (
                 ("roles", second),
-                f"has the same hosts and the same deploy_to ({shown(second_to)}) as the role {first}. Give one of "
-                "the two a deploy_to of its own.",
+                f"has the same hosts and the same deploy_to ({shown(second_to)}) as the role {first}. Set another "
+                "`deploy_to` for one of them.",
             )
 
 
@@ -206,7 +206,7 @@ def _check_apart(listed: list[tuple[Path, str, str]]) -> Iterator[Finding]:
             continue
         if path == first_path:
             reported.add(at)
-            yield at, f"is listed twice: it is in {first} already."
+            yield at, f"is listed twice: it is already in {first}."
         elif f"{path}/".startswith(f"{first_path}/") or f"{first_path}/".startswith(f"{path}/"):
             reported.add(at)
-            yield at, f"and {first} lie one inside the other. Link only the outer one, or only the inner ones."
+            yield at, f"and {first} are inside each other. Link only the outer one, or only the inner ones."

@@ -23,7 +23,7 @@ FILL_IN = "FILL_IN"
 #: store and of paths on two kinds of machines; the narrowest of these decides.
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NAME_RULE = (
-    "begins with a lower-case letter or a digit and holds only lower-case letters, digits, `_` and `-`, 63 at most, "
+    "starts with a lower-case letter or digit and contains only lower-case letters, digits, `_` and `-`, at most 63, "
     "because it becomes part of event names, store keys and paths"
 )
 
@@ -97,11 +97,11 @@ def _named(directory: Path) -> Iterator[tuple[str, str | None]]:
         if not NAME.fullmatch(name):
             yield name, f"can't be an environment: its name {NAME_RULE}."
         elif word in RESERVED:
-            what = "the name of a lock" if word == "workspace" else "a command of deploytool's"
-            yield name, f"can't be an environment: `{word}` is {what}. Give the file another name."
+            what = "the name of a lock" if word == "workspace" else "a deploytool command"
+            yield name, f"can't be an environment: `{word}` is {what}. Rename the file."
         elif word in typed:
             other = file_of(directory, typed[word])
-            yield name, f"can't be an environment beside {other}: on a command line `_` and `-` are one."
+            yield name, f"conflicts with {other}: the command line treats `_` and `-` as the same. Rename one of them."
         else:
             typed[word] = name
             yield name, None
@@ -212,7 +212,7 @@ def read(directory: Path, file: str) -> tuple[Map | None, tuple[Problem, ...]]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return None, (Problem(file, line, "", "is not UTF-8 from here on. Save the file as UTF-8."),)
+        return None, (Problem(file, line, "", "is not UTF-8 from this line on. Save the file as UTF-8."),)
     try:
         top = _compose(text)
         reader = _Reader(file)
@@ -220,16 +220,16 @@ def read(directory: Path, file: str) -> tuple[Map | None, tuple[Problem, ...]]:
     except yaml.YAMLError as error:
         return None, (_syntax_problem(file, text, error),)
     except RecursionError:
-        return None, (Problem(file, None, "", "is nested too deeply to be read."),)
+        return None, (Problem(file, None, "", "is nested too deeply."),)
     except (ValueError, OverflowError):
         # PyYAML lets escapes beyond Unicode ("\U99999999") through to chr().
-        return None, (Problem(file, None, "", 'is not YAML: it holds an impossible escape inside "…".'),)
+        return None, (Problem(file, None, "", 'is not YAML: it contains an invalid escape inside "…".'),)
     except _TooMuch:
-        return None, (Problem(file, None, "", "holds too many values; is there an alias that repeats others?"),)
+        return None, (Problem(file, None, "", "contains too many values. Check for an alias that repeats others."),)
     if isinstance(node, Scalar) and node.kind == "nothing":
         node = Map(file, 1, {})
     if not isinstance(node, Map):
-        reader.problems.append(Problem(file, 1, "", "must hold settings, one `key: value` on a line."))
+        reader.problems.append(Problem(file, 1, "", "must contain settings, one `key: value` per line."))
         return None, tuple(reader.problems)
     return node, tuple(reader.problems)
 
@@ -260,14 +260,14 @@ def _syntax_problem(file: str, text: str, error: yaml.YAMLError) -> Problem:
         what = error.problem or what
     elif isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        what = f"it holds the control character U+{ord(text[error.position]):04X}"
+        what = f"it contains the control character U+{ord(text[error.position]):04X}"
     lines = text.splitlines()
     if line is not None and line <= len(lines) and "\t" in lines[line - 1][: 1 + len(lines[line - 1]) // 2]:
-        cure = "Indent with spaces: YAML takes no tabs there."
+        cure = "Indent with spaces: YAML does not allow tabs there."
     else:
         cure = (
-            "A value that begins with one of [ ] { } * & ! % @ ` \" ' | > or holds `: ` or ` #` needs 'single quotes', "
-            "or a block that begins with `|`."
+            "A value that starts with one of [ ] { } * & ! % @ ` \" ' | > or contains `: ` or ` #` needs "
+            "'single quotes', or a block that starts with `|`."
         )
     return Problem(file, line, "", f"is not YAML: {what}. {cure}")
 
@@ -306,7 +306,7 @@ class _Reader:
             )
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, line, path)
-        self.problem(line, path, f"has the YAML tag {_tag(node)}, which means nothing here. Take it out.")
+        self.problem(line, path, f"has the YAML tag {_tag(node)}, which is not supported. Remove it.")
         return Map(self.file, line, {}) if isinstance(node, yaml.MappingNode) else Items(self.file, line, ())
 
     def _entries(self, node: yaml.MappingNode, path: tuple[str | int, ...], depth: int) -> Mapping[str, Node]:
@@ -322,7 +322,7 @@ class _Reader:
                     if isinstance(merged, Map):
                         inherited = {**merged.entries, **inherited}
                     else:
-                        self.problem(line, path, "`<<` must name a map.")
+                        self.problem(line, path, "`<<` must refer to a map.")
                 continue
             if not isinstance(key, yaml.ScalarNode):
                 self.problem(line, path, "has a list or a map as a key; a key must be text.")
@@ -330,9 +330,11 @@ class _Reader:
             scalar = self._scalar(key, line, (*path, str(key.value)))
             name = scalar.text
             if scalar.kind != "text":
-                self.problem(line, (*path, name), f'is a key that YAML takes for a {scalar.kind}: write "{name}".')
+                self.problem(line, (*path, name), f'is a key that YAML reads as a {scalar.kind}: write "{name}".')
             if name in own:
-                self.problem(line, (*path, name), f"is there twice; the first is in line {first_line[name]}.", "rule")
+                self.problem(
+                    line, (*path, name), f"is defined twice; the first one is in line {first_line[name]}.", "rule"
+                )
                 continue
             first_line[name] = line
             own[name] = self.node(value, line, (*path, name), depth + 1)
@@ -341,7 +343,9 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, line: int, path: tuple[str | int, ...]) -> Scalar:
         text = str(node.value)
         if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            self.problem(line, path, "holds a NUL character or half a surrogate pair, which no program can be given.")
+            self.problem(
+                line, path, "contains a NUL character or half a surrogate pair. Remove it: no program accepts it."
+            )
             return Scalar(self.file, line, "", "nothing", None)
         constructor = SafeConstructor()
         try:
@@ -359,9 +363,9 @@ class _Reader:
                 case "timestamp":
                     return Scalar(self.file, line, text, "date", A_DATE)
                 case _:
-                    self.problem(line, path, f"has the YAML tag {_tag(node)}, which means nothing here. Take it out.")
+                    self.problem(line, path, f"has the YAML tag {_tag(node)}, which is not supported. Remove it.")
         except (ValueError, KeyError, OverflowError, IndexError):
-            self.problem(line, path, f"has the YAML tag {_tag(node)}, which its value does not fit. Put it in quotes.")
+            self.problem(line, path, f"has the YAML tag {_tag(node)}, but its value does not match. Put it in quotes.")
         return Scalar(self.file, line, text, "text", text)
 
 

@@ -218,8 +218,8 @@ def _foreign_files(directory: Path) -> str | None:
     if not foreign or settings_directory(directory) != "config":
         return None
     return (
-        f"{', '.join(foreign)}: if other programs' files are in config/, move deploy.yml and the environments' files "
-        "to config/deploy/; then nothing else in config/ is taken for an environment"
+        f"{', '.join(foreign)}: if config/ has files of other programs, move deploy.yml and the environments' files "
+        "to config/deploy/; then no other file in config/ is read as an environment"
     )
 
 
@@ -243,15 +243,17 @@ def _demand(directory: Path, environment: str) -> None:
     place = settings_directory(directory)
     if not (directory / place).is_dir():
         raise SettingsError(
-            ["config: there is no such directory here."],
-            hint="run fab where your project's config/ is; it holds deploy.yml and one <environment>.yml for each "
+            ["config: this directory does not exist."],
+            hint="run `fab` in the directory that contains config/, with deploy.yml and one <environment>.yml for each "
             "environment; `deploytool init` writes them",
         )
     exist = (
-        f"environments: {', '.join(known)}" if known else f"{place}/ holds no environment yet: add {place}/staging.yml"
+        f"environments: {', '.join(known)}" if known else f"{place}/ has no environment yet: add {place}/staging.yml"
     )
     if environment == "deploy":
-        message = f"deploy is not an environment: {shared_file(directory)} holds what all environments share."
+        message = (
+            f"deploy is not an environment: {shared_file(directory)} has the settings that all environments share."
+        )
     elif NAME.fullmatch(environment) and (directory / place / f"{environment}.yaml").is_file():
         message = f"There is no {place}/{environment}.yml. Rename {place}/{environment}.yaml: files must end in .yml."
     elif odd := [problem for problem in odd_files(directory) if problem.file == file_of(directory, environment)]:
@@ -267,7 +269,7 @@ def _read_shared(directory: Path) -> _File:
         return _File(*read(directory, file))
     other = directory / "config" / "deploy.yaml"
     cure = "Rename config/deploy.yaml." if other.is_file() else "Add it, even if it is empty."
-    sentence = f"does not exist; it holds what all environments share. {cure}"
+    sentence = f"does not exist; it has the settings that all environments share. {cure}"
     return _File(None, (Problem(file, None, "", sentence),))
 
 
@@ -287,7 +289,7 @@ def _load_one(
     problems += reading.problems
     assert isinstance(said, dict)
     for name in NOT_IN_FILES & set(said):
-        problems.append(_problem(tree, (name,), "is not a setting. Take it out."))
+        problems.append(_problem(tree, (name,), "is not a setting. Remove it."))
         del said[name]
     recipe, recipe_paths = _put_recipe_in(said)
 
@@ -370,7 +372,7 @@ class _Reading:
         in_shell = any(path[: len(place)] == place for place in _FOR_A_SHELL)
         if not on_hosts and not in_shell:
             for expansion in _SHELL_EXPANSION.findall(_VARIABLE.sub("", node.text)):
-                problem(f"holds {expansion}, but only ${{NAME}} is understood, without a default or anything else.")
+                problem(f"contains {expansion}, but only ${{NAME}} is supported, without a default or anything else.")
         refusal = None
         if on_hosts:
             refusal = _ON_HOSTS
@@ -391,7 +393,7 @@ class _Reading:
             if not self.checking_only:
                 problem(
                     f"needs the environment variable {name}, which is not set. Set it where you run fab, or write "
-                    f"$${{{name}}} if the text ${{{name}}} itself is meant."
+                    f"$${{{name}}} for the text ${{{name}}} itself."
                 )
             return match[0]
 
@@ -412,19 +414,19 @@ class _Reading:
             self.secrets.append(value)
             if not self.checking_only and (trouble := self._unfit(value)):
                 problem(
-                    f"uses ${{{name}}}, whose value {trouble}: as a secret it would be masked wherever that text "
-                    "occurs. Write the value into the file if it is no secret, or use a longer one."
+                    f"uses ${{{name}}}, whose value {trouble}: as a secret, it would be masked wherever that text "
+                    "appears. Write the value into the file if it is not a secret, or use a longer one."
                 )
         return value
 
 
 _ON_HOSTS = (
-    "must not use ${{{name}}}: that is a secret from your environment, and this text ends up in the store and in "
-    "hosts' logs. If the host's own variable is meant, write $${{{name}}} or ${name}."
+    "must not use ${{{name}}}: it is a secret from your environment, and this text ends up in the store and in hosts' "
+    "logs. For the host's own variable, write $${{{name}}} or ${name}."
 )
 _IN_PUBLIC = (
-    "must not use ${{{name}}}: that is a secret from your environment, and this value ends up in manifests, records "
-    "and names of keys. Write the value itself, or $${{{name}}} if the text ${{{name}}} is meant."
+    "must not use ${{{name}}}: it is a secret from your environment, and this value ends up in manifests, records and "
+    "names of keys. Write the value itself, or $${{{name}}} for the text ${{{name}}}."
 )
 
 
@@ -492,11 +494,11 @@ def _sentence(tree: Map, error: ErrorDetails) -> Problem:
     if kind == "value_error":
         sentence = str(error["ctx"]["error"])
     elif kind == "missing":
-        sentence = f"is missing: {_description(path) or 'it must be given'}."
+        sentence = f"is missing: {_description(path) or 'it is required'}."
     elif kind == "extra_forbidden":
         sentence = _unknown(path)
     elif isinstance(node, Scalar) and node.kind == "nothing":
-        sentence = f"has no value, but {_wanted(kind)} To get the default, take the line out."
+        sentence = f"has no value, but {_wanted(kind)} For the default, remove the line."
     elif kind.startswith("string"):
         sentence = _not_text(path, node)
     else:
@@ -513,9 +515,9 @@ def _wanted(kind: str) -> str:
         case "bool":
             return "must be true or false, without quotes."
         case "tuple" | "list":
-            return "must be a list: [one, two], or one `- item` on a line; [] for none."
+            return "must be a list: [one, two], or one `- item` per line; [] for none."
         case "model" | "mapping" | "dict":
-            return "must be a map: {key: value}, or one `key: value` on a line."
+            return "must be a map: {key: value}, or one `key: value` per line."
         case _:
             return "can't be used here."
 
@@ -523,17 +525,17 @@ def _wanted(kind: str) -> str:
 def _not_text(path: Loc, node: Node | None) -> str:
     match node:
         case Scalar(text=text, kind=kind) if path[:2] != ("build", "env"):
-            return f'must be text, but YAML takes {text} for a {kind}. Put it in quotes: "{text}".'
+            return f'must be text, but YAML reads {text} as a {kind}. Put it in quotes: "{text}".'
         case Scalar(kind=kind):
             # The value of a variable may be a password that somebody wrote out.
-            return f"must be text, but YAML takes it for a {kind}. Put it in quotes."
+            return f"must be text, but YAML reads it as a {kind}. Put it in quotes."
         case Map():
             return (
-                "must be text, but YAML takes it for a map, because of a `: ` or of braces. Put it in 'single quotes', "
-                "or in a block that begins with `|`."
+                "must be text, but YAML reads it as a map, because of a `: ` or of braces. Put it in 'single quotes', "
+                "or in a block that starts with `|`."
             )
         case _:
-            return "must be text, not a list. If brackets belong to the text, put it in 'single quotes'."
+            return "must be text, not a list. If the brackets are part of the text, put it in 'single quotes'."
 
 
 def _unknown(path: Loc) -> str:

@@ -111,35 +111,35 @@ def _line(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty.")
     if _has_control(value):
-        raise ValueError("must not hold line breaks or other control characters.")
+        raise ValueError("must not contain line breaks or other control characters.")
     return value
 
 
 def _command(value: str) -> str:
     if not value.strip():
-        raise ValueError("is an empty command. Take it out, or write [] for none.")
+        raise ValueError("is an empty command. Remove it, or write [] for none.")
     return value
 
 
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"can't be used: a name {NAME_RULE}.")
+        raise ValueError(f"is not a valid name: a name {NAME_RULE}.")
     return value
 
 
 def _git_name(value: str) -> str:
     _line(value)
     if value.startswith("-"):
-        raise ValueError("must not begin with `-`: git would take it for an option.")
+        raise ValueError("must not start with `-`: git would read it as an option.")
     return value
 
 
 def _absolute(value: str) -> str:
     _line(value)
     if not value.startswith("/"):
-        raise ValueError("must be an absolute path, beginning with `/`.")
+        raise ValueError("must be an absolute path, starting with `/`.")
     if ".." in value.split("/"):
-        raise ValueError("must not hold `..`.")
+        raise ValueError("must not contain `..`.")
     normal = "/" + posixpath.normpath(value).lstrip("/")
     if normal == "/":
         raise ValueError("must not be the root directory.")
@@ -150,17 +150,17 @@ def _server_path(value: str) -> str:
     _line(value)
     if value == "~" or value.startswith("~/"):
         if ".." in value.split("/"):
-            raise ValueError("must not hold `..`.")
+            raise ValueError("must not contain `..`.")
         return posixpath.normpath(value)
     if not value.startswith("/"):
-        raise ValueError("must begin with `/`, or with `~/` for the home directory on the build server.")
+        raise ValueError("must start with `/`, or with `~/` for the home directory on the build server.")
     return _absolute(value)
 
 
 def _path_entry(value: str) -> str:
     _server_path(value)
     if ":" in value:
-        raise ValueError("must not hold `:`, which divides the entries of PATH: write two entries.")
+        raise ValueError("must not contain `:`, which separates the entries of PATH: write two entries.")
     return value
 
 
@@ -168,12 +168,12 @@ def _relative(value: str) -> str:
     """A path below a directory: never the directory itself, never outside of it."""
     _line(value)
     if value.startswith("/"):
-        raise ValueError("must be a relative path, below the release: leave the leading `/` out.")
+        raise ValueError("must be a relative path, below the release: remove the leading `/`.")
     if ".." in value.split("/"):
-        raise ValueError("must not hold `..`: it must stay inside the release.")
+        raise ValueError("must not contain `..`: it must stay inside the release.")
     normal = posixpath.normpath(value)
     if normal == ".":
-        raise ValueError("must name something inside the release, not the release itself.")
+        raise ValueError("must be a path inside the release, not the release itself.")
     return normal
 
 
@@ -181,7 +181,7 @@ def _share(value: object) -> object:
     """A number of hosts, or a percentage of them, as text."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,4}|[1-9][0-9]?%|100%", text):
-        raise ValueError("must be a number of hosts, as 1, or a share of them, as 25%.")
+        raise ValueError("must be a number of hosts, such as 1, or a share of them, such as 25%.")
     return text
 
 
@@ -193,14 +193,14 @@ def _failures(value: object) -> object:
 def _pathspec(value: str) -> str:
     _line(value)
     if value.startswith("/") or ".." in value.split("/"):
-        raise ValueError("must be a git pathspec that counts from the application's directory, and stay inside of it.")
+        raise ValueError("must be a git pathspec relative to the application's directory, and stay inside it.")
     return value
 
 
 def _subdirectory(value: str) -> str:
     _line(value)
     if value.startswith("/") or ".." in value.split("/"):
-        raise ValueError("must be a relative path inside the repository, without a leading `/` and without `..`.")
+        raise ValueError("must be a relative path inside the repository, without a leading `/` or `..`.")
     return posixpath.normpath(value)
 
 
@@ -228,12 +228,12 @@ def _server(value: str) -> str:
     try:
         return _ssh_server(value)
     except ValueError as error:
-        raise ValueError(f"{error} Or write local for this machine.") from None
+        raise ValueError(f"{error} Write local for this machine.") from None
 
 
 def _gateway(value: str) -> str:
     if value == "local":
-        raise ValueError("must look like user@host or user@host:port; leave it out if there is no gateway.")
+        raise ValueError("must look like user@host or user@host:port; remove it if there is no gateway.")
     return _ssh_server(value)
 
 
@@ -244,18 +244,18 @@ def _store_url(value: str) -> str:
     _line(value)
     scheme, separator, rest = value.partition("://")
     if not separator or scheme not in ("s3", "file"):
-        raise ValueError("must begin with s3:// or file:///, as in s3://bucket/prefix or file:///srv/store.")
+        raise ValueError("must start with s3:// or file:///, as in s3://bucket/prefix or file:///srv/store.")
     if any(character in rest for character in "?#%"):
-        raise ValueError("must not hold `?`, `#` or `%`, which mean something else in a URL.")
+        raise ValueError("must not contain `?`, `#` or `%`, which have a meaning in URLs.")
     if ".." in rest.split("/"):
-        raise ValueError("must not hold `..`.")
+        raise ValueError("must not contain `..`.")
     if scheme == "file":
         if not rest.startswith("/"):
             raise ValueError("must name an absolute directory, with three slashes: file:///srv/store.")
         return f"file://{_absolute(rest)}"
     if not _S3.fullmatch(value):
         raise ValueError(
-            "must look like s3://bucket/prefix, with a bucket's name of 2 to 63 letters, digits, `.`, `-`."
+            "must look like s3://bucket/prefix; the bucket's name has 2 to 63 letters, digits, `.` or `-`."
         )
     return value.rstrip("/")
 
@@ -270,10 +270,12 @@ def _http_url(value: str) -> str:
 
 def _hosts_url(value: str) -> str:
     if "?" in value or "#" in value:
-        raise ValueError("must not hold `?` or `#`: names of objects are put behind it.")
+        raise ValueError("must not contain `?` or `#`: hosts append the names of objects.")
     url = _http_url(value)
     if "@" in urlsplit(url).netloc:
-        raise ValueError("must not hold a user: it stands in every manifest. Let the gateway know hosts otherwise.")
+        raise ValueError(
+            "must not contain a user: every manifest contains this URL. Let the gateway recognise hosts another way."
+        )
     return url
 
 
@@ -283,12 +285,12 @@ def _check_authority(url: str) -> None:
         port = parts.port
     except ValueError as error:
         # urllib's own words are about the port, or about the brackets of an IPv6 address.
-        what = "port that is not between 1 and 65535" if "Port" in str(error) else "host that can't be one"
+        what = "port that is not between 1 and 65535" if "Port" in str(error) else "host that is not valid"
         raise ValueError(f"has a {what}.") from None
     if port == 0:
         raise ValueError("has a port that is not between 1 and 65535.")
     if not parts.hostname:
-        raise ValueError("names no host: it must look like http://host:port or https://host.")
+        raise ValueError("has no host: it must look like http://host:port or https://host.")
 
 
 def _webhook(value: str) -> str:
@@ -310,7 +312,7 @@ def _consul_address(value: str) -> str:
 def _verify_url(value: str) -> str:
     _line(value)
     if not value.startswith(("http://", "https://", "{")):
-        raise ValueError("must begin with http:// or https://.")
+        raise ValueError("must start with http:// or https://.")
     if "{" not in value:
         _check_authority(value)
     return value
@@ -329,7 +331,7 @@ def _word(value: str) -> str:
     """A name of Consul's or AWS's: goes into queries and keys."""
     _line(value)
     if re.search(r"[\s/]", value):
-        raise ValueError("must not hold spaces or `/`.")
+        raise ValueError("must not contain spaces or `/`.")
     return value
 
 
@@ -339,13 +341,13 @@ def _algorithm_alone(value: object) -> object:
 
 def _storage_class(value: str) -> str:
     if value.upper() in ("GLACIER", "DEEP_ARCHIVE"):
-        raise ValueError("can't be an archive's class: hosts read a release at once. GLACIER_IR can be read so.")
+        raise ValueError("can't be an archive class: hosts read a release at once. GLACIER_IR allows that.")
     return _word(value)
 
 
 def _variable(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("can't be a variable's name: letters, digits and `_`, not beginning with a digit.")
+        raise ValueError("is not a variable's name: use letters, digits and `_`, and no digit at the start.")
     return value
 
 
@@ -397,17 +399,18 @@ class Build(Model):
     gateway: Annotated[str, _form(_gateway)] | None = Field(default=None, description="an SSH server to jump over")
     forward_agent: bool = Field(default=False, description="whether the build server may use the operator's SSH agent")
     ssh_config: Line | None = Field(
-        default=None, description="a file on the operator's machine used instead of ~/.ssh/config"
+        default=None, description="a file on the operator's machine to use instead of ~/.ssh/config"
     )
     transport: Annotated[Literal["auto", "fabric", "openssh"], _choice("auto", "fabric", "openssh")] = Field(
         default="auto",
-        description="what connects to the build server: Fabric, OpenSSH's `ssh`, or auto: Fabric where it can do what "
-        "ssh_config asks for, see ssh.md",
+        description="what connects to the build server: fabric, openssh (`ssh`), or auto: Fabric where it supports "
+        "what ssh_config asks for, see ssh.md",
     )
     # The worker makes it for its user alone, and refuses one that others can change (`worker/strict.py`).
     root: ServerPath = Field(default="/var/tmp/deploytool", description="the work area on the build server")  # noqa: S108
     recipe: Annotated[str, _choice(*RECIPES)] = Field(
-        default="none", description="a kind of application: defaults for the commands below, see recipes.md"
+        default="none",
+        description="the kind of application, which sets defaults for the commands below; see recipes.md",
     )
     env: Annotated[Mapping[Annotated[str, AfterValidator(_variable)], str], *Frozen] = Field(
         default_factory=_empty, description="environment variables of the build and of migrations"
@@ -417,10 +420,13 @@ class Build(Model):
     assets: Commands = Field(default=(), description="commands that build assets")
     dependencies_inputs: Pathspecs = Field(
         default=(),
-        description="git pathspecs of all files that decide what `dependencies` makes; unchanged: not run again",
+        description="git pathspecs of all files that `dependencies` depends on; its result is cached while they are "
+        "unchanged",
     )
     assets_inputs: Pathspecs = Field(
-        default=(), description="git pathspecs of all files that decide what `assets` makes; unchanged: not run again"
+        default=(),
+        description="git pathspecs of all files that `assets` depends on; its result is cached while they are "
+        "unchanged",
     )
     migrate: Commands = Field(
         default=(),
@@ -428,23 +434,23 @@ class Build(Model):
     )
     migrate_pending: Commands = Field(
         default=(),
-        description="commands that end with 0 and name it if a migration is pending, with 1 if none is; then `migrate` "
-        "is left out",
+        description="commands that print pending migrations and exit 0, or exit 1 if there are none; then `migrate` "
+        "does not run",
     )
     migrate_after: Commands = Field(
-        default=(), description="commands that drop and rename, once every expected host is verified"
+        default=(), description="commands that drop and rename, run after every expected host is verified"
     )
     linked_files: RelativePaths = Field(
-        default=(), description="files on the build server, linked in for the build, never packed"
+        default=(), description="files on the build server that are linked for the build and never packed"
     )
-    exclude: RelativePaths = Field(default=(), description="what is not packed; counted from the top of the release")
+    exclude: RelativePaths = Field(default=(), description="paths that are not packed, relative to the release")
     allow_paths: RelativePaths = Field(
         default=(),
-        description="files of the release that may name the place where it was built, by patterns as in `exclude`",
+        description="files of the release that may contain the path where it was built; patterns as in `exclude`",
     )
     export_attributes: bool = Field(
         default=True,
-        description="whether `export-ignore` and `export-subst` in .gitattributes count, as they do for `git archive`",
+        description="whether to apply `export-ignore` and `export-subst` of .gitattributes, as `git archive` does",
     )
     compression: Annotated[Literal["gzip", "zstd", "none"], _choice("gzip", "zstd", "none")] = Field(
         default="gzip", description="gzip, zstd or none"
@@ -458,90 +464,98 @@ class Build(Model):
 
 
 class Encryption(Model):
-    """What the store is asked to encrypt objects with; where nothing is asked, it does what the bucket says."""
+    """How the store encrypts objects; without it, the bucket's own setting applies."""
 
     algorithm: Annotated[Literal["AES256", "aws:kms", "aws:kms:dsse"], _choice("AES256", "aws:kms", "aws:kms:dsse")] = (
         Field(description="AES256 (SSE-S3), aws:kms or aws:kms:dsse")
     )
-    kms_key: Line | None = Field(default=None, description="id, ARN or alias of the KMS key; none: the account's own")
-    bucket_key: bool | None = Field(default=None, description="whether to use a bucket key; none: as the bucket says")
+    kms_key: Line | None = Field(
+        default=None, description="id, ARN or alias of the KMS key; default: the account's own"
+    )
+    bucket_key: bool | None = Field(
+        default=None, description="whether to use a bucket key; default: the bucket's own setting"
+    )
 
 
 class Store(Model):
-    """Where artifacts, manifests and records live."""
+    """Where archives, manifests and records are."""
 
     url: Annotated[str, _form(_store_url)] = Field(description="s3://bucket/prefix or file:///directory")
     endpoint_url: HttpUrl | None = Field(default=None, description="the address of an S3-compatible server")
     region: Word | None = Field(default=None, description="the bucket's region")
     credentials: Annotated[Literal["build_server", "operator"], _choice("build_server", "operator")] = Field(
-        default="build_server", description="whose credentials the store sees: build_server or operator"
+        default="build_server", description="whose credentials are used: build_server or operator"
     )
     profile: Line | None = Field(
-        default=None, description="the profile of the AWS configuration of whoever `credentials` names"
+        default=None, description="the profile in the AWS configuration on the side that `credentials` names"
     )
     addressing: Annotated[Literal["path", "virtual"], _choice("path", "virtual")] | None = Field(
-        default=None, description="path or virtual: where the bucket stands; none: path with an endpoint_url"
+        default=None,
+        description="whether the bucket is in the path or the host name (virtual); default: path with an endpoint_url",
     )
     hosts_url: Annotated[str, _form(_hosts_url)] | None = Field(
-        default=None, description="an http(s) address that has what `url` has, from which hosts fetch instead of S3"
+        default=None,
+        description="an http(s) address that serves the objects of `url`; hosts fetch from there instead of S3",
     )
     encryption: Annotated[Encryption, BeforeValidator(_algorithm_alone)] | None = Field(
-        default=None, description="what the store encrypts with: AES256, aws:kms, or {algorithm, kms_key, bucket_key}"
+        default=None, description="how the store encrypts: AES256, aws:kms, or {algorithm, kms_key, bucket_key}"
     )
     acl: Word | None = Field(
-        default=None, description="the canned ACL of what is written, as bucket-owner-full-control"
+        default=None, description="the canned ACL of new objects, such as bucket-owner-full-control"
     )
     storage_class: Annotated[str, _form(_storage_class)] | None = Field(
-        default=None, description="the storage class of what is written, as STANDARD_IA"
+        default=None, description="the storage class of new objects, such as STANDARD_IA"
     )
     request_payer: Annotated[Literal["requester"], _choice("requester")] | None = Field(
-        default=None, description="requester: where whoever asks pays, and not the bucket's owner"
+        default=None, description="requester, for buckets where the requester pays"
     )
     keep_releases: KeepReleases = Field(default=20, description="how many releases the store keeps")
 
 
 class Consul(Model):
-    """Consul as the build server sees it; what is not given comes from its CONSUL_* environment."""
+    """Consul, as the build server sees it. Its CONSUL_* environment variables are the defaults."""
 
     address: Annotated[str, _form(_consul_address)] | None = Field(
         default=None,
-        description="the address of Consul's HTTP interface, at its own port (8500, 8501) if none is named; or "
-        "file:///directory for pretend hosts",
+        description="the address of Consul's HTTP API (default port 8500, or 8501 for https), or file:///directory for "
+        "pretend hosts",
     )
-    token_file: ServerPath | None = Field(default=None, description="a file on the build server that holds the token")
+    token_file: ServerPath | None = Field(default=None, description="a file on the build server with the token")
     ca_file: ServerPath | None = Field(
-        default=None, description="a file there with the authority that Consul's certificate is checked against"
+        default=None, description="a file there with the CA certificate that Consul's certificate is checked against"
     )
     ca_path: ServerPath | None = Field(default=None, description="a directory there with such files")
     client_cert: ServerPath | None = Field(default=None, description="a file there with the client certificate")
     client_key: ServerPath | None = Field(default=None, description="a file there with its key")
     tls_server_name: Word | None = Field(
-        default=None, description="the name in Consul's certificate, as server.dc1.consul; none: the address's"
+        default=None,
+        description="the name in Consul's certificate, such as server.dc1.consul; default: the host in `address`",
     )
-    datacenter: Word | None = Field(default=None, description="the hosts' datacenter; none: that of the agent")
-    namespace: Word | None = Field(default=None, description="the namespace of keys and services, of Consul Enterprise")
+    datacenter: Word | None = Field(default=None, description="the hosts' datacenter; default: the agent's")
+    namespace: Word | None = Field(default=None, description="the namespace of keys and services (Consul Enterprise)")
 
 
 class Trust(Model):
-    """Who may deploy. Nothing given: hosts run what Consul's keys say, whoever has written them."""
+    """Who may deploy. Without it, hosts run what Consul's keys name, whoever wrote them."""
 
     signers: Relative | None = Field(
-        default=None, description="the file of those whose signature hosts ask for, as ssh-keygen's allowed_signers"
+        default=None,
+        description="a file with the keys whose signatures hosts accept, in the format of ssh-keygen's allowed_signers",
     )
     key: Line | None = Field(
-        default=None, description="the key file that signs; else the first of your agent's or ~/.ssh that may"
+        default=None, description="the key file to sign with; default: the first allowed key in your agent or ~/.ssh"
     )
 
 
 class Hosts(Model):
-    """Which of the catalog's nodes are a role's hosts. Exactly one of the three is given."""
+    """Which nodes in Consul's catalog are the role's hosts. Set exactly one of the three."""
 
     node_meta: Annotated[Mapping[str, str], *Frozen] | None = Field(
         default=None, description="nodes with all this metadata"
     )
     service: Word | None = Field(default=None, description="nodes on which this service is registered")
     nodes: Annotated[tuple[Word, ...], BeforeValidator(_tuple_from_list)] | None = Field(
-        default=None, description="nodes of these names"
+        default=None, description="nodes with these names"
     )
 
 
@@ -550,27 +564,27 @@ TEMPLATE: dict[str, Any] = {"template": True}
 
 
 class Verify(Model):
-    """How a host proves that it serves the new release. Nothing given: nothing is proven."""
+    """How a host proves that it runs the new release. Without it, little is proven: see proof.md."""
 
     # Each reaches the host as `verify_<name>`: templates/host/verify.sh reads it, and the kit keeps it for an undo.
     pid_file: Annotated[str, _form(_pid_file)] | None = Field(
         default=None, description="the master process's pid file, absolute or below the release"
     )
     url: Annotated[str, _form(_verify_url)] | None = Field(
-        default=None, description="answers 2xx; a template", json_schema_extra=TEMPLATE
+        default=None, description="a URL that must answer 2xx; a template", json_schema_extra=TEMPLATE
     )
     expect: str | None = Field(
-        default=None, description="text that the answer of url must hold; a template", json_schema_extra=TEMPLATE
+        default=None, description="text that the response of `url` must contain; a template", json_schema_extra=TEMPLATE
     )
     command: Annotated[str, _form(_command)] | None = Field(
-        default=None, description="exits 0; a template", json_schema_extra=TEMPLATE
+        default=None, description="a command that must exit 0; a template", json_schema_extra=TEMPLATE
     )
     port: Annotated[int, BeforeValidator(_port)] | None = Field(
         default=None, description="a TCP port on which the release's own processes listen and take connections"
     )
     as_before: bool = Field(
         default=True,
-        description="without port and url: whether a release must listen wherever the one before it did",
+        description="without port and url: whether a release must listen where the one before it did",
     )
 
     @classmethod
@@ -580,94 +594,100 @@ class Verify(Model):
 
 
 class Hooks(Model):
-    """Commands of the user's, run on a host; templates."""
+    """Your own commands, run on each host; templates."""
 
     pre: Commands = Field(default=(), description="before the archive is unpacked")
     post: Commands = Field(default=(), description="after the switch, before the restart")
     success: Commands = Field(default=(), description="after the host is verified")
-    failure: Commands = Field(default=(), description="after the deployment failed on the host and was undone")
-    drain: Commands = Field(default=(), description="right before the switch: take the host out of traffic")
+    failure: Commands = Field(default=(), description="after the deployment failed on the host and the host went back")
+    drain: Commands = Field(default=(), description="right before the switch, to take the host out of traffic")
     undrain: Commands = Field(
-        default=(), description="bring it back: after the proof, or after an undo whatever has failed"
+        default=(), description="after the proof, or after the host went back, to bring it into traffic again"
     )
 
 
 class OperatorHooks(Model):
-    """Commands of the user's, run on the operator's machine."""
+    """Your own commands, run on the operator's machine."""
 
     before_build: Commands = Field(default=(), description="before a release is built")
     after_publish: Commands = Field(default=(), description="after a new release is in the store")
-    before_announce: Commands = Field(default=(), description="before hosts hear of a deployment")
-    after_fetch: Commands = Field(default=(), description="after all hosts hold the archive, before migrations")
+    before_announce: Commands = Field(default=(), description="before the deployment is announced to hosts")
+    after_fetch: Commands = Field(default=(), description="after all hosts have the archive, before migrations")
     before_go: Commands = Field(default=(), description="after migrations, before any host switches")
     after_wave: Commands = Field(default=(), description="after the hosts of a wave are verified")
-    after_deploy: Commands = Field(default=(), description="after a deploy or promote that went well")
-    after_rollback: Commands = Field(default=(), description="after a rollback that went well")
-    on_failure: Commands = Field(default=(), description="after a deploy, promote or rollback that failed")
+    after_deploy: Commands = Field(default=(), description="after a successful deploy or promote")
+    after_rollback: Commands = Field(default=(), description="after a successful rollback")
+    on_failure: Commands = Field(default=(), description="after a failed deploy, promote or rollback")
 
 
 class Notify(Model):
-    """Who is told, by the operator's machine, that a deploy, promote or rollback begins, and how it ended."""
+    """Notifications about the start and the end of a deploy, promote or rollback, from the operator's machine."""
 
     webhook: Annotated[str, _form(_webhook)] | None = Field(
-        default=None, description="a Slack-compatible incoming webhook; best as ${NAME}"
+        default=None, description="a Slack-compatible incoming webhook; it is a secret, so write ${NAME}"
     )
-    command: Commands = Field(default=(), description="commands that get the record as JSON on stdin")
+    command: Commands = Field(default=(), description="commands that get the deployment's record as JSON on stdin")
     when: Annotated[
         tuple[Annotated[Literal["start", "success", "failure"], _choice("start", "success", "failure")], ...],
         BeforeValidator(_tuple_from_list),
-    ] = Field(default=("start", "success", "failure"), description="a list of start, success and failure")
+    ] = Field(
+        default=("start", "success", "failure"), description="when to notify: a list of start, success and failure"
+    )
     timeout_seconds: Seconds = Field(default=30, description="how long one of the commands may take")
 
 
 class Canary(Model):
-    """The hosts that try a release first."""
+    """The hosts that get a release first."""
 
     nodes: Annotated[tuple[Word, ...], BeforeValidator(_tuple_from_list)] = Field(description="their Consul node names")
 
 
 class RoleRollout(Model):
-    """What a role has of `rollout` for itself; the rest is the environment's."""
+    """The role's own `rollout` settings; the rest comes from the environment's."""
 
-    waves: Shares | None = Field(default=None, description="hosts or shares of them, cumulative, ending with 100%")
-    canary: Canary | None = Field(default=None, description="{nodes: [app1]}: hosts that go first")
+    waves: Shares | None = Field(
+        default=None, description="numbers of hosts or shares of them, cumulative, ending with 100%"
+    )
+    canary: Canary | None = Field(default=None, description="hosts that go first, as {nodes: [app1]}")
 
 
 class Rollout(Model):
-    """In which steps hosts are let go, and what becomes of a failure."""
+    """In which waves hosts switch, and what happens after a failure."""
 
-    waves: Shares = Field(default=("100%",), description="hosts or shares of them, cumulative, ending with 100%")
-    canary: Canary | None = Field(default=None, description="{nodes: [app1]}: hosts that go first")
+    waves: Shares = Field(
+        default=("100%",), description="numbers of hosts or shares of them, cumulative, ending with 100%"
+    )
+    canary: Canary | None = Field(default=None, description="hosts that go first, as {nodes: [app1]}")
     min_healthy_seconds: Annotated[int, _between(0, _LONGEST_SECONDS)] = Field(
         default=0, description="how long a wave's proofs must hold before the next wave"
     )
     pause_after: Annotated[int, _between(1, 100)] | None = Field(
-        default=None, description="end the deployment after that wave; `fab ENV promote` goes on"
+        default=None, description="pause the deployment after this wave; `fab ENV promote` continues it"
     )
     max_failures: Annotated[str, BeforeValidator(_failures)] = Field(
-        default="0", description="how many hosts, or which share of them, may fail"
+        default="0", description="how many hosts, or what share of them, may fail"
     )
     on_failure: Annotated[Literal["halt", "rollback"], _choice("halt", "rollback")] = Field(
-        default="halt", description="when more fail: halt, or rollback of those that have switched"
+        default="halt", description="what to do when more fail: halt, or rollback of the hosts that have switched"
     )
 
 
 class Role(Model):
     """A kind of app server."""
 
-    deploy_to: Absolute | None = Field(default=None, description="instead of the application's own deploy_to")
+    deploy_to: Absolute | None = Field(default=None, description="the role's own deploy_to")
     hosts: Hosts = Field(description="{node_meta: {role: web}}, {service: web} or {nodes: [app1, app2]}")
     restart: Commands = Field(default=(), description="commands run after the switch; templates")
-    verify: Verify = Field(default_factory=Verify, description="proof of the new release")
+    verify: Verify = Field(default_factory=Verify, description="how hosts prove the new release")
     hooks: Hooks = Field(default_factory=Hooks, description="pre, post, success, failure, drain, undrain")
-    rollout: RoleRollout = Field(default_factory=RoleRollout, description="waves and canary of this role")
+    rollout: RoleRollout = Field(default_factory=RoleRollout, description="the role's own waves and canary")
 
 
 class Wait(Model):
     """How long hosts may take."""
 
-    fetch_seconds: Seconds = Field(default=600, description="for download and verification of the archive")
-    activate_seconds: Seconds = Field(default=300, description="from `go` to the final report")
+    fetch_seconds: Seconds = Field(default=600, description="for downloading and verifying the archive")
+    activate_seconds: Seconds = Field(default=300, description="from the start of the switch to the final report")
     hook_seconds: Seconds = Field(default=120, description="for one hook")
     stable_seconds: Annotated[int, _between(0, _LONGEST_SECONDS)] = Field(
         default=5, description="how long a proof must hold"
@@ -687,21 +707,23 @@ class Settings(Model):
     repository: Annotated[str, _form(_git_name)] = Field(description="the git repository, as the build server sees it")
     branch: Annotated[str, _form(_git_name)] = Field(default="main", description="branch, tag or revision to deploy")
     subdirectory: Annotated[str, _form(_subdirectory)] = Field(
-        default=".", description="where the app is in the repository"
+        default=".", description="the application's directory in the repository"
     )
-    deploy_to: Absolute = Field(description="the directory on app servers that gets releases/, shared/ and current")
+    deploy_to: Absolute = Field(description="the directory on app servers for releases/, shared/ and current")
     keep_releases: KeepReleases = Field(default=5, description="how many releases an app server keeps")
-    linked_dirs: RelativePaths = Field(default=(), description="directories linked from shared/")
-    linked_files: RelativePaths = Field(default=(), description="files linked from shared/")
+    linked_dirs: RelativePaths = Field(default=(), description="directories that are linked from shared/")
+    linked_files: RelativePaths = Field(default=(), description="files that are linked from shared/")
     build: Build = Field(description="how and where releases are built")
     store: Store = Field(description="where releases are kept")
-    consul: Consul = Field(default_factory=Consul, description="Consul, as seen there")
-    trust: Trust = Field(default_factory=Trust, description="whose signature hosts ask for")
+    consul: Consul = Field(default_factory=Consul, description="how the build server reaches Consul")
+    trust: Trust = Field(default_factory=Trust, description="whose signatures hosts accept")
     roles: Annotated[Mapping[str, Role], *Frozen] = Field(description="the kinds of app servers")
     wait: Wait = Field(default_factory=Wait, description="how long hosts may take")
-    rollout: Rollout = Field(default_factory=Rollout, description="in which waves hosts go, and what a failure means")
+    rollout: Rollout = Field(
+        default_factory=Rollout, description="in which waves hosts switch, and what happens after a failure"
+    )
     hooks: OperatorHooks = Field(default_factory=OperatorHooks, description="commands run on the operator's machine")
-    notify: Notify = Field(default_factory=Notify, description="who is told how a deployment goes")
+    notify: Notify = Field(default_factory=Notify, description="notifications about deployments")
 
     def rollout_of(self, role: str) -> Rollout:
         """The rollout of a role, with what it has for itself. Raises KeyError if there is no such role."""

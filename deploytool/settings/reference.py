@@ -20,17 +20,17 @@ _HEAD = """\
 
 <!-- Made by `make docs` from deploytool/settings/model.py; a test fails when it is stale. -->
 
-`config/deploy.yml` holds what all environments share, `config/<environment>.yml` what is different there: it is laid
-over the first, maps key by key, lists and single values as a whole. The names of those files are the environments.
-`fab ENV settings` shows what comes out, and from which file or recipe each value is. All mistakes are told at once,
-each with its file and line.
+`config/deploy.yml` has the settings that all environments share. `config/<environment>.yml` overrides them for one
+environment: maps key by key, lists and single values as a whole. The names of these files are the environments.
+`fab ENV settings` shows the settings in effect, and the file or recipe that each comes from; `--all` shows the defaults
+as well. Every command reports all mistakes at once, each with its file and line.
 
-`${NAME}` in a value is the environment variable of whoever runs `fab`: it must be set, its value is a secret, masked
-wherever it is shown, and refused in all that ends up in the store, in Consul or in hosts' logs. `$${NAME}` gives the
-text `${NAME}`, and `${DEPLOYTOOL_PROJECT}` is the directory that holds `config/`.
+`${NAME}` in a value is an environment variable of the machine that runs `fab`. It must be set. Its value is a secret:
+it is masked in all output, and refused where it would end up in the store, in Consul or in hosts' logs. `$${NAME}` is
+the text `${NAME}` itself, and `${DEPLOYTOOL_PROJECT}` is the directory that contains `config/`, which is no secret.
 
-Paths on app servers and in the store are never outside of where they belong: `..` is refused everywhere. Settings in
-**bold type** must be given. A *template* is a Jinja text with these names: %(names)s.
+Paths stay inside the directories they belong to: `..` is refused everywhere. Settings in **bold type** are required. A
+*template* is Jinja text with these names: %(names)s.
 """
 
 

@@ -74,21 +74,20 @@ def template_problems(text: str, values: Mapping[str, str]) -> tuple[str, ...]:
     except Exception as error:  # besides TemplateError: RecursionError, ValueError for endless numbers
         what = (error.message if isinstance(error, jinja2.TemplateError) else None) or type(error).__name__
         return (
-            f"is not a Jinja template: {what.rstrip('.')}. A literal {{{{ is written {{{{ '{{{{' }}}}, "
-            "or the text stands between {% raw %} and {% endraw %}.",
+            f"is not a Jinja template: {what.rstrip('.')}. Write a literal {{{{ as {{{{ '{{{{' }}}}, "
+            "or put the text between {% raw %} and {% endraw %}.",
         )
     unknown = sorted(names - set(values) - set(jinja.globals))
     if unknown:
         return tuple(
-            f"names `{name}`, which no template knows.{did_you_mean(name, values) or _known(values)}"
-            for name in unknown
+            f"uses `{name}`, which is not defined.{did_you_mean(name, values) or _known(values)}" for name in unknown
         )
     try:
         rendered = jinja.from_string(text).render(values)
     except Exception as error:  # a template may raise whatever Python can
         return (f"can't be rendered: {error or type(error).__name__}.",)
-    return ("renders to a text with a NUL character, which no shell takes.",) if "\0" in rendered else ()
+    return ("renders to text with a NUL character. Remove it: no shell accepts it.",) if "\0" in rendered else ()
 
 
 def _known(values: Mapping[str, str]) -> str:
-    return f" Known are {', '.join(values)}."
+    return f" Defined are {', '.join(values)}."

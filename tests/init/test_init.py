@@ -434,8 +434,8 @@ def test_control_character_is_no_part_of_a_value_that_is_taken_over(tmp_path: Pa
     with pytest.raises(UsageError) as caught:
         run(tmp_path)
     assert caught.value.tail == (
-        "branch: must not hold line breaks or other control characters.",
-        "linked_files.0: must not hold line breaks or other control characters.",
+        "branch: must not contain line breaks or other control characters.",
+        "linked_files.0: must not contain line breaks or other control characters.",
     )
     assert not (tmp_path / "config/deploy.yml").exists()
 

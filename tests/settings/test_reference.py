@@ -31,4 +31,7 @@ def test_row_tells_form_default_and_whether_it_must_be_given() -> None:
     assert "| **`store.url`** | text |  | s3://bucket/prefix or file:///directory |" in lines
     assert "| `build.compression` | `gzip`, `zstd`, `none` | `gzip` | gzip, zstd or none |" in lines
     assert "| `roles.<name>.restart` | command, or a list | none | commands run after the switch; templates |" in lines
-    assert '| `rollout.waves` | list | `["100%"]` | hosts or shares of them, cumulative, ending with 100% |' in lines
+    assert (
+        '| `rollout.waves` | list | `["100%"]` | numbers of hosts or shares of them, cumulative, ending with 100% |'
+        in lines
+    )

@@ -454,7 +454,7 @@ def test_a_secret_is_refused_where_it_would_be_published(
 ) -> None:
     sentence = only_problem(project(production=said), environ)
 
-    assert f" {path}: must not use ${{NAME}}: that is a secret" in sentence
+    assert f" {path}: must not use ${{NAME}}: it is a secret" in sentence
     assert "s3cret" not in sentence
 
 
@@ -503,7 +503,7 @@ def test_short_values_of_other_environments_do_not_matter(project: Project) -> N
 
 
 def test_a_shells_default_is_refused_where_no_shell_will_see_it(project: Project) -> None:
-    assert "only ${NAME} is understood" in only_problem(project(production="branch: ${BRANCH:-main}"))
+    assert "only ${NAME} is supported" in only_problem(project(production="branch: ${BRANCH:-main}"))
 
 
 def test_a_variable_that_is_no_text_is_refused(project: Project) -> None:
@@ -548,18 +548,18 @@ WRONG = [
     ("build: {compression: gzp}", "build.compression: must be one of gzip, zstd, none. Did you mean gzip?"),
     ("build: {recipe: djanog}", "Did you mean django?"),
     ("store: {credentials: oprator}", "Did you mean operator?"),
-    ("branch: 1.10", 'branch: must be text, but YAML takes 1.10 for a number. Put it in quotes: "1.10".'),
-    ("branch: 1_0", "YAML takes 1_0 for a number"),
-    ("branch: yes", 'YAML takes yes for a truth value. Put it in quotes: "yes".'),
-    ("branch: 2024-01-01", "YAML takes 2024-01-01 for a date"),
-    ("branch: 22:22", "YAML takes 22:22 for a number"),
+    ("branch: 1.10", 'branch: must be text, but YAML reads 1.10 as a number. Put it in quotes: "1.10".'),
+    ("branch: 1_0", "YAML reads 1_0 as a number"),
+    ("branch: yes", 'YAML reads yes as a truth value. Put it in quotes: "yes".'),
+    ("branch: 2024-01-01", "YAML reads 2024-01-01 as a date"),
+    ("branch: 22:22", "YAML reads 22:22 as a number"),
     ("branch:", "branch: has no value, but must be text"),
     ("branch: [a]", "branch: must be text, not a list"),
-    ("branch: {a: b}", "branch: must be text, but YAML takes it for a map"),
-    ("branch: --upload-pack=x", "branch: must not begin with `-`"),
-    ('branch: "a\\nb"', "branch: must not hold line breaks"),
+    ("branch: {a: b}", "branch: must be text, but YAML reads it as a map"),
+    ("branch: --upload-pack=x", "branch: must not start with `-`"),
+    ('branch: "a\\nb"', "branch: must not contain line breaks"),
     ("branch: ''", "branch: is empty"),
-    ("repository: --upload-pack=x", "repository: must not begin with `-`"),
+    ("repository: --upload-pack=x", "repository: must not start with `-`"),
     ("keep_releases: '5'", "keep_releases: must be a whole number, written without quotes"),
     ("keep_releases: 5.0", "keep_releases: must be a whole number"),
     ("keep_releases: yes", "keep_releases: must be a whole number"),
@@ -579,10 +579,10 @@ WRONG = [
     ),
     ("rollout: {waves: [1, 50%]}", "rollout.waves: must end with 100%"),
     ("rollout: {waves: []}", "rollout.waves: must end with 100%"),
-    ("rollout: {waves: [101%, 100%]}", "rollout.waves[0]: must be a number of hosts, as 1, or a share of them"),
+    ("rollout: {waves: [101%, 100%]}", "rollout.waves[0]: must be a number of hosts, such as 1, or a share of them"),
     ("rollout: {waves: [0, 100%]}", "rollout.waves[0]: must be a number of hosts"),
     ("rollout: {waves: [yes, 100%]}", "rollout.waves[0]: must be a number of hosts"),
-    ("rollout: {canary: {nodes: []}}", "rollout.canary.nodes: names no host"),
+    ("rollout: {canary: {nodes: []}}", "rollout.canary.nodes: is empty"),
     ("rollout: {pause_after: 1}", "rollout.pause_after: must be less than 1, the number of waves"),
     ("rollout: {waves: [1, 100%], pause_after: 2}", "rollout.pause_after: must be less than 2"),
     ("rollout: {canary: {nodes: [a]}, pause_after: 2}", "rollout.pause_after: must be less than 2"),
@@ -592,15 +592,15 @@ WRONG = [
     ("build: {timeout_seconds: 99999999999999999999999}", "build.timeout_seconds: must be between"),
     ("build: {forward_agent: 'yes'}", "build.forward_agent: must be true or false"),
     ("build: {forward_agent: 1}", "build.forward_agent: must be true or false"),
-    ("build: {env: {A: 1}}", "build.env.A: must be text, but YAML takes it for a number"),
-    ("build: {env: {A-B: x}}", "build.env.A-B: can't be a variable's name"),
+    ("build: {env: {A: 1}}", "build.env.A: must be text, but YAML reads it as a number"),
+    ("build: {env: {A-B: x}}", "build.env.A-B: is not a variable's name"),
     ("build: {env: [a]}", "build.env: must be a map"),
     ("build: {migrate: 5}", "build.migrate: must be a list"),
     ("build: {migrate: ['']}", "build.migrate[0]: is an empty command"),
     ("build: {migrate: ''}", "build.migrate: is an empty command"),
-    ("build: {path: [bin]}", "build.path[0]: must begin with `/`"),
+    ("build: {path: [bin]}", "build.path[0]: must start with `/`"),
     ("build: {path: ['/a:/b']}", "write two entries"),
-    ("build: {root: work}", "build.root: must begin with `/`"),
+    ("build: {root: work}", "build.root: must start with `/`"),
     ("build: {server: 'a b'}", "build.server: must look like user@host"),
     ("build: {server: 'h:99999'}", "build.server: has a port"),
     ("build: {server: -oProxyCommand=x}", "build.server: must look like user@host"),
@@ -610,83 +610,89 @@ WRONG = [
     ("build: []", "build: must be a map"),
     ("consul:", "consul: has no value, but must be a map"),
     ("consul: {address: '127.0.0.1:8500'}", "consul.address: must look like http://"),
-    ("store: {url: gs://x}", "store.url: must begin with s3:// or file:///"),
+    ("store: {url: gs://x}", "store.url: must start with s3:// or file:///"),
     ("store: {url: file://var/x}", "store.url: must name an absolute directory, with three slashes"),
     ("store: {url: 's3://'}", "store.url: must look like s3://bucket/prefix"),
-    ("store: {url: 's3://bucket/a?b'}", "store.url: must not hold `?`"),
+    ("store: {url: 's3://bucket/a?b'}", "store.url: must not contain `?`"),
     ("consul: {address: 'http://127.0.0.1:99999'}", "consul.address: has a port that is not between 1 and 65535"),
     ("consul: {address: 'https://consul:x'}", "consul.address: has a port that is not between 1 and 65535"),
-    ("consul: {address: 'http://:8500'}", "consul.address: names no host"),
-    ("consul: {address: 'http://[::1'}", "consul.address: has a host that can't be one"),
+    ("consul: {address: 'http://:8500'}", "consul.address: has no host"),
+    ("consul: {address: 'http://[::1'}", "consul.address: has a host that is not valid"),
     ("store: {endpoint_url: 'http://127.0.0.1:65536'}", "store.endpoint_url: has a port that is not between 1 and"),
     ("store: {endpoint_url: 'http://127.0.0.1:0/x'}", "store.endpoint_url: has a port that is not between 1 and"),
     ("roles: {web: {verify: {url: 'http://127.0.0.1:99999/'}}}", "roles.web.verify.url: has a port that is not"),
     ("store: {endpoint_url: localhost}", "store.endpoint_url: must look like http://"),
-    ('store: {endpoint_url: "http://a\\e[2J"}', "store.endpoint_url: must not hold line breaks or other control"),
-    ('linked_files: ["a\\u202eb"]', "linked_files[0]: must not hold line breaks or other control characters"),
-    ('branch: "a\\x9b2J"', "branch: must not hold line breaks or other control characters"),
-    ("application: Shop", "application: can't be used: a name begins with"),
-    ("application: a/b", "application: can't be used"),
+    ('store: {endpoint_url: "http://a\\e[2J"}', "store.endpoint_url: must not contain line breaks or other control"),
+    ('linked_files: ["a\\u202eb"]', "linked_files[0]: must not contain line breaks or other control characters"),
+    ('branch: "a\\x9b2J"', "branch: must not contain line breaks or other control characters"),
+    ("application: Shop", "application: is not a valid name: a name starts with"),
+    ("application: a/b", "application: is not a valid name"),
     ("deploy_to: var/www", "deploy_to: must be an absolute path"),
     ("deploy_to: /", "deploy_to: must not be the root directory"),
-    ("deploy_to: /a/../b", "deploy_to: must not hold `..`"),
+    ("deploy_to: /a/../b", "deploy_to: must not contain `..`"),
     ("subdirectory: ../x", "subdirectory: must be a relative path inside the repository"),
     ("subdirectory: /x", "subdirectory: must be a relative path inside the repository"),
     ("linked_dirs: log", "linked_dirs: must be a list"),
     ("linked_dirs: [/log]", "linked_dirs[0]: must be a relative path"),
-    ("linked_dirs: [a/../../b]", "linked_dirs[0]: must not hold `..`"),
-    ("linked_dirs: [.]", "linked_dirs[0]: must name something inside the release"),
-    ("linked_dirs: [log, log/]", "linked_dirs[1]: is listed twice: it is in linked_dirs (log) already"),
-    ("linked_dirs: [tmp/pids, tmp]", "linked_dirs[1]: and linked_dirs (tmp/pids) lie one inside the other"),
-    ("{linked_dirs: [config], linked_files: [config/a]}", "linked_files[0]: and linked_dirs (config) lie one"),
-    ("{build: {recipe: rails}, linked_files: [log/x]}", "linked_files[0]: and linked_dirs (log) lie one"),
+    ("linked_dirs: [a/../../b]", "linked_dirs[0]: must not contain `..`"),
+    ("linked_dirs: [.]", "linked_dirs[0]: must be a path inside the release"),
+    ("linked_dirs: [log, log/]", "linked_dirs[1]: is listed twice: it is already in linked_dirs (log)"),
+    ("linked_dirs: [tmp/pids, tmp]", "linked_dirs[1]: and linked_dirs (tmp/pids) are inside each other"),
+    (
+        "{linked_dirs: [config], linked_files: [config/a]}",
+        "linked_files[0]: and linked_dirs (config) are inside each other",
+    ),
+    ("{build: {recipe: rails}, linked_files: [log/x]}", "linked_files[0]: and linked_dirs (log) are inside each other"),
     ("roles: {Web: {hosts: {service: x}}}", "roles.Web: can't be a role's name"),
-    ("roles: {on: {hosts: {service: x}}}", 'roles.on: is a key that YAML takes for a truth value: write "on"'),
+    ("roles: {on: {hosts: {service: x}}}", 'roles.on: is a key that YAML reads as a truth value: write "on"'),
     ("roles: {b: {}}", "roles.b.hosts: is missing: {node_meta: {role: web}}"),
     ("roles: {b: {hosts: {}}}", "roles.b.hosts: must have exactly one of node_meta, service and nodes, but has none"),
     ("roles: {web: {hosts: {service: x}}}", "has node_meta and service. Maps of both files are merged"),
     ("roles: {b: {hosts: {nodes: []}}}", "roles.b.hosts.nodes: is empty"),
-    ("roles: {b: {hosts: {nodes: [x, x]}}}", "roles.b.hosts.nodes[1]: names x for the second time"),
-    ("roles: {b: {hosts: {nodes: [a/b]}}}", "roles.b.hosts.nodes[0]: must not hold spaces or `/`"),
+    ("roles: {b: {hosts: {nodes: [x, x]}}}", "roles.b.hosts.nodes[1]: lists x twice"),
+    ("roles: {b: {hosts: {nodes: [a/b]}}}", "roles.b.hosts.nodes[0]: must not contain spaces or `/`"),
     ("roles: {b: {hosts: {node_meta: {role: web}}}}", "roles.b: has the same hosts and the same deploy_to"),
     ("roles: {b: {hosts: {nodes: [x, y]}}, c: {hosts: {nodes: [y]}}}", "roles.c: has the same hosts"),
     (
         "{consul: {address: 'file:///b'}, roles: {w: {deploy_to: /srv/w, hosts: {nodes: [x, y]}}}}",
-        "roles.w.deploy_to: must begin with /pretend/host/ here",
+        "roles.w.deploy_to: must start with /pretend/host/ here",
     ),
-    ("roles: {web: {verify: {expect: x}}}", "roles.web.verify.expect: needs verify.url"),
-    ("roles: {web: {verify: {url: 'ftp://x'}}}", "roles.web.verify.url: must begin with http://"),
-    ("roles: {web: {verify: {pid_file: ../x}}}", "roles.web.verify.pid_file: must not hold `..`"),
-    ("roles: {web: {restart: '{{ relese }}'}}", "roles.web.restart: names `relese`, which no template knows. Did you"),
-    ("roles: {web: {restart: [a, '{{ zzz }}']}}", "roles.web.restart[1]: names `zzz`, which no template knows. Known"),
+    ("roles: {web: {verify: {expect: x}}}", "roles.web.verify.expect: needs `verify.url`"),
+    ("roles: {web: {verify: {url: 'ftp://x'}}}", "roles.web.verify.url: must start with http://"),
+    ("roles: {web: {verify: {pid_file: ../x}}}", "roles.web.verify.pid_file: must not contain `..`"),
+    ("roles: {web: {restart: '{{ relese }}'}}", "roles.web.restart: uses `relese`, which is not defined. Did you"),
+    (
+        "roles: {web: {restart: [a, '{{ zzz }}']}}",
+        "roles.web.restart[1]: uses `zzz`, which is not defined. Defined are",
+    ),
     ("hooks: {pre: x}", "hooks.pre: is not a setting here. Did you mean roles.<role>.hooks.pre?"),
     ("hooks: {before_deploy: x}", "hooks.before_deploy: is not a setting. Did you mean before_"),
     ("hooks: {before_go: ['']}", "hooks.before_go[0]: is an empty command"),
-    ("roles: {web: {hooks: {drain: x}}}", "roles.web.hooks.drain: needs an undrain beside it"),
+    ("roles: {web: {hooks: {drain: x}}}", "roles.web.hooks.drain: needs `undrain` as well"),
     ("roles: {web: {hooks: {drain: x, undrain: '{{ release'}}}", "roles.web.hooks.undrain: is not a Jinja template"),
     ("roles: {web: {hooks: {pre: '{{ release'}}}", "roles.web.hooks.pre: is not a Jinja template"),
     ("roles: {web: {hooks: {pre: '{{ release | nope }}'}}}", "No filter named 'nope'"),
     ("roles: {web: {hooks: {pre: '{{ release.x.y }}'}}}", "roles.web.hooks.pre: can't be rendered"),
     ("roles: {web: {hooks: {pre: \"docker ps --format '{{.Names}}'\"}}}", "{% raw %}"),
-    ("roles: {web: {verify: {command: '{{ x }}'}}}", "roles.web.verify.command: names `x`"),
-    ('roles: {web: {restart: "a\\0b"}}', "roles.web.restart: holds a NUL character"),
-    ("roles: {web: {restart: \"{{ '\\\\x00' }}\"}}", "renders to a text with a NUL character"),
-    ("roles: {web: {restart: [echo: ok]}}", "roles.web.restart[0]: must be text, but YAML takes it for a map"),
+    ("roles: {web: {verify: {command: '{{ x }}'}}}", "roles.web.verify.command: uses `x`"),
+    ('roles: {web: {restart: "a\\0b"}}', "roles.web.restart: contains a NUL character"),
+    ("roles: {web: {restart: \"{{ '\\\\x00' }}\"}}", "renders to text with a NUL character"),
+    ("roles: {web: {restart: [echo: ok]}}", "roles.web.restart[0]: must be text, but YAML reads it as a map"),
     ("branch: !!python/name:os.system x", "branch: has the YAML tag"),
     ("branch: !secret x", "branch: has the YAML tag !secret"),
-    ("keep_releases: !!int many", "keep_releases: has the YAML tag !!int, which its value does not fit"),
+    ("keep_releases: !!int many", "keep_releases: has the YAML tag !!int, but its value does not match"),
     ("? [a]\n: b", "has a list or a map as a key"),
-    ("branch: a\nbranch: b", "config/production.yml:2: branch: is there twice; the first is in line 1"),
-    ("build:\n  root: /a\n  root: /b", "config/production.yml:3: build.root: is there twice"),
-    ("- a", "config/production.yml:1: must hold settings, one `key: value` on a line"),
-    ("hello", "must hold settings"),
+    ("branch: a\nbranch: b", "config/production.yml:2: branch: is defined twice; the first one is in line 1"),
+    ("build:\n  root: /a\n  root: /b", "config/production.yml:3: build.root: is defined twice"),
+    ("- a", "config/production.yml:1: must contain settings, one `key: value` per line"),
+    ("hello", "must contain settings"),
     ("a: [", "config/production.yml:1: is not YAML"),
     ("branch: a: b", "config/production.yml:1: is not YAML: mapping values are not allowed here. A value that"),
     ("build:\n\troot: /x", "config/production.yml:2: is not YAML"),
     ("branch: `x`", "is not YAML"),
     ("branch: a\n---\nbranch: b", "is not YAML"),
     ("branch: *x", "is not YAML"),
-    ("branch: \x07", "config/production.yml:1: is not YAML: it holds the control character U+0007"),
+    ("branch: \x07", "config/production.yml:1: is not YAML: it contains the control character U+0007"),
     ('branch: "\\U99999999"', "is not YAML"),
     ("a: " + "[" * 5000, "is nested too deeply"),
     ("branch: &a [*a]", "is nested too deeply"),
@@ -695,7 +701,7 @@ WRONG = [
         + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)),
         "too many values",
     ),
-    (b"branch: a\nbuild: \xff", "config/production.yml:2: is not UTF-8 from here on"),
+    (b"branch: a\nbuild: \xff", "config/production.yml:2: is not UTF-8 from this line on"),
     ("branch: a".encode("utf-16"), "is not UTF-8"),
 ]
 
@@ -724,7 +730,7 @@ def test_what_is_missing_is_named_with_its_meaning(project: Project) -> None:
 
 
 def test_no_role_at_all_is_a_mistake(project: Project) -> None:
-    assert "names no role" in only_problem(
+    assert "roles: is empty" in only_problem(
         project(deploy=GOOD.replace("roles:\n  web: {hosts: {node_meta: {role: web}}}", "roles: {}"))
     )
 
@@ -804,7 +810,7 @@ def test_a_directory_without_config_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path, "production", {})
 
-    assert caught.value.problems == ("config: there is no such directory here.",)
+    assert caught.value.problems == ("config: this directory does not exist.",)
     assert caught.value.hint is not None
 
 
@@ -819,7 +825,7 @@ def test_an_environment_named_like_a_command_or_a_lock_is_refused(project: Proje
     assert sentence.startswith(f"config/{name}.yml: can't be an environment: `{name.replace('_', '-')}` is ")
     with pytest.raises(UsageError) as chosen:
         load_settings(directory, name, {})
-    assert "Give the file another name" in chosen.value.message
+    assert "Rename the file" in chosen.value.message
 
 
 def test_environments_that_are_one_on_the_command_line_are_refused(project: Project) -> None:
@@ -829,7 +835,8 @@ def test_environments_that_are_one_on_the_command_line_are_refused(project: Proj
     with pytest.raises(SettingsError) as caught:
         load_every_environment(directory, "production", {})
     assert caught.value.problems == (
-        "config/a_b.yml: can't be an environment beside config/a-b.yml: on a command line `_` and `-` are one.",
+        "config/a_b.yml: conflicts with config/a-b.yml: the command line treats `_` and `-` as the same. "
+        "Rename one of them.",
     )
 
 
@@ -838,7 +845,7 @@ def test_a_missing_deploy_yml_is_the_only_problem_it_makes(project: Project) -> 
     (directory / "config" / "deploy.yml").unlink()
 
     assert only_problem(directory).startswith(
-        "config/deploy.yml: does not exist; it holds what all environments share."
+        "config/deploy.yml: does not exist; it has the settings that all environments share."
     )
 
 
@@ -1008,7 +1015,7 @@ def test_value_that_is_still_to_be_filled_in_is_told_with_what_it_is(tmp_path: P
     assert caught.value.problems == (
         "config/deploy.yml:4: build.server: is still to be filled in: the build server, user@host:port, or local.",
         "config/deploy.yml:7: roles.web.hosts.node_meta.role: is still to be filled in.",
-        "config/deploy.yml:8: linked_files[0]: is still to be filled in: files linked from shared/.",
+        "config/deploy.yml:8: linked_files[0]: is still to be filled in: files that are linked from shared/.",
     )
 
 
