@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deploytool.cli.completion import SCRIPTS
+from deploytool.cli.streams import outlast_readers
 from deploytool.errors import DeployError
 from deploytool.settings.recipes import RECIPES
 
@@ -24,6 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, which means what `fab`'s do."""
+    outlast_readers()
     parser = _Parser(
         prog="deploytool", description="Build once on one server, publish to S3, and let every app server pull."
     )

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TextIO
 
 from deploytool.errors import Interrupted, refusal
 
@@ -64,8 +65,14 @@ def in_a_running_fab() -> bool:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     error = Interrupted("interrupted; nothing was under way")
-    os.write(sys.stderr.fileno(), f"{error.message}\n".encode())
+    _write(sys.stderr, error.message)
     if "--json" in sys.argv:
-        os.write(sys.stdout.fileno(), f"{json.dumps(refusal(error), indent=2)}\n".encode())
+        _write(sys.stdout, json.dumps(refusal(error), indent=2))
     # An exception would be lost in whatever module is being imported right now.
     os._exit(error.exit_code)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # Its reader may have gone.
+    with suppress(OSError):
+        os.write(stream.fileno(), f"{text}\n".encode())

@@ -48,7 +48,7 @@ FLAGS: tuple[Flag, ...] = (
         instead="`plan` shows what a deploy would do, and the output of steps is in `logs/` on the build server",
         for_own_tasks=True,
     ),
-    Flag("-h/--help", "shows help; `fab --help deploy` is the help of a command"),
+    Flag("-h/--help", "shows this help; `fab --help deploy` shows a command's"),
     Flag(
         "--hide",
         instead="send stderr, which has the progress, to a file; the result is on stdout",
@@ -76,7 +76,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("-p/--pty", instead="steps run without a terminal, so give a program its flag for that", for_own_tasks=True),
     Flag("-r/--search-root", "looks for the fabfile, and `config/` beside it, from this directory upwards"),
     Flag("-S/--ssh-config", "this SSH configuration instead of `build.ssh_config`, for this run"),
-    Flag("-V/--version", "shows the versions of Fabric, Paramiko and Invoke"),
+    Flag("-V/--version", "shows the versions of deploytool, Fabric, Paramiko and Invoke"),
     Flag(
         "-w/--warn-only",
         instead="a step that fails ends the command; write `COMMAND || true` in the step that may fail",

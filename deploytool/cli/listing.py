@@ -9,13 +9,17 @@ def listing(
     """The lines. `environments` maps names to files; commands come in groups, and map names to a line of help."""
     first = next(iter(environments), "ENV")
     width = max(len(name) for part in (environments, *groups.values(), others) for name in (*part, ""))
-    parts = [("Environments", environments), *groups.items(), *([("Of this fabfile", others)] if others else [])]
+    parts = [
+        ("Environments", environments),
+        *groups.items(),
+        *([("Defined in this fabfile", others)] if others else []),
+    ]
     lines = [f"An environment comes first, then a command: fab {first} deploy"]
     for heading, rows in parts:
         lines += ["", f"{heading}:", *_rows(rows, width)]
         if rows is environments and not rows:
             lines.append("  none yet: `deploytool init` writes staging and production")
-    return [*lines, "", "More of a command: fab --help deploy; of fab's own flags: fab"]
+    return [*lines, "", "Help on a command: fab --help deploy. Help on fab's own flags: fab --help"]
 
 
 def _rows(rows: Mapping[str, str], width: int) -> Sequence[str]:

@@ -18,6 +18,7 @@ from deploytool.cli import fab_flags
 from deploytool.cli.completion import Vocabulary, candidates, values_in, words_of
 from deploytool.cli.listing import listing
 from deploytool.cli.runner import listed, program, project
+from deploytool.cli.streams import outlast_readers
 from deploytool.errors import UsageError, refusal
 from deploytool.settings.files import environments, file_of, settings_directory
 
@@ -203,8 +204,11 @@ def refuse(error: UsageError, argv: Sequence[str]) -> NoReturn:
 def speak_clearly(groups: Mapping[str, Sequence["Task[Any]"]]) -> None:
     """Let the running `fab` use our parser: its own ends with exit code 1 and does not say what exists.
 
-    Also our list of tasks, with our commands in `groups`: its own is by the alphabet; and our words on its flags.
+    Also our list of tasks, with our commands in `groups`: its own is by the alphabet; and our words on its flags. `fab`
+    alone shows that list, where Fabric shows its flags.
     """
+    # Fabric's own script may run us.
+    outlast_readers()
     running = program()
     commands = [each for group in groups.values() for each in group]
     running._make_parser = lambda: CommandLine(
@@ -213,6 +217,7 @@ def speak_clearly(groups: Mapping[str, Sequence["Task[Any]"]]) -> None:
     names = {heading: [each.name for each in group] for heading, group in groups.items()}
     running.list_flat = functools.partial(_list, names, running.list_flat)
     running.print_help = functools.partial(_help, running.print_help)
+    running.no_tasks_given = functools.partial(_list_if_bare, running.no_tasks_given)
     running.update_config = functools.partial(_configure, running.update_config)
 
 
@@ -221,6 +226,16 @@ def _help(as_invoke_does: Callable[[], None]) -> None:
 
     as_invoke_does()
     tell(sys.stdout, "\n".join(fab_flags.help_lines()))
+
+
+def _list_if_bare(as_fabric_does: Callable[[], None]) -> None:
+    running = program()
+    # Of `fab -H HOST -- COMMAND`, which has no task either.
+    if running.core.remainder:
+        as_fabric_does()
+        return
+    running.list_tasks()
+    raise Exit
 
 
 def _configure(as_fabric_does: Callable[[], None]) -> None:

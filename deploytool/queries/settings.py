@@ -4,9 +4,9 @@ import json
 import textwrap
 from collections.abc import Sequence
 
-from deploytool.screen.console import counted
 from deploytool.settings import EffectiveSetting
 from deploytool.settings.files import is_shared
+from deploytool.text.words import counted
 
 _DEFAULT = "default"
 #: In a narrower column every word of a value would be on a line of its own.

@@ -114,10 +114,10 @@ def test_list_begins_with_the_environments() -> None:
         "Deploy:",
         "  deploy    Do it",
         "",
-        "Of this fabfile:",
+        "Defined in this fabfile:",
         "  own",
         "",
-        "More of a command: fab --help deploy; of fab's own flags: fab",
+        "Help on a command: fab --help deploy. Help on fab's own flags: fab --help",
     ]
 
 

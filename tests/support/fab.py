@@ -221,9 +221,9 @@ def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as line:
         if not _in_a_child(line):
             return
-    from fabric.main import program
+    from deploytool.cli.fab import main as fab
 
-    sys.exit(program.run())
+    fab()
 
 
 if __name__ == "__main__":
