@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from deploytool.cli.completion import SCRIPTS
-from deploytool.cli.streams import outlast_readers
 from deploytool.errors import DeployError
 from deploytool.settings.recipes import RECIPES
+from deploytool.streams import outlast_readers
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from deploytool.cli.streams import outlast_readers
+from deploytool.streams import outlast_readers
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from deploytool.cli import fab_flags
 from deploytool.cli.completion import Vocabulary, candidates, values_in, words_of
 from deploytool.cli.listing import listing
 from deploytool.cli.runner import listed, program, project
-from deploytool.cli.streams import outlast_readers
 from deploytool.errors import UsageError, refusal
 from deploytool.settings.files import environments, file_of, settings_directory
+from deploytool.streams import outlast_readers
 
 
 class CommandLine(Parser):

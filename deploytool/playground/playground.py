@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self
 from deploytool.errors import DeployError
 from deploytool.hosts.scripts import receive_script
 from deploytool.playground import configs, processes
+from deploytool.playground.commands import duration, quoted, run_to_end
 from deploytool.playground.configs import Keys
 from deploytool.playground.host import receive_command
 from deploytool.playground.parts import (
@@ -40,6 +41,8 @@ BUCKET = "deploys"
 REGION = "us-east-1"
 ENVIRONMENT = "playground"
 START_SECONDS = 60
+#: For one of git's, ssh-keygen's and such, which take a moment.
+COMMAND_SECONDS = 120.0
 MARK = "playground.json"
 #: Goes up when a running playground's hosts no longer understand what `add_application` writes for them.
 LAYOUT = 3
@@ -318,7 +321,7 @@ class Playground:
         """
         if any(processes.is_running(process) for process in processes.recorded(self.records)):
             raise PlaygroundError(
-                f"A playground is already running in {self.directory}.", hint="make playground-down stops it."
+                f"A playground is already running in {self.directory}.", hint="stop it: make playground-down"
             )
         self._check_directory()
         check_namespaces()
@@ -340,7 +343,7 @@ class Playground:
         with contextlib.suppress(FileNotFoundError):
             if not (self.directory / MARK).exists() and any(self.directory.iterdir()):
                 raise PlaygroundError(
-                    f"{self.directory} is not empty and holds no playground.", hint="name an empty or a new directory."
+                    f"{self.directory} is not empty and is not a playground.", hint="choose an empty or a new directory"
                 )
             shutil.rmtree(self.directory)
         self.directory.mkdir(parents=True)
@@ -405,8 +408,8 @@ class Playground:
         except (OSError, ValueError) as error:
             raise PlaygroundError(
                 f"There is no playground in {directory}.",
-                hint="`make playground` in a checkout of deploytool starts one; --state DIR or DEPLOYTOOL_PLAYGROUND "
-                "says where it is.",
+                hint="start one with `make playground` in a checkout of deploytool, or say where it is: --state DIR or "
+                "DEPLOYTOOL_PLAYGROUND",
             ) from error
         applications = [
             Application(
@@ -501,11 +504,27 @@ class Playground:
                 port = self.app_port(host, role.name, name, environment)
                 shared = self.deploy_to_outside(host, role.name, name, environment) / "shared"
                 shared.mkdir(parents=True, exist_ok=True)
-                bring_up_to_date(shared / ".env", {"PORT": port, "BIND": f"127.0.0.1:{port}"}, {"DATABASE": database})
+                complete_dotenv(shared / ".env", {"PORT": port, "BIND": f"127.0.0.1:{port}", "DATABASE": database})
                 self.watch(host, name, role.name, environment)
         shared = self.build_root / name / "shared" / environment
         shared.mkdir(parents=True, exist_ok=True)
-        bring_up_to_date(shared / ".env", {}, {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database})
+        complete_dotenv(shared / ".env", {"PORT": 8000, "BIND": "127.0.0.1:8000", "DATABASE": database})
+
+    def other_ports(self, application: Application) -> list[str]:
+        """A sentence for each `.env` on a host in which a user has set another port than the playground's."""
+        found = []
+        for role in application.roles:
+            for host in role.hosts:
+                port = self.app_port(host, role.name, application.name, application.environment)
+                place = self.deploy_to_outside(host, role.name, application.name, application.environment)
+                file = place / "shared/.env"
+                said = configs.values_of(file.read_text(encoding="utf-8", errors="replace"))
+                own = {"PORT": str(port), "BIND": f"127.0.0.1:{port}"}
+                if changed := [f"{name}={said[name]}" for name, value in own.items() if said.get(name) != value]:
+                    found.append(
+                        f"{host} ({role.name}): {file} has {', '.join(changed)}, not port {port}; left as it is"
+                    )
+        return found
 
     def watch(self, host: str, application: str, role: str, environment: str, signers: str = "") -> None:
         """Let the host keep a watch for the events of this application, role and environment.
@@ -534,7 +553,7 @@ class Playground:
         if self._layout != LAYOUT:
             raise PlaygroundError(
                 f"The playground in {self.directory} was started by another version of deploytool.",
-                hint="start it anew: make playground-down, then make playground.",
+                hint="restart it: make playground-down, then make playground",
             )
         others = []
         for each in self.applications:
@@ -679,14 +698,14 @@ class Playground:
                 processes.record(self.records, f"{name}.init", inner[0])
                 return
             time.sleep(0.01)
-        raise PlaygroundError(f"{name} did not start.")
+        raise PlaygroundError(f"{name} did not start.", tail=self._log_tail(name))
 
     def _wait_for(
         self, process: str, is_ready: Callable[[], bool], deadline: float, *, part: str | None = None
     ) -> None:
         while not is_ready():
             if processes.find(self.records, process) is None:
-                raise PlaygroundError(f"{part or process} ended while it was starting.", tail=self._log_tail(process))
+                raise PlaygroundError(f"{part or process} ended during its start.", tail=self._log_tail(process))
             if time.monotonic() > deadline:
                 raise PlaygroundError(
                     f"{part or process} was not ready after {START_SECONDS} seconds.", tail=self._log_tail(process)
@@ -694,14 +713,16 @@ class Playground:
             time.sleep(0.1)
 
     def _answers_ssh(self) -> bool:
-        done = subprocess.run(
-            ["ssh", "-F", str(self.ssh_config), "-o", "BatchMode=yes", "playground", "true"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=30,
-        )
-        return done.returncode == 0
+        command = [
+            str(find_or_install_program("ssh", self.say)),
+            "-F",
+            str(self.ssh_config),
+            "-o",
+            "BatchMode=yes",
+            "playground",
+            "true",
+        ]
+        return run_to_end(command, seconds=30).exit_code == 0
 
     def sees_all_nodes(self, node: str = SERVER_NODE) -> bool:
         """Whether this node's agent answers, and the catalog holds all hosts, each with a passing serfHealth."""
@@ -769,7 +790,7 @@ class Playground:
         for port in self._ports.values():
             for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
                 socket.unlink(missing_ok=True)
-        sentences = [f"{process.name} (pid {process.pid}) still runs." for process in left]
+        sentences = [f"{process.name} (pid {process.pid}) is still running." for process in left]
         deadline = time.monotonic() + 5
         busy = dict(self._ports)
         while busy and time.monotonic() < deadline:
@@ -795,7 +816,7 @@ class Playground:
     def start_host(self, host: str) -> None:
         """Boot the host again, on the files that it has. Its apps do not start by themselves."""
         if self.host_is_running(host):
-            raise PlaygroundError(f"{host} is running already.")
+            raise PlaygroundError(f"{host} is already running.")
         self._launch_host(host)
         ready = self.host_directory(host) / "ready"
         self._wait_for(host, ready.exists, time.monotonic() + START_SECONDS)
@@ -812,7 +833,7 @@ class Playground:
         for started in self._started:
             started.poll()
         if left:
-            raise PlaygroundError(f"{host} does not end: pid {left[0].pid} still runs.")
+            raise PlaygroundError(f"{host} did not stop: pid {left[0].pid} is still running.")
         for process in pair:
             processes.forget(self.records, process.name)
 
@@ -938,8 +959,8 @@ class Playground:
 
     def settings_text(self, application: Application = SHOP, repository: Path | None = None) -> str:
         head = (
-            "Written by the playground, which this describes. Ports change with every start: write it anew then, by\n"
-            "`make playground`, or for your own application by `python -m deploytool.playground config`."
+            "Written by the playground, for the playground. Its ports change with every start: `make playground`\n"
+            "writes this file again, and `python -m deploytool.playground config` that of your own application."
         )
         return configs.settings(self.settings_for(application, repository or self.repository), head=head)
 
@@ -1005,9 +1026,9 @@ def check_namespaces() -> None:
         _run(["unshare", *_as_root(), "--uts", *_NAMESPACES, "--", "true"])
     except PlaygroundError as error:
         raise PlaygroundError(
-            "This machine does not let you make pretend hosts: mount, pid and uts namespaces are refused.",
+            "This machine does not allow pretend hosts: it refuses mount, pid and uts namespaces.",
             tail=error.tail,
-            hint="run it as root, or allow user namespaces (sysctl user.max_user_namespaces).",
+            hint="run the same command as root, or allow user namespaces (sysctl user.max_user_namespaces)",
         ) from error
 
 
@@ -1019,10 +1040,10 @@ def _public(key: Path) -> str:
     return key.with_name(f"{key.name}.pub").read_text(encoding="utf-8")
 
 
-def bring_up_to_date(path: Path, values: Mapping[str, object], defaults: Mapping[str, object]) -> None:
-    """Write these values into a `.env`, in which everything else stays; see `configs.dotenv`."""
+def complete_dotenv(path: Path, defaults: Mapping[str, object]) -> None:
+    """Add to a `.env` what it lacks; all that is there stays. See `configs.dotenv`."""
     before = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
-    after = configs.dotenv(before, values, defaults)
+    after = configs.dotenv(before, {}, defaults)
     if after != before:
         path.write_bytes(after.encode(errors="surrogateescape"))
 
@@ -1049,12 +1070,16 @@ def _write_private(path: Path, text: str) -> None:
 
 def _run(command: Sequence[str]) -> None:
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
-        )
-    except FileNotFoundError as error:
-        raise PlaygroundError(f"The playground needs the program {command[0]}, which is not here.") from error
-    if done.returncode != 0:
+        ended = run_to_end(command, seconds=COMMAND_SECONDS)
+    except OSError as error:
         raise PlaygroundError(
-            f"{' '.join(command[:3])} … failed with exit code {done.returncode}.", tail=done.stdout.splitlines()[-8:]
+            f"The playground needs the program `{command[0]}`: {error.strerror}.", hint=f"install `{command[0]}`"
+        ) from error
+    if ended.exit_code is None:
+        raise PlaygroundError(
+            f"`{quoted(command)}` took longer than {duration(COMMAND_SECONDS)} and was stopped.",
+            tail=ended.tail,
+            hint="run the same command again; the machine may have been busy",
         )
+    if ended.exit_code != 0:
+        raise PlaygroundError(f"`{quoted(command)}` failed with exit code {ended.exit_code}.", tail=ended.tail)

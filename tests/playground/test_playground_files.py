@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.playground.configs import dotenv, is_unedited, settings
-from deploytool.playground.playground import bring_up_to_date, write_settings
+from deploytool.playground.playground import complete_dotenv, write_settings
 
 OURS = {"PORT": 4001, "BIND": "127.0.0.1:4001"}
 DATABASE = {"DATABASE": "/var/x.sqlite3"}
@@ -40,13 +40,13 @@ def test_what_a_person_wrote_into_a_dotenv_stays_where_it_is(before: str, after:
     assert dotenv(after, OURS, DATABASE) == after
 
 
-def test_dotenv_keeps_bytes_of_any_encoding_its_mode_and_its_link(tmp_path: Path) -> None:
+def test_dotenv_keeps_a_users_port_bytes_of_any_encoding_its_mode_and_its_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"NAME=M\xfcller\r\nPORT=1\n")
     (tmp_path / "real").chmod(0o600)
     (tmp_path / ".env").symlink_to("real")
-    bring_up_to_date(tmp_path / ".env", OURS, DATABASE)
+    complete_dotenv(tmp_path / ".env", OURS)
     assert (tmp_path / ".env").is_symlink()
-    assert (tmp_path / "real").read_bytes().startswith(b"NAME=M\xfcller\r\nPORT=4001\n")
+    assert (tmp_path / "real").read_bytes() == b"NAME=M\xfcller\r\nPORT=1\nBIND=127.0.0.1:4001\n"
     assert (tmp_path / "real").stat().st_mode & 0o777 == 0o600
 
 

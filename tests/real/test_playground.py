@@ -40,6 +40,10 @@ def manifest_that_touches(playground: Playground, name: str) -> str:
     return f"file://{place}"
 
 
+def make_repository(directory: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(directory)], check=True)
+
+
 def any_exists(places: list[Path]) -> bool:
     return any(place.exists() for place in places)
 
@@ -228,6 +232,7 @@ def test_restarted_watch_gets_old_events_again(playground: Playground) -> None:
 
 
 def test_another_application_gets_its_own_watches_ports_and_settings(playground: Playground, tmp_path: Path) -> None:
+    make_repository(tmp_path)
     file = tmp_path / "playground.yml"
     state = str(playground.directory)
     arguments = ["config", "--state", state, "--application", "gazette", "--repository", str(tmp_path), "--role", "web"]
@@ -250,6 +255,7 @@ def test_another_application_gets_its_own_watches_ports_and_settings(playground:
 def test_second_config_keeps_what_a_user_wrote(
     playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_repository(tmp_path)
     file = tmp_path / "playground.yml"
     state = str(playground.directory)
     arguments = ["config", "--state", state, "--application", "kept", "--repository", str(tmp_path), "--role", "web"]
@@ -262,16 +268,16 @@ def test_second_config_keeps_what_a_user_wrote(
     builds = playground.build_root / "kept/shared/playground/.env"
     wrote = "# the key of the shop\nSECRET_KEY='hunter two'\nDATABASE=mysql://db\n"
     for place in (*places.values(), builds):
-        place.write_text(place.read_text().replace("PORT=", "PORT=1") + wrote)
+        place.write_text(place.read_text().replace("BIND=127.0.0.1:", "BIND=0.0.0.0:") + wrote)
+    before = {place: place.read_text() for place in (*places.values(), builds)}
     file.write_text(file.read_text() + "branch: mine\n")
     capsys.readouterr()
     assert main([*arguments, "--write", str(file)]) == 0
+    assert {place: place.read_text() for place in before} == before
+    printed = capsys.readouterr()
+    assert f"Your old {file} is now {file}.before." in printed.out
     for port, place in places.items():
-        text = place.read_text()
-        assert f"PORT={port}\nBIND=127.0.0.1:{port}\n" in text
-        assert text.endswith(wrote)
-    assert builds.read_text().endswith(wrote)
-    assert f"What was in {file} is now in {file}.before." in capsys.readouterr().out
+        assert f"kept BIND=0.0.0.0:{port} in {place}; its own port is {port}" in printed.err
     assert Path(f"{file}.before").read_text().endswith("branch: mine\n")
     # Nobody has edited the one that it wrote: no second copy.
     assert main([*arguments, "--write", str(file)]) == 0
@@ -350,7 +356,7 @@ def test_two_environments_of_one_application_share_a_host_in_peace(
         (["--environment", "staging", "--write", "production.yml"], "is not the file of the environment staging"),
         (["--write", "config/deploy.yml"], "deploy can't be an environment"),
         (["--write", "absent/staging.yml"], "there is no directory absent"),
-        (["--hosts", "app1,app4"], "--hosts app1,app4 names hosts that are not there: app4"),
+        (["--hosts", "app1,app4"], "--hosts app1,app4: unknown hosts: app4"),
         (["--environment", "a b"], "a b can't be an environment"),
     ],
 )
@@ -362,6 +368,28 @@ def test_environment_that_could_not_be_deployed_to_is_refused(
     assert main([*arguments, *options]) == 2
     assert words in capsys.readouterr().err
     assert (playground.directory / "playground.json").read_text() == before
+
+
+def test_repository_that_is_none_or_only_a_part_of_one_is_refused(
+    playground: Playground, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = str(playground.directory)
+    before = (playground.directory / "playground.json").read_text()
+    part = tmp_path / "a shop" / "apps" / "web"
+    part.mkdir(parents=True)
+
+    def words(place: Path) -> str:
+        assert main(["config", "--state", state, "--application", "part", "--repository", str(place)]) == 2
+        assert (playground.directory / "playground.json").read_text() == before
+        return capsys.readouterr().err
+
+    assert "there is no such directory" in words(tmp_path / "absent")
+    assert "is not a git repository" in words(part)
+    make_repository(tmp_path / "a shop")
+    assert words(part) == (
+        f"--repository {part} is a subdirectory of the git repository {tmp_path}/a shop\n"
+        f"hint: write `--repository '{tmp_path}/a shop'`, and `subdirectory: apps/web` in config/deploy.yml\n"
+    )
 
 
 def test_playground_of_an_older_version_is_refused_but_readable(playground: Playground, tmp_path: Path) -> None:
@@ -453,7 +481,7 @@ def test_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
 
 def test_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis").write_text("mine")
-    with pytest.raises(PlaygroundError, match="holds no playground"):
+    with pytest.raises(PlaygroundError, match="is not a playground"):
         Playground(tmp_path).start(tied=False)
     assert (tmp_path / "thesis").read_text() == "mine"
 

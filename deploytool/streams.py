@@ -48,7 +48,7 @@ def _outlasting(stream: TextIO | None, number: int, name: str) -> TextIO:
     # With `python -u` there is no buffer between.
     buffer = raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        buffer,  # type: ignore[arg-type]
+        buffer,
         stream.encoding,
         stream.errors,
         line_buffering=stream.line_buffering,
