@@ -116,7 +116,8 @@ def obtain_release(session: Session, fetching: Fetching, *, rebuild: bool = Fals
     """
     fetched = stages.fetched(fetching.step.results())
     started_at = ids.recorded(session.now())
-    session.console.note(f"{fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
+    where = f"{session.settings.application} → {session.settings.environment}"
+    session.console.note(f"{where}: {fetching.reference} is {fetched.revision[:10]} {fetched.subject}")
     for sentence in stages.remarks(fetching.reference, fetched):
         session.console.note(sentence)
     inputs = build_inputs(session.settings, fetched, compressor_of(session))

@@ -218,7 +218,20 @@ def explain(step: Step, end: StepEnd) -> StepError:
         said = Sentence(f"the step {step.name} failed on the build server with exit code {end.exit_code}", output=True)
     where = f"the whole output is in {end.log} on the build server" if said.output and end.log else None
     hint = "; ".join(each for each in (said.hint, where) if each)
-    return StepError(said.message, tail=end.tail if said.output else (), hint=hint or None)
+    return StepError(said.message, tail=telling(end.tail) if said.output else (), hint=hint or None)
+
+
+#: What installers print for each package that is no trouble.
+_ROUTINE = re.compile(
+    r"\s*(Collecting|Downloading|Using cached|Requirement already satisfied|Obtaining dependency|Installing collected|"
+    r"Installing build dependencies|Getting requirements to build|Preparing metadata|Looking in indexes|"
+    r"Fetching |Using [\w.-]+ [\d.]+$|[━╸╺ ]+\s*[\d.]+/[\d.]+ [kM]B)"
+)
+
+
+def telling(tail: Sequence[str]) -> tuple[str, ...]:
+    """The end of a step's output without the lines about packages that were no trouble, unless nothing else is left."""
+    return tuple(line for line in tail if not _ROUTINE.match(line)) or tuple(tail)
 
 
 def _command_failed(step: Step, problems: Sequence[str]) -> Sentence:

@@ -67,6 +67,13 @@ class Deployment:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def steps(self) -> Mapping[str, float]:
+        """How long each of its steps took, in seconds; of a version before: none."""
+        found = self.record.get("steps")
+        steps = found.items() if isinstance(found, dict) else ()
+        return {name: each for name, each in steps if isinstance(each, int | float) and 0 <= each < 1e6}
+
+    @property
     def let_go(self) -> bool | None:
         """Whether its hosts were let go; None if that is unknown."""
         return self.status.let_go if self.status is not None else None
@@ -490,3 +497,11 @@ def _text(value: Any) -> str | None:
 
 def _role_hosts(hosts: Iterable[Mapping[str, Any]]) -> frozenset[RoleHost]:
     return frozenset((str(each.get("role")), str(each.get("host"))) for each in hosts)
+
+
+def usual_steps(history: History) -> Mapping[str, float]:
+    """Step → how long it took when it ran last, in seconds."""
+    found: dict[str, float] = {}
+    for deployment in history.deployments:
+        found |= deployment.steps
+    return found

@@ -36,6 +36,7 @@ from deploytool.queries.status import due_words
 from deploytool.screen.page import BAD, GOOD, WARNING, Next, Page
 from deploytool.screen.summary import RoleHostJson, role_hosts
 from deploytool.session import Session
+from deploytool.settings.recipes import command_name
 from deploytool.state.freeze import refuse_if_frozen
 from deploytool.state.history_store import read_history, read_texts
 from deploytool.state.status import read_status
@@ -541,18 +542,13 @@ def _migration_lines(plan: Plan) -> Iterator[str]:
     )
     yield f"migrations: {found}{idle}"
     unless = ", unless nothing is pending" if plan.asks_pending else ""
-    yield from (f"before any host switches{unless}: {_first_line(command)}" for command in plan.migrate)
-    yield from (f"when every host is verified: {_first_line(command)}" for command in plan.migrate_after)
+    yield from (f"before any host switches{unless}: {command_name(command)}" for command in plan.migrate)
+    yield from (f"when every host is verified: {command_name(command)}" for command in plan.migrate_after)
     if plan.migrate_after_due is not None:
         yield due_words(plan.migrate_after_due, plan.environment)
     if changes is not None and changes.migrations_taken_away:
         taken = changes.migrations_taken_away
         yield f"migrations of the current release that this one lacks, which stay applied: {named(taken)}"
-
-
-def _first_line(command: str) -> str:
-    first, *rest = command.strip().split("\n")
-    return f"{first} …" if rest else first
 
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:

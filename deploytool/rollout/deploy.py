@@ -8,6 +8,7 @@ A release is finished before a rollout begins.
 from deploytool.build.build import fetch
 from deploytool.build.commits import compare, tell_changes
 from deploytool.errors import UsageError
+from deploytool.model.history import usual_steps
 from deploytool.rollout.attempt import attempt_at
 from deploytool.rollout.choose_release import Request, choose_release
 from deploytool.rollout.migrations import leave_out
@@ -42,6 +43,7 @@ def deploy(session: Session, request: Request, outcome: Outcome) -> None:
         with outcome.phase("hosts"):
             here = standing.answer()
             tell_lost(session, here.expected)
+            session.console.expected = usual_steps(here.history)
             # Also later on, if a build comes between; but no build is worth while without it.
             plan_of(settings, request, here.expected)
         with outcome.phase("build"):

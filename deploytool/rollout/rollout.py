@@ -346,6 +346,7 @@ def record(session: Session, deployment: DeploymentId, outcome: Outcome, *, fell
         "migrated": outcome.migrated,
         "fell_back": fell_back,
         "verified": outcome.status is Status.VERIFIED,
+        "steps": dict(session.console.took),
     }
     key = deployment_record_key(session.settings.environment, deployment)
     try:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Without a terminal, a step that is silent is named this often: CI jobs are killed for silence.
 HEARTBEAT_SECONDS = 15.0
+#: Steps that took less need no estimate.
+WORTH_SECONDS = 5.0
 
 
 class Console:
@@ -52,6 +54,9 @@ class Console:
         self._guard = threading.Lock()
         #: what is under way now, for the sentence of an interruption
         self.doing = "starting"
+        #: step → how long it took in this command, and how long it took before, in seconds
+        self.took: dict[str, float] = {}
+        self.expected: Mapping[str, float] = {}
         self._rich_console: RichConsole | None = None
 
     @property
@@ -85,12 +90,15 @@ class Console:
         self.doing = name
         begin = time.monotonic()
         last = [""]
+        usual = self.expected.get(name, 0.0)
         if not quiet and not self._live:
-            self.note(f"{name} …")
-        with self._status(lambda: _still(name, begin, last[0])):
+            self.note(f"{name} …" + (f" (about {usual:.0f} s)" if usual >= WORTH_SECONDS else ""))
+        with self._status(lambda: _still(name, begin, last[0], usual)):
             yield lambda line: last.__setitem__(0, printable(line))
+        seconds = time.monotonic() - begin
+        self.took[name] = round(self.took.get(name, 0.0) + seconds, 1)
         if not quiet:
-            self.note(f"{name}: done in {time.monotonic() - begin:.1f} s")
+            self.note(f"{name}: done in {seconds:.1f} s")
 
     @contextmanager
     def fleet(self, fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None = None) -> Iterator[None]:
@@ -249,8 +257,9 @@ def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
         os.close(silence)
 
 
-def _still(name: str, begin: float, last: str) -> str:
-    return f"{name} ({time.monotonic() - begin:.0f} s)" + (f": {last}" if last else "")
+def _still(name: str, begin: float, last: str, usual: float = 0.0) -> str:
+    about = f" of about {usual:.0f} s" if usual >= WORTH_SECONDS else " s"
+    return f"{name} ({time.monotonic() - begin:.0f}{about})" + (f": {last}" if last else "")
 
 
 def waiting_words(fleet: Fleet, phase: str, among: frozenset[tuple[str, str]] | None) -> str:

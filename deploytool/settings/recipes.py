@@ -96,6 +96,24 @@ awk '/^ +[0-9]+ / { print $1, $2; found = 1 } END { exit found ? 0 : 2 }' <<<"$r
 """
 
 
+def command_name(command: str) -> str:
+    """A command as people see it: one line as it is, a script by its name or its first line that does something."""
+    command = command.strip()
+    if name := _SCRIPTS.get(command):
+        return name
+    lines = [line.strip() for line in command.split("\n")]
+    telling = [line for line in lines if line and not line.startswith("#") and not re.match(r"set [-+]", line)]
+    return f"{telling[0]} …" if len(telling) > 1 else (telling or lines)[0]
+
+
+#: what people see in place of a recipe's script
+_SCRIPTS = {
+    _DJANGO_INSTALL.strip(): "pip install --requirement requirements.txt",
+    _DJANGO_PENDING.strip(): "manage.py showmigrations",
+    _RAILS_PENDING.strip(): "rails db:abort_if_pending_migrations",
+}
+
+
 def _names_rails(texts: Mapping[str, str]) -> str | None:
     named = re.search(r"""^\s*gem[\s(]+["']rails["']""", texts.get("Gemfile", ""), re.MULTILINE)
     return "the Gemfile names rails" if named else None

@@ -23,6 +23,7 @@ from deploytool.model.history import (
     read_mark,
     rollback_choice,
     standings,
+    usual_steps,
     with_learned,
 )
 from deploytool.model.lifecycle import Status
@@ -678,3 +679,13 @@ def test_hosts_that_ran_it_already_are_expected_and_those_that_left_are_untouche
     assert found.expected == {("web", each) for each in ("one", "two", "three", "four")}
     assert (found.verified, found.untouched) == (TWO, frozenset({("web", "three")}))
     assert found.spared == ONE
+
+
+def test_steps_of_the_newest_deployment_that_ran_them_are_the_usual_ones() -> None:
+    def took(number: int, steps: object) -> Deployment:
+        record = json.dumps({"release": A, "steps": steps})
+        return read_deployment(DeploymentId(name(number)), record, record)
+
+    known = History((took(1, {"dependencies": 40, "pack": 3}), took(2, {"pack": 2.5}), took(3, "x"), took(4, [1])))
+    assert usual_steps(known) == {"dependencies": 40, "pack": 2.5}
+    assert usual_steps(History((took(5, {"pack": -1, "checkout": "long"}),))) == {}

@@ -197,7 +197,7 @@ def test_fleet_half_of_which_asks_for_signatures_deploys_and_says_which_half(tru
     assert set(result.verdicts().values()) == {"verified"}
     assert trusting.fab("playground", "rollback", "--json").code == 0
     status = trusting.fab("playground", "status")
-    assert "app3 (web) still run whatever an event names" in status.out
+    assert "app3 (web) run whatever an event names" in status.out
     checked = trusting.fab("playground", "check", "--json")
     assert checked.code == 0, checked.out
     lines = {each["name"]: each["text"] for each in checked.json["checks"]}

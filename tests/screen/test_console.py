@@ -52,3 +52,16 @@ def test_page_is_coloured_on_a_terminal_and_not_where_no_color_is_set(monkeypatc
     shown = Terminal()
     Console(as_json=False, progress=io.StringIO(), results=shown).page(Page(verdict="all is well", style="green"))
     assert shown.getvalue() == "all is well\n"
+
+
+def test_step_says_how_long_it_took_before() -> None:
+    progress = io.StringIO()
+    console = Console(as_json=False, progress=progress, results=io.StringIO())
+    console.expected = {"dependencies": 41.3, "checkout": 0.4}
+    with console.step("checkout"), console.step("dependencies"):
+        pass
+    assert [line.split("] ")[1] for line in progress.getvalue().splitlines()[:2]] == [
+        "checkout …",
+        "dependencies … (about 41 s)",
+    ]
+    assert set(console.took) == {"checkout", "dependencies"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploytool.settings.recipes import RECIPES, Recipe
+from deploytool.settings.recipes import RECIPES, Recipe, command_name
 
 DOCS = Path(__file__).parents[2] / "docs/recipes.md"
 
@@ -42,3 +42,17 @@ def said(values: object) -> object:
             return list(values)
         case _:
             return values
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("npm ci", "npm ci"),
+        (RECIPES["django"].dependencies[0], "pip install --requirement requirements.txt"),
+        ("set -e\n# why\nmake one\nmake two", "make one …"),
+        ("\n# only\nmake\n", "make"),
+        ("# nothing", "# nothing"),
+    ],
+)
+def test_command_is_shown_by_what_it_does_and_not_by_the_first_line_of_a_script(command: str, name: str) -> None:
+    assert command_name(command) == name

@@ -11,7 +11,7 @@ from deploytool.build.stages import cache, git, inside, shell, version_managers
 from deploytool.connection.paths import Place
 from deploytool.connection.step import CODES, Step, values
 from deploytool.hosts.scripts import own_templates
-from deploytool.settings.recipes import RECIPES
+from deploytool.settings.recipes import RECIPES, command_name
 
 if TYPE_CHECKING:
     from deploytool.settings import Settings
@@ -24,8 +24,8 @@ if [ ! -d "$d_directory" ]; then
 fi
 d_number=0
 for d_command in "${d_commands[@]}"; do
+  printf '$ %s\n' "${d_names[d_number]}"
   d_number=$((d_number + 1))
-  printf '$ %s\n' "${d_command%%$'\n'*}"
   # `( … ) ||` would switch `set -e` off inside it.
   set +e
   ( set -e; cd -- "$d_directory"; exec 3>&-; eval "$d_command" ) </dev/null
@@ -43,8 +43,8 @@ done
 _ASK = r"""
 d_number=0
 for d_command in "${d_commands[@]}"; do
+  printf '$ %s\n' "${d_names[d_number]}"
   d_number=$((d_number + 1))
-  printf '$ %s\n' "${d_command%%$'\n'*}"
   set +e
   d_said=$( ( set -e; cd -- "$d_directory"; exec 3>&-; eval "$d_command" ) </dev/null )
   d_status=$?
@@ -54,7 +54,7 @@ for d_command in "${d_commands[@]}"; do
     0)
       while IFS= read -r d_line; do
         printf 'pending\t%s\n' "$d_line" >&3
-      done <<<"${d_said:-${d_command%%$'\n'*}}"
+      done <<<"${d_said:-${d_names[d_number - 1]}}"
       ;;
     1) ;;
     *)
@@ -186,7 +186,14 @@ def _step(
         shell.script(
             git.BEFORE_ENVIRONMENT,
             shell.environment(env, settings.build.path),
-            shell.assignments({**CODES, "d_directory": directory, "d_commands": commands}),
+            shell.assignments(
+                {
+                    **CODES,
+                    "d_directory": directory,
+                    "d_commands": commands,
+                    "d_names": tuple(map(command_name, commands)),
+                }
+            ),
             version_managers.use(settings, version_managers.IN_DIRECTORY),
             relocate_virtualenv() if any("relocate_virtualenv" in command for command in commands) else "",
             preparation,
