@@ -9,11 +9,33 @@ TOP = Path(__file__).parents[2]
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link can name in a page: its headings, as GitHub and the site spell them."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+    headings = re.findall(r"(?m)^#+ (.+)$", text)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text())
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    assert not missing
+    targets = re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text())
+    assert [target for target, _ in targets if not (page.parent / target).exists()] == []
+    places = [(page.parent / target if target else page, anchor) for target, anchor in targets if anchor]
+    assert [(str(place), anchor) for place, anchor in places if anchor not in anchors(place)] == []
+
+
+def test_index_lists_every_page_once() -> None:
+    """It is also the order of the site."""
+    index = TOP / "docs" / "index.md"
+    listed = [(index.parent / target).resolve() for target in re.findall(r"\]\(([^)]+)\)", index.read_text())]
+    pages = [page for page in PAGES if page not in (index, TOP / "README.ja.md")]
+    assert sorted(listed) == pages
+
+
+def test_readme_is_short_and_begins_with_two_commands() -> None:
+    lines = (TOP / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if line.startswith("make ")] == ["make demo", "make test"]
 
 
 def test_security_names_tests_that_are_there() -> None:
@@ -32,7 +54,7 @@ def test_troubleshooting_quotes_what_the_tool_says() -> None:
 
 
 def test_troubleshooting_has_every_exit_code() -> None:
-    contract = re.findall(r"^\| (\d+) \| [^|]+ \|$", (TOP / "README.md").read_text(), re.MULTILINE)
+    contract = re.findall(r"^\| (\d+) \| [^|]+ \|$", (TOP / "docs" / "commands.md").read_text(), re.MULTILINE)
     headings = re.findall(r"^## (\d+):", (TOP / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert headings == [code for code in contract if code != "0"]
 

@@ -148,8 +148,8 @@ def test_every_command_is_listed() -> None:
 
 
 @pytest.mark.parametrize("command", [each.name.replace("_", "-") for each in tasks.COMMANDS])
-def test_command_is_in_the_readme_and_completed(command: str) -> None:
-    assert re.search(rf"`fab ENV {command}\b", (ROOT / "README.md").read_text())
+def test_command_is_in_the_docs_and_completed(command: str) -> None:
+    assert re.search(rf"`fab ENV {command}\b", (ROOT / "docs/commands.md").read_text())
     contexts = dict.fromkeys(tasks.make_namespace(["staging"]).task_names, SimpleNamespace())
     known = Vocabulary(SimpleNamespace(flags={}), contexts, ["staging"], list(contexts), lambda flag, environment: ())
     assert command in candidates(["staging", ""], known)
