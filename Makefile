@@ -7,6 +7,9 @@
 # make audit       known vulnerabilities of the packages that the tool and its tests use; part of make check
 # make lock        the lock files anew, after a change to pyproject.toml; LOCK_ARGS=--upgrade takes the newest versions
 # make docs        docs/settings.md from the settings' model, docs/json.md from the types of the documents
+# make site        the documentation as a website, in var/site; fails on a broken link
+# make package     sdist and wheel in dist/, checked by twine, installed and tried in a clean environment:
+#                  make package PACKAGE_ARGS='--python python3.12 --python python3.13'
 # make bench       measures on real parts, beside their floors: make bench BENCH_ARGS='--quick small'; see --help
 # make soak        many deploys in a row, large archives, loud and silent builds: make soak SOAK_ARGS=--quick; see --help
 # make bare        make demo, make test and .ci/run on a Debian of its own with Python, git and make alone (needs root):
@@ -22,14 +25,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= var/playground
+TOOLS ?= .tools
 PYTEST_ARGS ?=
+PACKAGE_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 BARE_ARGS ?=
 HOSTS_ARGS ?=
 LOCK_ARGS ?=
 
-.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check lock docs bench soak bare hosts playground playground-down \
+.PHONY: help venv demo demo-down parts test test-real test-all faults lint audit check lock docs site package bench soak bare hosts playground playground-down \
   playground-status clean
 
 help:
@@ -104,7 +109,7 @@ lint: venv
 audit: venv
 	@$(BIN)/python tools/audit.py
 
-check: lint audit parts test-all
+check: lint audit package site parts test-all
 
 # uv finds what fits every platform and Python at once; it is locked itself, and in an environment of its own.
 .tools/uv/.stamp: requirements/lock.txt
@@ -115,9 +120,24 @@ check: lint audit parts test-all
 lock: venv .tools/uv/.stamp
 	PATH="$(CURDIR)/.tools/uv/bin:$$PATH" $(BIN)/python -m tools.lock $(LOCK_ARGS)
 
+# Sphinx, and what builds and checks packages: each in an environment of its own, so that the others stay small.
+$(TOOLS)/site/.stamp $(TOOLS)/package/.stamp: $(TOOLS)/%/.stamp: requirements/%.txt
+	test -x $(TOOLS)/$*/bin/python || $(PYTHON) -m venv $(TOOLS)/$*
+	$(TOOLS)/$*/bin/python $(PIP) --require-hashes --requirement requirements/$*.txt
+	touch $@
+
 docs: venv
 	$(BIN)/python -m deploytool.settings.reference >docs/settings.md
 	$(BIN)/python -m deploytool.cli.json_page >docs/json.md
+
+site: $(TOOLS)/site/.stamp
+	$(TOOLS)/site/bin/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir tools/site \
+	  --doctree-dir var/site-doctrees . var/site
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' >var/site/index.html
+	@echo "the site is in var/site: open var/site/index.html"
+
+package: $(TOOLS)/package/.stamp
+	$(TOOLS)/package/bin/python tools/package.py $(PACKAGE_ARGS)
 
 $(VENV)/.bench-stamp: pyproject.toml requirements/bench.txt | $(VENV)/.stamp
 	$(call install,bench)

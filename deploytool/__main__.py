@@ -1,4 +1,4 @@
-"""The `deploytool` command: what is needed before there is a fabfile. Everything after that is `fab`."""
+"""The `deploytool` command: what is needed before there is a fabfile, and the documentation. All else is `fab`."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from deploytool.cli.completion import SCRIPTS
+from deploytool.cli.manual import show
 from deploytool.errors import DeployError
 from deploytool.settings.recipes import RECIPES
 from deploytool.streams import outlast_readers
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="deploytool", description="Build once on one server, publish to S3, and let every app server pull."
     )
     parser.add_argument("--version", action="version", version=f"deploytool {version('deploytool')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="init|completion")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="init|completion|help")
 
     starting = commands.add_parser(
         "init",
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     completing = commands.add_parser("completion", help="print what makes a shell complete fab's command lines")
     completing.add_argument("shell", choices=SCRIPTS)
 
+    helping = commands.add_parser("help", help="list the pages of the documentation, or show one of them")
+    helping.add_argument(
+        "topic", nargs="?", default="", metavar="TOPIC", help="the name of a page: concepts, settings, …"
+    )
+
     options = parser.parse_args(arguments)
     try:
         match options.command:
@@ -59,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(SCRIPTS[options.shell], end="")
             case "init":
                 _init(options)
+            case "help":
+                show(options.topic)
     except DeployError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -44,6 +44,8 @@ def wanted() -> dict[str, list[str]]:
         "dev": dev,
         "run": run,
         "lock": ["uv"],
+        "site": extras["site"],
+        "package": extras["package"],
         "playground": [SEAWEEDFS, GO, NODE, ZIG],
     }
 

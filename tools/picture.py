@@ -1,6 +1,6 @@
 """Makes docs/deploy.svg, the picture in the README: a real `fab local deploy`, as it printed. Run it after `make demo`.
 
-.venv/bin/python docs/picture.py
+.venv/bin/python -m tools.picture
 """
 
 import re
