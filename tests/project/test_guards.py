@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from invoke.tasks import Task
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -160,6 +161,19 @@ def test_an_example_runs_no_action_that_somebody_can_move() -> None:
     used = re.findall(r"uses: (.+)", (ROOT / "examples/ci/github-actions.yml").read_text())
     assert used
     assert [each for each in used if not re.fullmatch(r"\S+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
+
+
+def test_an_example_leaves_no_token_in_the_work_tree_and_installs_only_what_was_locked() -> None:
+    workflow = yaml.safe_load((ROOT / "examples/ci/github-actions.yml").read_text())
+    for job in workflow["jobs"].values():
+        (checkout,) = (step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@"))
+        assert checkout["with"]["persist-credentials"] is False
+    for name in ("github-actions.yml", "gitlab-ci.yml"):
+        text = (ROOT / "examples/ci" / name).read_text()
+        installs = re.findall(r"pip install .*", text)
+        assert installs
+        assert all("--require-hashes -r requirements-deploy.txt" in line for line in installs)
+        assert re.search(r'fab production deploy --release "\$RELEASE"', text)
 
 
 def pinned_in(text: str) -> dict[str, list[str]]:

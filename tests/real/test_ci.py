@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploytool import __version__
 from deploytool.playground.parts import CHECKOUT, programs_directory
 from deploytool.playground.playground import Playground
 from tests.support.github_commands import commands, page, read_command
@@ -47,7 +48,9 @@ class Machine:
             # As on a machine of a CI system: only ~/.ssh tells.
             del settings["build"]["ssh_config"]
         stages.write_all()
-        (stages.directory / "requirements-deploy.txt").write_text("deploytool\n")
+        # It is installed already, so pip looks at no file of it.
+        locked = f"deploytool=={__version__} --hash=sha256:{'0' * 64}\n"
+        (stages.directory / "requirements-deploy.txt").write_text(locked)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,11 +99,14 @@ class GitHub:
     secrets: dict[str, str]
     #: what earlier steps have put into $GITHUB_ENV
     exported: dict[str, str] = field(default_factory=dict)
+    #: job → what it hands on to those that need it
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def job(self, name: str, meanwhile: Meanwhile | None = None) -> tuple[dict[str, Step], str]:
         """Run a job; its steps that were run, and its summary. `meanwhile` is given the process of the step Deploy."""
         job = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())["jobs"][name]
         done: dict[str, Step] = {}
+        handed_on: dict[str, str] = {}
         summary = self.machine.temporary / f"summary-{name}.md"
         for number, step in enumerate(step for step in job["steps"] if "run" in step):
             failed = any(each.code for each in done.values())
@@ -110,12 +116,14 @@ class GitHub:
                 continue
             script = self.machine.temporary / f"{number}.sh"
             script.write_text(step["run"])
-            exports = self.machine.temporary / f"{number}.env"
+            exports, output = (self.machine.temporary / f"{number}.{suffix}" for suffix in ("env", "output"))
             exports.touch()
+            output.touch()
             environment = {
                 **self.machine.environment,
                 "GITHUB_ACTIONS": "true",
                 "GITHUB_ENV": str(exports),
+                "GITHUB_OUTPUT": str(output),
                 "GITHUB_STEP_SUMMARY": str(summary),
                 "GITHUB_SERVER_URL": "https://github.com",
                 "GITHUB_REPOSITORY": "acme/stages",
@@ -132,9 +140,16 @@ class GitHub:
                 meanwhile(process, log)
             done[step["name"]] = ended(process, log)
             self.exported |= dict(line.split("=", 1) for line in exports.read_text().splitlines())
+            for line in output.read_text().splitlines():
+                key, _, value = line.partition("=")
+                handed_on[f"${{{{ steps.{step['id']}.outputs.{key} }}}}"] = value
+        if not any(each.code for each in done.values()):
+            self.outputs[name] = {key: handed_on[text] for key, text in job.get("outputs", {}).items()}
         return done, summary.read_text() if summary.exists() else ""
 
     def _value(self, text: str) -> str:
+        if needed := re.fullmatch(r"\$\{\{ needs\.(\w+)\.outputs\.(\w+) \}\}", text):
+            return self.outputs[needed[1]][needed[2]]
         found = re.fullmatch(r"\$\{\{ (?:secrets|vars)\.(\w+) \}\}", text)
         assert found is not None, text
         return self.secrets[found[1]]
@@ -170,9 +185,13 @@ def gitlab_job(machine: Machine, name: str, meanwhile: Meanwhile | None = None) 
     files = {"DEPLOY_SSH_KEY": machine.key, "DEPLOY_KNOWN_HOSTS": machine.known_hosts}
     for variable, content in files.items():
         (machine.temporary / variable).write_text(content)
+    # Of jobs that this one needs.
+    variables = machine.stages.directory / "release.env"
+    handed_on = variables.read_text().splitlines() if "needs" in job else []
     environment = {
         **machine.environment,
         "GITLAB_CI": "true",
+        **dict(line.split("=", 1) for line in handed_on),
         "CI_JOB_URL": f"https://gitlab.example.com/acme/stages/-/jobs/{name}",
         "CI_COMMIT_SHA": machine.stages.repository.git("rev-parse", "HEAD"),
         **{variable: str(machine.temporary / variable) for variable in files},
@@ -220,7 +239,8 @@ def test_github_deploys_to_staging_and_then_the_same_to_production(github: GitHu
     revision = stages.repository.commit({"VERSION": "merged"})
     done, summary = github.job("staging")
     assert {name: step.code for name, step in done.items()} == dict.fromkeys(done, 0), done
-    assert list(done) == ["Install deploytool", "Take the key, and know the build server", "Deploy", "Forget the key"]
+    names = ("Install deploytool", "Load the key and the host keys", "Deploy", "Forget the key", "Pass the release on")
+    assert tuple(done) == names
     built = github.machine.document()
     assert (built["revision"], built["exit_code"]) == (revision, 0)
     assert not [path for path in (github.machine.home / ".ssh").iterdir() if path.name != "known_hosts"]
@@ -232,7 +252,11 @@ def test_github_deploys_to_staging_and_then_the_same_to_production(github: GitHu
     record = record_of(stages, built["deployment"], "staging")
     assert record["ci_job"] == "https://github.com/acme/stages/actions/runs/7/attempts/1"
 
-    stages.repository.commit({"VERSION": "not merged when staging was deployed"})
+    of_this_run = github.outputs["staging"]
+    stages.repository.commit({"VERSION": "merged while the first run waited for its approval"})
+    assert github.job("staging")[0]["Deploy"].code == 0
+    assert github.outputs["staging"] != of_this_run
+    github.outputs["staging"] = of_this_run
     done, summary = github.job("production")
     assert done["Deploy"].code == 0, done["Deploy"].log
     document = github.machine.document()
