@@ -28,7 +28,8 @@ def lines(rows: Sequence[EffectiveSetting], environment: str, *, every: bool, wi
             else:
                 text += [f"  {path:<{column - 2}}{own[0]}", *(" " * column + line for line in own[1:])]
     if left := len(rows) - len(shown):
-        text.append(f"{counted(left, 'more setting')} at the default; show all: fab {environment} settings --all")
+        rest = f"{counted(left, 'more setting')} at the default; show all: fab {environment} settings --all"
+        text += _wrapped(rest, width, "  ")
     return text
 
 

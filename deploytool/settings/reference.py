@@ -27,7 +27,7 @@ as well. Every command reports all mistakes at once, each with its file and line
 
 `${NAME}` in a value is an environment variable of the machine that runs `fab`. It must be set. Its value is a secret:
 it is masked in all output, and refused where it would end up in the store, in Consul or in hosts' logs. `$${NAME}` is
-the text `${NAME}` itself, and `${DEPLOYTOOL_PROJECT}` is the directory that contains `config/`, which is no secret.
+the text `${NAME}` itself, and `${DEPLOYTOOL_PROJECT}` is the directory that contains `config/`; it is not a secret.
 
 Paths stay inside the directories they belong to: `..` is refused everywhere. Settings in **bold type** are required. A
 *template* is Jinja text with these names: %(names)s.
