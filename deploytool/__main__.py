@@ -37,20 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "init",
         help="write fabfile.py and settings for the application in this directory; overwrites nothing",
         description="Looks at the application in this directory and writes fabfile.py and its settings, with a "
-        "proposal for each value that no flag gives. What is there already stays as it is.",
+        "proposal for each value that no flag gives. Existing files stay as they are.",
     )
     starting.add_argument("--application", metavar="NAME", help="its name")
-    starting.add_argument("--repository", metavar="URL", help="its git repository, as the build server sees it")
-    starting.add_argument("--branch", metavar="REF", help="what is deployed if nothing else is said")
+    starting.add_argument("--repository", metavar="URL", help="its git repository, as the build server reaches it")
+    starting.add_argument("--branch", metavar="REF", help="the branch to deploy by default")
     starting.add_argument("--deploy-to", metavar="PATH", help="the directory on app servers")
     starting.add_argument("--recipe", choices=RECIPES, help="how it is built")
     starting.add_argument("--server", metavar="USER@HOST", help="the build server, or local")
-    starting.add_argument("--store", metavar="URL", help="where releases are kept: s3://bucket/prefix")
+    starting.add_argument("--store", metavar="URL", help="the store of releases: s3://bucket/prefix")
     starting.add_argument(
-        "--template", action="store_true", help="instead: copy the manifest's template to templates/, for changing it"
+        "--template", action="store_true", help="only copy the manifest's template to templates/, to change it there"
     )
 
-    completing = commands.add_parser("completion", help="print what makes a shell complete fab's command lines")
+    completing = commands.add_parser(
+        "completion", help="print a script with which a shell completes fab's command lines"
+    )
     completing.add_argument("shell", choices=SCRIPTS)
 
     helping = commands.add_parser("help", help="list the pages of the documentation, or show one of them")

@@ -200,7 +200,7 @@ def _operators_credentials(profile: str | None) -> wire.Credentials:
             frozen = found.get_frozen_credentials()
             return wire.Credentials(frozen.access_key, frozen.secret_key, frozen.token)
     except (BotoCoreError, ClientError) as error:
-        why, hint = f": {error}", "log in again (`aws sso login`, say), or mend store.profile or ~/.aws/config"
+        why, hint = f": {error}", "log in again (`aws sso login`, say), or fix `store.profile` or ~/.aws/config"
     raise StoreError(f"store.credentials is `operator`, and this machine has no S3 credentials{why}", hint=hint)
 
 

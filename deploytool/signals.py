@@ -64,7 +64,7 @@ def in_a_running_fab() -> bool:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    error = Interrupted("interrupted; nothing was under way")
+    error = Interrupted("interrupted before anything started")
     _write(sys.stderr, error.message)
     if "--json" in sys.argv:
         _write(sys.stdout, json.dumps(refusal(error), indent=2))

@@ -37,7 +37,7 @@ def _environment_task(name: str) -> "Task[Callable[[Context], None]]":
     def choose(context: Context) -> None:
         context.config[ENVIRONMENT] = name
 
-    choose.__doc__ = f"environment: {file_of(project(), name)}\n\nIt stands before a command: fab {name} deploy"
+    choose.__doc__ = f"environment: {file_of(project(), name)}\n\nType it before a command: fab {name} deploy"
     return Task(choose, name=name, auto_shortflags=False)
 
 
@@ -54,7 +54,7 @@ class _Command(Task[Callable[..., None]]):
             kind=bool,
             default=0,
             incrementable=True,
-            help="print each request, step and decision on stderr; twice: what requests carry, too",
+            help="print each request, step and decision on stderr; twice: also what requests contain",
         )
         return [*super().get_arguments(ignore_unknown_help), verbose]
 
@@ -65,20 +65,20 @@ class _Command(Task[Callable[..., None]]):
 
 command = functools.partial(task, auto_shortflags=False, klass=_Command)
 
-_JSON = "results as one JSON document on stdout"
+_JSON = "print the result as one JSON document on stdout"
 
 
 @command(
     help={
         "branch": "branch, tag or commit to deploy (default: the setting `branch`)",
         "release": "deploy this release instead of building one",
-        "from_": "deploy the release that this other environment runs and has verified",
-        "force": "why a release that nothing has verified, nobody has signed, or that is bad; kept in the record",
-        "rebuild": "build, also where equal inputs were built already",
-        "migrate": "run the migrations between fetching and switching (--no-migrate: leave them out)",
-        "yes": "go on without a question where --no-migrate leaves out what is pending",
-        "wait": "wait for every host's proof (--no-wait: announce and leave, unverified)",
-        "nodes": "only these hosts, names with commas between",
+        "from_": "deploy the release that runs, verified, in this other environment",
+        "force": "reason for deploying a release that is unverified, unsigned or marked bad; it is recorded",
+        "rebuild": "build even if a release with the same inputs exists",
+        "migrate": "run migrations after all hosts have fetched, before they switch (--no-migrate: skip them)",
+        "yes": "don't ask before --no-migrate skips pending migrations",
+        "wait": "wait until every host is verified (--no-wait: announce and exit, unverified)",
+        "nodes": "deploy to these hosts only: names separated by commas",
         "json": _JSON,
     },
 )
@@ -95,11 +95,11 @@ def deploy(
     nodes: str | None = None,
     json: bool = False,
 ) -> None:
-    """Build or reuse a release and bring it to every host
+    """Build or reuse a release and deploy it to every host
 
-    Publishes it, announces it, runs its migrations, lets the hosts switch when all of them hold it, and waits until
-    every one proves that it serves it; then drops and renames run (build.migrate_after). With --release or --from
-    nothing is built: the very bytes that another environment has verified are deployed.
+    Publishes and announces it, runs its migrations, lets the hosts switch once all of them have fetched it, and waits
+    until every host is verified on it. Then build.migrate_after runs (drops and renames). --release and --from build
+    nothing: they deploy the same bytes that were built before.
     """
 
     if because := dry_by(context):
@@ -126,14 +126,14 @@ def deploy(
             if value is not None
         ]
         if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} exclude each other: a release is of one revision for good")
+            raise UsageError(f"{' and '.join(given)} can't be used together: each chooses a release")
         if rebuild and (release is not None or from_ is not None):
-            raise UsageError(f"--rebuild and {given[0]} exclude each other: nothing is built")
+            raise UsageError(f"--rebuild and {given[0]} can't be used together: {given[0]} builds nothing")
         reason = None if force is None else _reason(this, force, "--force")
         reference = _reference(this, branch)
         wanted = tuple(name.strip() for name in (nodes or "").split(",") if name.strip())
         if nodes is not None and not wanted:
-            raise UsageError("--nodes names no host", hint="for instance --nodes app1,app2")
+            raise UsageError("--nodes lists no host", hint="for instance --nodes app1,app2")
         _check_release_id(release)
         rehearse_deployment(this.settings, this.every)
         request = Request(
@@ -156,14 +156,15 @@ def deploy(
 @command(
     help={
         "branch": "branch, tag or commit to build (default: the setting `branch`)",
-        "rebuild": "build, also where equal inputs were built already",
+        "rebuild": "build even if a release with the same inputs exists",
         "json": _JSON,
     }
 )
 def build(context: Context, branch: str | None = None, rebuild: bool = False, json: bool = False) -> None:
-    """Build and publish a release, and nothing else
+    """Build and publish a release without deploying it
 
-    Nothing is migrated, nothing announced. A deploy of the same revision reuses it: fab ENV deploy --branch REVISION
+    Runs no migrations and announces nothing. A deploy of the same revision reuses the release: fab ENV deploy --branch
+    REVISION
     """
 
     def body(this: Command) -> Mapping[str, Any]:
@@ -190,21 +191,21 @@ def build(context: Context, branch: str | None = None, rebuild: bool = False, js
     run(context, "build", json, body)
 
 
-_FORCE_UNSIGNED = "why a release that nobody has signed, where there are trust.signers; kept in the record"
+_FORCE_UNSIGNED = "reason for deploying an unsigned release, if trust.signers is set; it is recorded"
 
 
 @command(
     help={
-        "release": "go back to this one (default: the last good one before the current one)",
+        "release": "release to go back to (default: the last good one before the current one)",
         "force": _FORCE_UNSIGNED,
         "json": _JSON,
     }
 )
 def rollback(context: Context, release: str | None = None, force: str | None = None, json: bool = False) -> None:
-    """Go back to the last release that was verified here
+    """Go back to the last release verified in this environment
 
-    Nothing is built, and nothing downloaded where the hosts still have it. Releases that are marked bad are passed
-    over; the list it chose from is shown. Migrations are not undone.
+    Builds nothing, and downloads nothing if the hosts still have the release. Skips releases that are marked bad, and
+    shows the list it chose from. Doesn't undo migrations.
     """
 
     def body(this: Command) -> None:
@@ -222,10 +223,10 @@ def rollback(context: Context, release: str | None = None, force: str | None = N
 
 @command(help={"force": _FORCE_UNSIGNED, "json": _JSON})
 def promote(context: Context, force: str | None = None, json: bool = False) -> None:
-    """Go on with a rollout that was paused or halted
+    """Continue a rollout that was paused or halted
 
-    The same release goes to all hosts that don't run it yet, in the waves that are left. Also after an operator that
-    went away in the middle.
+    Deploys the same release to all hosts that don't run it yet, in the remaining waves. Also continues a rollout whose
+    operator was disconnected or killed.
     """
 
     def body(this: Command) -> None:
@@ -242,10 +243,10 @@ def promote(context: Context, force: str | None = None, json: bool = False) -> N
 
 @command(
     help={
-        "release": "the release whose migrations run (default: the one deployed last)",
-        "after": "run build.migrate_after instead: drops and renames, for when every host serves the release",
-        "yes": "go on without a question where hosts can't prove that they serve it",
-        "force": "why those of a release that nobody has signed, where there are trust.signers",
+        "release": "release whose migrations run (default: the one deployed last)",
+        "after": "run build.migrate_after instead: drops and renames, once every host is verified on the release",
+        "yes": "don't ask before --after runs while some hosts are not verified",
+        "force": "reason for running an unsigned release's migrations, if trust.signers is set",
         "json": _JSON,
     }
 )
@@ -259,7 +260,7 @@ def migrate(
 ) -> None:
     """Run a release's migrations on the build server
 
-    They run with that release's own code, unless nothing is pending. With --after come those that wait for all hosts.
+    Runs them with the release's own code; does nothing if none is pending. With --after, runs build.migrate_after.
     """
 
     def body(this: Command) -> None:
@@ -267,7 +268,7 @@ def migrate(
 
         _check_release_id(release)
         if yes and not after:
-            raise UsageError("--yes is for `migrate --after`: nothing else asks")
+            raise UsageError("--yes needs --after: without it, `migrate` asks nothing")
         reason = None if force is None else _reason(this, force, "--force")
         with this.session(f"migrate {this.settings.environment}") as session:
             if after:
@@ -281,13 +282,13 @@ def migrate(
     run(context, "migrate", json, body)
 
 
-@command(help={"probe": "every host proves anew what it serves", "json": _JSON})
+@command(help={"probe": "have every host verify its release again", "json": _JSON})
 def status(context: Context, probe: bool = False, json: bool = False) -> None:
-    """Show which host serves what, and who is behind
+    """Show which release each host runs, and which are behind
 
-    Each host's last word, and how old it is; with --probe its word of now. Also which deployment is under way, which
-    migrations are due, and who holds the lock. Exit code 8 if a host that is up is not proven to serve what is wanted
-    of it.
+    Shows each host's last report and its age; with --probe, a new report. Also shows the deployment in progress, due
+    migrations and who holds the lock. Exit code 8 if at least one reachable host is not verified on the expected
+    release.
     """
 
     def body(this: Command) -> "StatusJson":
@@ -296,7 +297,7 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
 
         if probe and (because := dry_by(context)):
             raise UsageError(
-                f"`status --probe` can't run dry ({because}): hosts correct their last word; leave --probe out"
+                f"`status --probe` can't run dry ({because}): hosts update their last report; leave out --probe"
             )
         with this.session(f"status of {this.settings.environment}") as session:
             found = read_proven_status(session) if probe else read_whole_status(session)
@@ -310,9 +311,9 @@ def status(context: Context, probe: bool = False, json: bool = False) -> None:
 
 @command(
     help={
-        "deployments": "every deployment instead: who, when, from where to where, how it ended",
-        "verify": "read every release, and compare it with its record, provenance and SBOM",
-        "release": "with --verify: this release only",
+        "deployments": "list deployments instead: who, when, from which release to which, and the result",
+        "verify": "compare every release with its record, provenance and SBOM",
+        "release": "with --verify: only this release",
         "json": _JSON,
     }
 )
@@ -323,10 +324,10 @@ def releases(
     release: str | None = None,
     json: bool = False,
 ) -> None:
-    """List the releases, or the deployments, newest first
+    """List releases or deployments, newest first
 
-    Which environment runs which release, which are good or bad here; or who has deployed what, when, and how it ended.
-    With --verify: whether each release is what was published, from its record to the archive's bytes.
+    Shows which environment runs which release, and which releases are good or bad here; or who deployed what, when, and
+    with which result. --verify checks that each release is still what was published: its record and every byte.
     """
 
     def body(this: Command) -> Mapping[str, Any]:
@@ -335,7 +336,7 @@ def releases(
         from deploytool.queries.verify import verify_releases
 
         if verify and deployments:
-            raise UsageError("--verify and --deployments exclude each other")
+            raise UsageError("--verify and --deployments can't be used together")
         if release is not None and not verify:
             raise UsageError("--release needs --verify", hint="`fab ENV releases` lists all of them")
         _check_release_id(release)
@@ -362,10 +363,10 @@ def releases(
 
 @command(
     help={
-        "release": "the release",
-        "good": "a rollback may choose it",
-        "bad": "no rollback chooses it",
-        "why": "the reason, for everybody after you",
+        "release": "release to mark",
+        "good": "rollbacks may choose it",
+        "bad": "rollbacks skip it",
+        "why": "reason, shown to everyone",
         "json": _JSON,
     }
 )
@@ -377,9 +378,9 @@ def mark(
     why: str | None = None,
     json: bool = False,
 ) -> None:
-    """Call a release good or bad in this environment
+    """Mark a release good or bad in this environment
 
-    A rollback passes over bad ones. A deployment that ends with exit code 8 makes its release bad by itself.
+    Rollbacks skip bad releases. A deployment that ends with exit code 8 marks its release bad.
     """
 
     def body(this: Command) -> "documents.MarkJson":
@@ -389,7 +390,7 @@ def mark(
             raise UsageError("--release is missing", hint=f"`fab {this.settings.environment} releases` lists them")
         _check_release_id(release)
         if good == bad:
-            raise UsageError("is it --good or --bad?" if not good else "--good and --bad exclude each other")
+            raise UsageError("--good or --bad is missing" if not good else "--good and --bad can't be used together")
         reason = _reason(this, why, "--why")
         with this.session(f"mark {release}") as session:
             tell(session, release, good=good, why=reason)
@@ -403,9 +404,10 @@ def mark(
 
 @command(help={"branch": "branch, tag or commit (default: the setting `branch`)", "json": _JSON})
 def plan(context: Context, branch: str | None = None, json: bool = False) -> None:
-    """Show what a deploy would do, and write nothing anywhere
+    """Show what a deploy would do, without changing anything
 
-    Commits since the live release, reuse or build, migrations, the manifests' changes, the hosts, who holds the lock.
+    Shows the commits since the current release, whether a release is built or reused, pending migrations, changed
+    manifests, the hosts, and who holds the lock.
     """
     _plan(context, branch, json)
 
@@ -423,7 +425,7 @@ def _plan(
 
         if others:
             raise UsageError(
-                f"a dry run of `deploy` is `plan`, which knows --branch only: leave out "
+                f"a dry run of `deploy` is `plan`, which takes only --branch: leave out "
                 f"{', '.join(f'--{name}' for name in others)}"
             )
         if because is not None:
@@ -443,10 +445,10 @@ def _plan(
 
 @command(help={"json": _JSON})
 def cleanup(context: Context, json: bool = False) -> None:
-    """Remove what retention does not keep
+    """Remove old releases beyond the retention limits
 
-    In the store (store.keep_releases), in Consul and on the build server. Every deploy does it as well; app servers do
-    it by themselves (keep_releases).
+    Cleans up the store (store.keep_releases), Consul and the build server, as every deploy does. App servers clean up
+    on their own (keep_releases).
     """
 
     def body(this: Command) -> "CleanupJson":
@@ -459,18 +461,18 @@ def cleanup(context: Context, json: bool = False) -> None:
         ):
             cleaned = clean_up(session, running_releases(session))
         if not json:
-            for line in cleaned.sentences() or ["there was nothing to remove"]:
+            for line in cleaned.sentences() or ["nothing to remove"]:
                 this.console.print(line)
         return cleaned.as_dict()
 
     run(context, "cleanup", json, body)
 
 
-@command(help={"why": "the reason, for everybody who wants to deploy", "json": _JSON})
+@command(help={"why": "reason, shown to everyone who tries to deploy", "json": _JSON})
 def freeze(context: Context, why: str | None = None, json: bool = False) -> None:
-    """Stop deploys to this environment until it is thawed
+    """Block deploys to this environment until it is thawed
 
-    deploy, promote and migrate end with exit code 3 and say who froze it, when and why. A rollback goes on.
+    deploy, promote and migrate end with exit code 3 and show who froze it, when and why. Rollbacks still work.
     """
 
     def body(this: Command) -> "documents.FrozenJson":
@@ -481,7 +483,7 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
         if not json:
             this.console.print(f"{this.settings.environment} is frozen: {reason}")
             if holder is not None:
-                this.console.print(f"what is under way goes on if it is announced already: {holder}")
+                this.console.print(f"a deployment that is already announced continues: {holder}")
         return {"frozen": True, "why": reason, "under_way": holder}
 
     run(context, "freeze", json, body)
@@ -489,7 +491,7 @@ def freeze(context: Context, why: str | None = None, json: bool = False) -> None
 
 @command(help={"json": _JSON})
 def thaw(context: Context, json: bool = False) -> None:
-    """Let deploys to this environment go on again"""
+    """Allow deploys to this environment again"""
 
     def body(this: Command) -> "documents.ThawedJson":
         from deploytool.model.status import freeze_json
@@ -497,7 +499,7 @@ def thaw(context: Context, json: bool = False) -> None:
         with this.session(f"thaw {this.settings.environment}") as session:
             was = session.bus.thaw().answer().was
         if not json:
-            before = f"is open again; it was {printable(was.words)}" if was else "was not frozen"
+            before = f"accepts deploys again; it was {printable(was.words)}" if was else "was not frozen"
             this.console.print(f"{this.settings.environment} {before}")
         return {"frozen": False, "was": freeze_json(was)}
 
@@ -528,14 +530,14 @@ def settings(context: Context, all: bool = False, json: bool = False) -> None:
     name="app-server",
     help={
         "role": "the role (default: the only one)",
-        "format": "what stdout gets: script or cloud-init",
-        "output": "write all of it as files into this directory, with the policies for Consul and S3",
-        "node": "its node name in Consul: the policy for Consul lets it speak for no other host",
-        "shared_token": "in place of --node: a policy with which any host of the role can speak for all others",
-        "user": "who runs stretcher and the hooks there; made if missing",
-        "stretcher": "https URL of a stretcher, or of a .zip or .tar.gz with one (default: its newest release)",
-        "sandbox": "units in which no hook can gain rights: for hosts whose hooks need no sudo",
-        "stretcher_sha256": "the sha256 of what is at that URL; --stretcher needs it",
+        "format": "what to print: script or cloud-init",
+        "output": "write all files into this directory instead, with the policies for Consul and S3",
+        "node": "its node name in Consul; the Consul policy lets it report for no other host",
+        "shared_token": "instead of --node: a policy with which any host of the role can report for all others",
+        "user": "user that runs stretcher and the hooks; created if missing",
+        "stretcher": "https URL of a stretcher binary, or of a .zip or .tar.gz with one (default: its newest release)",
+        "sandbox": "systemd units in which no hook can gain privileges, for hosts whose hooks need no sudo",
+        "stretcher_sha256": "sha256 of the file at that URL; required with --stretcher",
         "json": _JSON,
     },
 )
@@ -552,10 +554,10 @@ def app_server(
     sandbox: bool = False,
     json: bool = False,
 ) -> None:
-    """Print a script that makes a machine an app server
+    """Print a script that sets up a machine as an app server
 
-    Run it as root there. With --output also its files one by one, and the least rights in Consul and S3 of app servers
-    and build server, for whoever hands out tokens and keys: for the host that --node names. Connects to nothing.
+    Run the script there as root. --output writes its files one by one, with the minimal Consul and S3 policies of the
+    host that --node names and of the build server. Connects to nothing.
     """
 
     def body(this: Command) -> "documents.AppServerJson":
@@ -594,10 +596,10 @@ def app_server(
 
 @command(help={"json": _JSON})
 def check(context: Context, json: bool = False) -> None:
-    """Try all that a deploy needs, and say how to mend it
+    """Check every prerequisite and suggest fixes
 
-    Settings, SSH, git, programs, disk, every right on the store and in Consul; and each host answers over the way that
-    a deployment takes, with the stretcher that it runs. Nothing is left behind.
+    Checks settings, SSH, git, programs, disk, and every permission on the store and in Consul. Each host answers a test
+    event, which takes the way of a deployment, and reports its stretcher. Leaves nothing behind.
     """
 
     def body(this: Command) -> "documents.ChecksJson":
@@ -617,10 +619,10 @@ def check(context: Context, json: bool = False) -> None:
 
 @command(help={"json": _JSON})
 def unlock(context: Context, json: bool = False) -> None:
-    """End what holds this environment's locks
+    """Release this environment's locks
 
-    Shows who holds them and for what, then ends that process and all that it runs on the build server. What another
-    environment runs there is left alone.
+    Shows who holds them and why, then ends that process and everything it runs on the build server. Leaves processes of
+    other environments alone.
     """
 
     def body(this: Command) -> "documents.UnlockJson":
@@ -650,7 +652,7 @@ def _check_release_id(release: str | None) -> None:
 
     if release is not None and not is_release_id(release):
         raise UsageError(
-            f"{release!r} is no release id",
+            f"{release!r} is not a release id",
             hint="one looks like 20261123T061500Z-1a2b3c4; `fab ENV releases` lists them",
         )
 
@@ -658,7 +660,7 @@ def _check_release_id(release: str | None) -> None:
 def _reason(this: Command, text: str | None, flag: str) -> str:
     """What a person gives as a reason, on one line and without secrets: it is kept for everybody."""
     if text is None or not text.strip():
-        raise UsageError(f"{flag} is to say why", hint=f'{flag} "a reason that helps whoever reads it"')
+        raise UsageError(f"{flag} needs a reason", hint=f'for instance {flag} "what others need to know"')
     return str(masked(printable(" ".join(text.split())), this.settings.secrets))
 
 
@@ -670,7 +672,7 @@ GROUPS: Mapping[str, Sequence["Task[Any]"]] = {
     "Before a deploy": (app_server, check, settings, plan),
     "Deploy": (deploy, status, promote, rollback),
     "Releases": (releases, build, migrate, mark, cleanup),
-    "Stop and free": (freeze, thaw, unlock),
+    "Freeze and unlock": (freeze, thaw, unlock),
 }
 COMMANDS = tuple(each for group in GROUPS.values() for each in group)
 

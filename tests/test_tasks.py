@@ -42,7 +42,7 @@ def test_unknown_word_is_told_what_was_meant_and_what_exists(tmp_path: Path) -> 
     error = parser.unknown_word("plaground", ["playground"], ["build", "deploy"], tmp_path)
     assert error.message == (
         "there is no environment or command 'plaground'. Did you mean playground? Environments: playground. "
-        "Commands: build, deploy; as in `fab playground deploy`"
+        "Commands: build, deploy; for instance `fab playground deploy`"
     )
 
 
@@ -101,7 +101,7 @@ def test_interruption_between_two_waves_does_not_call_all_hosts_verified() -> No
     hosts = (result("app1", Verdict.VERIFIED), result("app2", Verdict.ABORTED), result("app3", Verdict.SILENT))
     outcome = Outcome(exit_code=130, hosts=hosts, gone=frozenset({("web", "app1")}))
     error = runner.outcome_error(outcome)
-    assert error.message == "interrupted after `go`; all hosts that were let go are verified, 2 not touched"
+    assert error.message == "interrupted after `go`; all hosts that switched are verified, 2 untouched"
 
 
 def test_host_that_left_the_barrier_before_it_was_let_go_is_named_where_that_halts_a_rollout() -> None:
@@ -157,7 +157,7 @@ def test_unlock_leaves_another_environments_build_in_the_workspace_alone(of: Map
     assert worker.broken == ["staging"]
     assert unlocking.left == [{"lock": "workspace", "holder": holder}]
     assert "ended 1 holder; the lock of staging is free; the workspace is in use by ben@ci" in unlocking.sentence
-    assert ("`fab production unlock` would end that" in unlocking.sentence) == bool(of)
+    assert ("`fab production unlock` would end it" in unlocking.sentence) == bool(of)
 
 
 def test_unlock_of_free_locks_ends_nobody() -> None:

@@ -39,7 +39,7 @@ FLAGS: tuple[Flag, ...] = (
         for_own_tasks=True,
     ),
     Flag("--complete", "completes a command line; `deploytool completion SHELL` prints what shells need"),
-    Flag("-f/--config", "reads this file as Fabric's configuration; settings of deploytool don't go there"),
+    Flag("-f/--config", "reads this file as Fabric's configuration (deploytool's settings are in config/)"),
     Flag("-t/--connect-timeout", "seconds for the connection to the build server, and for each jump host"),
     Flag("-d/--debug", "shows what Fabric and Invoke do, on stderr"),
     Flag("-R/--dry", "turns `deploy` into `plan`; commands that only read run, others are refused"),
@@ -51,7 +51,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("-h/--help", "shows this help; `fab --help deploy` shows a command's"),
     Flag(
         "--hide",
-        instead="send stderr, which has the progress, to a file; the result is on stdout",
+        instead="redirect stderr, which has the progress; the result is on stdout",
         for_own_tasks=True,
     ),
     Flag(
@@ -63,23 +63,23 @@ FLAGS: tuple[Flag, ...] = (
     Flag("-l/--list", "lists environments and commands"),
     Flag("--list-agent-keys", "lists the keys in ssh-agent"),
     Flag("-D/--list-depth", "limits `--list` to so many levels of collections"),
-    Flag("-F/--list-format", "the form of `--list`: flat, nested or json"),
+    Flag("-F/--list-format", "the format of `--list`: flat, nested or json"),
     Flag("--no-dedupe", "changes nothing: Fabric runs every task as often as you type it"),
     Flag("--print-completion-script", "prints Invoke's script; `deploytool completion SHELL` also completes releases"),
     Flag("--prompt-for-login-password", "asks for the password of the build server and jump hosts"),
     Flag("--prompt-for-passphrase", "asks for the passphrase of your SSH key"),
     Flag(
         "--prompt-for-sudo-password",
-        instead="let the user of the build server, or of the app server, run that one command by NOPASSWD in sudoers",
+        instead="allow that one command with NOPASSWD in sudoers, for the user of the build server or app server",
         for_own_tasks=True,
     ),
-    Flag("-p/--pty", instead="steps run without a terminal, so give a program its flag for that", for_own_tasks=True),
+    Flag("-p/--pty", instead="steps run without a terminal: use the program's own flag for that", for_own_tasks=True),
     Flag("-r/--search-root", "looks for the fabfile, and `config/` beside it, from this directory upwards"),
     Flag("-S/--ssh-config", "this SSH configuration instead of `build.ssh_config`, for this run"),
     Flag("-V/--version", "shows the versions of deploytool, Fabric, Paramiko and Invoke"),
     Flag(
         "-w/--warn-only",
-        instead="a step that fails ends the command; write `COMMAND || true` in the step that may fail",
+        instead="a step that fails ends the command: write `COMMAND || true` if it may fail",
         for_own_tasks=True,
     ),
     Flag("--write-pyc", "lets Python keep compiled modules of this machine's code"),
@@ -91,16 +91,16 @@ CONNECTING = ("ssh-config", "identity", "connect-timeout", "prompt-for-login-pas
 
 #: With --dry: the writing commands, and what to use instead. `deploy` becomes `plan`; all others only read.
 WRITING: Mapping[str, str] = {
-    "build": "`fab {} plan --branch NAME` says whether a release would be built or reused",
+    "build": "`fab {} plan --branch NAME` shows whether a release would be built or reused",
     "rollback": "`fab {} releases` lists what it would choose from",
-    "promote": "`fab {} status` says which hosts it would go to",
-    "migrate": "`fab {} status` says which migrations are due",
+    "promote": "`fab {} status` shows which hosts it would deploy to",
+    "migrate": "`fab {} status` shows which migrations are due",
     "mark": "`fab {} releases` shows the marks",
-    "cleanup": "`store.keep_releases` and `fab {} releases` say what stays",
+    "cleanup": "`store.keep_releases` and `fab {} releases` show what stays",
     "check": "it writes probes to the store and to Consul and removes them again; `fab {} plan` writes nothing",
-    "freeze": "`fab {} status` says whether it is frozen",
-    "thaw": "`fab {} status` says whether it is frozen",
-    "unlock": "`fab {} status` says who holds the lock",
+    "freeze": "`fab {} status` shows whether it is frozen",
+    "thaw": "`fab {} status` shows whether it is frozen",
+    "unlock": "`fab {} status` shows who holds the lock",
 }
 
 
@@ -114,15 +114,17 @@ def refusal(given: Mapping[str, Any], ours: Sequence[str], own: Sequence[str], e
         return None
     for flag in (flag for flag in FLAGS if flag.name in given and flag.instead):
         if not (flag.for_own_tasks and own):
-            return UsageError(f"{flag.typed} is not for `{ours[0]}`: {flag.instead}")
+            return UsageError(f"{flag.typed} does not work with `{ours[0]}`: {flag.instead}")
     for name in ("list-depth", "list-format"):
         if name in given:
-            return UsageError(f"{BY_NAME[name].typed} belongs to --list: leave it out, or list")
+            return UsageError(f"{BY_NAME[name].typed} needs --list")
     if "connect-timeout" in given and given["connect-timeout"] < 1:
-        return UsageError("-t/--connect-timeout takes a number of seconds, 1 or more")
+        return UsageError("-t/--connect-timeout must be at least 1 second")
     prompts = [BY_NAME[name].typed for name in given if name.startswith("prompt-for-")]
     if prompts and "debug" in given:
-        return UsageError(f"-d/--debug and {prompts[0]} exclude each other: Fabric's debug output shows the password")
+        return UsageError(
+            f"-d/--debug and {prompts[0]} can't be used together: Fabric's debug output shows the password"
+        )
     if "dry" in given:
         return next((error for name in ours if (error := dry_refusal(name, environment, "--dry"))), None)
     return None
@@ -152,7 +154,7 @@ def help_lines() -> list[str]:
         "",
         *(f"  {typed:<{width}}   {does}" for typed, does in rows.items()),
         "",
-        "Only for tasks of your own, and refused for the commands of deploytool:",
+        "Only for your own tasks; the commands of deploytool refuse them:",
         "",
         *(f"  {', '.join(refused[at : at + 4])}" for at in range(0, len(refused), 4)),
     ]

@@ -14,11 +14,11 @@ def listing(
         *groups.items(),
         *([("Defined in this fabfile", others)] if others else []),
     ]
-    lines = [f"An environment comes first, then a command: fab {first} deploy"]
+    lines = [f"Type an environment, then a command: fab {first} deploy"]
     for heading, rows in parts:
         lines += ["", f"{heading}:", *_rows(rows, width)]
         if rows is environments and not rows:
-            lines.append("  none yet: `deploytool init` writes staging and production")
+            lines.append("  none yet: `deploytool init` creates staging and production")
     return [*lines, "", "Help on a command: fab --help deploy. Help on fab's own flags: fab --help"]
 
 

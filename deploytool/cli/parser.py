@@ -50,7 +50,7 @@ class CommandLine(Parser):
             refuse(self._mistake(error), argv)
         except ValueError as error:
             # Of a flag that takes a number.
-            refuse(UsageError(f"a flag has a value of the wrong kind: {error}"), argv)
+            refuse(UsageError(f"a flag has an invalid value: {error}"), argv)
         if mistake := self._incomplete(parsed) or self._unsuited(parsed):
             refuse(mistake, argv)
         return parsed
@@ -82,11 +82,12 @@ class CommandLine(Parser):
         if not word.startswith("-"):
             return unknown_word(word, self._environments(), self._commands(), project())
         if task is None:
-            return UsageError(f"fab knows no flag {word}; `fab --help` shows its own, `fab --help deploy` a command's")
+            return UsageError(
+                f"fab has no flag {word}; `fab --help` lists its flags, `fab --help deploy` those of a command"
+            )
         if task in self._environments():
             return UsageError(
-                f"{word} stands after the environment {task}; flags belong to a command and stand after it, as in "
-                f"`fab {task} deploy --json`"
+                f"{word} follows the environment {task}, but flags follow a command, as in `fab {task} deploy --json`"
             )
         return unknown_flag(word, task, _flags(error.context))
 
@@ -106,7 +107,7 @@ class CommandLine(Parser):
         own = self.own = [each.name for each in tasks if typed(each.name) not in (*ours, *known)]
         if ours and program().core.remainder:
             return UsageError(
-                "what stands after `--` is a command for the hosts of -H, which no task goes with: leave one out"
+                f"`-- COMMAND` runs on the hosts of -H and can't be combined with `{ours[0]}`: leave one of them out"
             )
         environment = next((name for name in names if name in known), "ENV")
         if mistake := fab_flags.refusal(given, ours, own, environment):
@@ -124,11 +125,11 @@ class CommandLine(Parser):
         names = [each.name for each in parsed[1:]]
         chosen = list(dict.fromkeys(name for name in names if name in self._environments()))
         if len(chosen) > 1:
-            return UsageError(f"several environments in one command: {', '.join(chosen)}; one at a time")
+            return UsageError(f"several environments in one command: {', '.join(chosen)}; name only one")
         if chosen and chosen == names:
             return UsageError(
-                f"{chosen[0]} is an environment: what is to be done there? Commands: {', '.join(self._commands())}; "
-                f"as in `fab {chosen[0]} deploy`"
+                f"{chosen[0]} is an environment, and a command is missing. Commands: {', '.join(self._commands())}; "
+                f"for instance `fab {chosen[0]} deploy`"
             )
         return None
 
@@ -185,7 +186,7 @@ def unknown_word(word: str, known: Sequence[str], commands: Sequence[str], proje
     example = f"{known[0] if known else 'ENV'} deploy"
     return UsageError(
         f"there is no environment or command {word!r}.{did_you_mean(word, (*known, *commands))} "
-        f"Environments: {listed(known)}. Commands: {', '.join(commands)}; as in `fab {example}`"
+        f"Environments: {listed(known)}. Commands: {', '.join(commands)}; for instance `fab {example}`"
     )
 
 
@@ -268,9 +269,7 @@ def _configure(as_fabric_does: Callable[[], None]) -> None:
         # Fabric's executor reads them again, and dies of what it can't read.
         running.config.load_shell_env()
     except EOFError:
-        refuse(
-            UsageError("nobody answers the question for a password: stdin is closed, and there is no terminal"), argv
-        )
+        refuse(UsageError("can't ask for a password: stdin is closed, and there is no terminal"), argv)
     except (AmbiguousEnvVar, UncastableEnvVar, UnknownFileType, YAMLError, SSHException, OSError, ValueError) as error:
         refuse(UsageError(f"Fabric can't read its configuration: {' '.join(str(error).split())}"), argv)
 

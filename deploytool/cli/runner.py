@@ -158,8 +158,8 @@ def run(
             # Requests carry the variables of steps, which may be written in the settings as they are.
             learn([*ending.secrets, *secrets_in(every[environment].build.env)])
             log.info("%s of %s; settings: %s", name, environment, file_of(project(), environment))
-            told = notifications_of(every[environment], console)
-            ending.command = Command(name, console, every[environment], every, ending.outcome, connecting, told)
+            notify = notifications_of(every[environment], console)
+            ending.command = Command(name, console, every[environment], every, ending.outcome, connecting, notify)
             ending.document.update(body(ending.command) or {})
         finally:
             signals.ignore()
@@ -250,12 +250,12 @@ class _Ending:
 def _interrupted(doing: str, outcome: "Outcome") -> Interrupted:
     """The sentence for Ctrl-C, by how far the deployment was."""
     if outcome.unwatched or (outcome.status is Status.UNKNOWN and not outcome.hosts):
-        hosts = "the release may be announced, and hosts that are not waited for finish by themselves"
+        hosts = "the release may be announced already, and then the hosts finish on their own"
     elif outcome.hosts and outcome.status is not Status.ABORTED:
-        hosts = "the hosts' last words are shown; those that were let go finish by themselves"
+        hosts = "the hosts' last reports are shown; those that were switching finish on their own"
     else:
         hosts = "no host was switched"
-    return Interrupted(f"interrupted during: {doing}", hint=f"what ran on the build server was ended; {hosts}")
+    return Interrupted(f"interrupted during: {doing}", hint=f"processes on the build server were stopped; {hosts}")
 
 
 def refuse_dangers(context: Context, name: str, environment: str) -> None:
@@ -270,7 +270,7 @@ def refuse_dangers(context: Context, name: str, environment: str) -> None:
     if flag("hosts") or type(context).__module__.startswith("fabric."):
         # Once for each host otherwise.
         raise UsageError(
-            f"`{name}` can't run in a task with hosts of Fabric's: {fab_flags.BY_NAME['hosts'].instead}",
+            f"`{name}` can't run in a task with Fabric's `hosts`: {fab_flags.BY_NAME['hosts'].instead}",
             hint="call it in a task without `hosts`",
         )
 
@@ -314,12 +314,12 @@ def run_last_hook(command: Command, moment: "Moment", exit_code: int, error: Dep
     from deploytool.session import operator_of
 
     settings, console = command.settings, command.console
-    with after_all(command, f"hooks.{moment} was ended; how {command.name} ended stays as it is"):
+    with after_all(command, f"hooks.{moment} was stopped; the result of {command.name} stays as it is"):
         try:
             operator = operator_of(os.environ)
             run_hooks(settings, console, operator, moment, command.outcome, exit_code=exit_code, error=error)
         except HookError as trouble:
-            console.note(f"{trouble.message}; how {command.name} ended stays as it is")
+            console.note(f"{trouble.message}; the result of {command.name} stays as it is")
 
 
 def notifications_of(settings: "Settings", console: "Console") -> "Notifications | None":
@@ -335,7 +335,7 @@ def notifications_of(settings: "Settings", console: "Console") -> "Notifications
 def tell_the_end(command: Command, exit_code: int, error: DeployError | None) -> None:
     """Tell whoever is to be told how a command ended. All is done by now, and this changes none of it."""
     if command.notifications is not None:
-        with after_all(command, f"perhaps nobody was told how {command.name} ended"):
+        with after_all(command, f"the result of {command.name} may not have been notified"):
             command.notifications.end(command.name, command.outcome, exit_code, error)
 
 
@@ -343,7 +343,7 @@ def _no_environment(name: str) -> UsageError:
     from deploytool.settings.files import odd_files
 
     return UsageError(
-        f"which environment? `fab ENV {name}`, where ENV is one of: {listed(environments(project()))}",
+        f"the environment is missing: `fab ENV {name}`, where ENV is one of: {listed(environments(project()))}",
         hint="; ".join(str(problem) for problem in odd_files(project())) or None,
     )
 
@@ -365,10 +365,12 @@ def outcome_error(outcome: "Outcome") -> DeployError:
     if outcome.exit_code == FleetError.exit_code:
         return FleetError(reason)
     if bad:
-        return Interrupted(f"interrupted after `go`; not verified: {bad}", hint="silent hosts finish by themselves")
+        return Interrupted(
+            f"interrupted after `go`; not verified: {bad}", hint="silent hosts may still finish on their own"
+        )
     if outcome.stopped:
         left = len(outcome.hosts) - len(outcome.gone)
-        return Interrupted(f"interrupted after `go`; all hosts that were let go are verified, {left} not touched")
+        return Interrupted(f"interrupted after `go`; all hosts that switched are verified, {left} untouched")
     return Interrupted("interrupted after `go`, but every host is verified")
 
 
@@ -380,5 +382,5 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
 
 def listed(names: Sequence[str]) -> str:
     return (
-        ", ".join(names) if names else "none yet: there is no config/<environment>.yml; `deploytool init` writes some"
+        ", ".join(names) if names else "none yet: there is no config/<environment>.yml; `deploytool init` creates some"
     )

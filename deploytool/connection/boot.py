@@ -241,7 +241,7 @@ def boot(channel: Channel, build: "Build", archive: bytes) -> Callable[[], bytes
         raise ConnectionFailed(
             f"{where} did not start the worker within {BOOT_SECONDS:.0f} s",
             tail=(*strange, *channel.last_words()),
-            hint="is it overloaded, or does a login script there wait for something?",
+            hint="check whether it is overloaded, or a login script there waits for input",
         ) from error
     except OSError as error:
         channel.end(SHORT_FAREWELL_SECONDS)
@@ -261,18 +261,21 @@ _REFUSALS: Mapping[int, tuple[str, str]] = {
         "{where} has no Python 3.8 or newer in its PATH",
         "install python3 there (on Debian: `apt install python3`)",
     ),
-    Refusal.NO_ROOT: ("the work area {root} can't be made on {where}", "mend build.root, or the rights there"),
+    Refusal.NO_ROOT: (
+        "the work area {root} can't be created on {where}",
+        "choose another `build.root`, or fix the permissions there",
+    ),
     Refusal.NO_SPACE: (
         "the work area {root} can't be written on {where}: no space left on the device",
-        "free some space there, or mend the quota (`df -h {quoted}` and `df -i` tell), or choose another build.root",
+        "free some space or raise the quota there (see `df -h {quoted}` and `df -i`), or choose another `build.root`",
     ),
     Refusal.NOT_WRITABLE: (
         "the work area {root} can't be written on {where}",
-        "mend the rights there, or choose another build.root",
+        "fix the permissions there, or choose another `build.root`",
     ),
     Refusal.NO_MEMORY_FILE: (
-        "the worker can be kept neither in memory nor in a temporary file on {where}",
-        "free some memory there, or some space below TMPDIR",
+        "the worker fits neither into memory nor into a temporary file on {where}",
+        "free some memory there, or some space in TMPDIR",
     ),
 }
 
@@ -283,7 +286,9 @@ def _refused(build: "Build", status: int | None, words: tuple[str, ...]) -> Depl
     if status is None:
         return ConnectionFailed(f"the connection to {where} broke before the worker started", tail=words)
     if status == Refusal.BAD_TRANSFER:
-        return ConnectionFailed(f"the worker did not arrive whole on {where}", tail=words, hint="try again")
+        return ConnectionFailed(
+            f"the worker arrived incomplete on {where}", tail=words, hint="run the same command again"
+        )
     if status in _REFUSALS:
         known = {"where": where, "root": build.root, "quoted": shlex.quote(build.root)}
         message, hint = (text.format_map(known) for text in _REFUSALS[status])

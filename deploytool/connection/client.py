@@ -217,7 +217,7 @@ class WorkerClient:
             self._send({"beat": True})
             silent = time.monotonic() - self._heard
             if silent > SILENT_SECONDS:
-                self._cut_off(f"nothing was heard from it for {silent:.0f} s")
+                self._cut_off(f"it sent nothing for {silent:.0f} s")
 
     def _listen(self) -> None:
         # Joined once its end is there: a long line comes in many pieces.
@@ -232,11 +232,11 @@ class WorkerClient:
                     self._deliver(b"".join(line))
                     line = [other]
                 if sum(map(len, line)) > LONGEST_LINE_BYTES:
-                    raise _Nonsense("a line that has no end")
+                    raise _Nonsense("a line without an end")
         except (OSError, EOFError):
             pass
         except _Nonsense as nonsense:
-            why = f"it sent what its worker never says, {nonsense}"
+            why = f"it sent {nonsense}"
         self._cut_off(why)
 
     def _deliver(self, line: bytes) -> None:
@@ -247,7 +247,7 @@ class WorkerClient:
         try:
             message = read_json(line)
         except ValueError as error:
-            raise _Nonsense("a line that is no JSON") from error
+            raise _Nonsense("a line that is not JSON") from error
         if "id" not in message:
             # The answer to a beat.
             return
@@ -258,7 +258,7 @@ class WorkerClient:
                 # Not any more: all waiting was ended.
                 return
             if not is_answer(asked.do, message):
-                raise _Nonsense(f"as an answer to `{asked.do}`")
+                raise _Nonsense(f"an invalid answer to `{asked.do}`")
             if "event" not in message:
                 del self._asked[number]
         _trace(asked, message, len(line))
@@ -270,8 +270,8 @@ class WorkerClient:
                 "kind": ConnectionFailed.kind,
                 "message": f"the connection to the build server {self._where} broke: {why}",
                 "tail": list(self._channel.last_words()),
-                "hint": "what ran there ends when its worker notices, within 90 s; if the worker itself was killed, "
-                "with the next command. Run the same command again",
+                "hint": "run the same command again. What ran there ends within 90 s, or with that command if the "
+                "worker was killed",
             }
         }
         with self._guard:

@@ -34,9 +34,9 @@ class KnownHosts:
             raise revoked_key(self.host)
         if files := self.host.one("revokedhostkeys"):
             raise ConnectionFailed(
-                f"the host key of {self.host} can't be checked: RevokedHostKeys ({files}) is set, and Fabric reads no "
-                "such files",
-                hint="use OpenSSH's client: install it where it is missing, and leave `build.transport: fabric` out",
+                f"the host key of {self.host} can't be checked: RevokedHostKeys ({files}) is set, and Fabric "
+                "doesn't read it",
+                hint="use OpenSSH's client: install it if it is missing, and remove `build.transport: fabric`",
             )
         if key not in self.keys:
             if self.keys:
@@ -160,8 +160,8 @@ def changed_key(host: Host, why: str, tail: tuple[str, ...] = ()) -> ConnectionF
     return ConnectionFailed(
         f"the host key of {host} has CHANGED: {why}",
         tail=tail,
-        hint="somebody may be in between. If the server was set up anew, ask its administrator for the new "
-        f"fingerprint, then `ssh-keygen -R '{host.key_name}'` and `{_scan(host)}`",
+        hint="somebody may be intercepting the connection. If the server was reinstalled, ask its administrator for "
+        f"the new fingerprint, then `ssh-keygen -R '{host.key_name}'` and `{_scan(host)}`",
     )
 
 
@@ -169,7 +169,7 @@ def revoked_key(host: Host, tail: tuple[str, ...] = (), file: str = "known_hosts
     return ConnectionFailed(
         f"the host key of {host} is marked as revoked in {file}",
         tail=tail,
-        hint="somebody may have stolen it: ask the server's administrator for its new key",
+        hint="it may have been stolen: ask the server's administrator for the new key",
     )
 
 

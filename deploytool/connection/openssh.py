@@ -307,14 +307,14 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
         return ConnectionFailed(
             f"the host key of {where} was not accepted",
             tail=tail,
-            hint="compare its fingerprint with the administrator's",
+            hint="compare its fingerprint with that of the server's administrator",
         )
     if found("Too many authentication failures"):
         return ConnectionFailed(
-            f"{where} refused us: too many keys were tried before the right one",
+            f"{where}: authentication failed: too many keys were tried before the right one",
             tail=tail,
             hint="set `IdentitiesOnly yes` and `IdentityFile` for this host in ~/.ssh/config, so that ssh offers "
-            "that key only, and not all keys of your agent",
+            "only that key, not all keys of your agent",
         )
     if hit := found(r"(?:(\S+): )?Permission denied \(([^)]*)\)"):
         refusing = host(hit[1] or "")
@@ -322,18 +322,20 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
         if broken := found(r'Load key "(.*)": (.*)|Permissions \S+ for \'(.*)\' are too open'):
             if broken[3]:
                 return ConnectionFailed(
-                    f"{refusing} refused us: the key {broken[3]} was not used, as others can read it",
+                    f"{refusing}: authentication failed: ssh ignores the key {broken[3]}, because others can read it",
                     tail=tail,
-                    hint=f"`chmod 600 {shlex.quote(broken[3])}`",
+                    hint=f"run `chmod 600 {shlex.quote(broken[3])}`",
                 )
             hint = f"the key {broken[1]} can't be loaded: {broken[2]}. " + hint
         elif locked := _locked(way):
             return ConnectionFailed(
-                f"{refusing} refused us ({hit[2]}), and the SSH key {', '.join(locked)} has a passphrase",
+                f"{refusing}: authentication failed ({hit[2]}): the SSH key {', '.join(locked)} has a passphrase",
                 tail=tail,
-                hint="load it into ssh-agent with `ssh-add`, or call `fab --prompt-for-passphrase`",
+                hint="load it into ssh-agent with `ssh-add`, or run `fab --prompt-for-passphrase`",
             )
-        return ConnectionFailed(f"{refusing} refused us: Permission denied ({hit[2]})", tail=tail, hint=hint)
+        return ConnectionFailed(
+            f"{refusing}: authentication failed: Permission denied ({hit[2]})", tail=tail, hint=hint
+        )
     if hit := found(r"Could not resolve hostname (\S+): (.*)"):
         return _unreachable(host(hit[1]), hit[2], tail)
     if hit := found(r"onnect to (?:host|address) (\S+) port (\d+): (.*)"):
@@ -346,11 +348,11 @@ def explain(words: Sequence[str], way: Sequence[Host]) -> ConnectionFailed:
         )
     if hit := found("(timed out during banner exchange)|kex_exchange_identification: (.*)|(Unable to negotiate .*)"):
         why = hit[2] or hit[3] or "no answer in time"
-        return ConnectionFailed(f"{where}: no SSH handshake: {why}", tail=tail, hint="does an sshd answer there?")
+        return ConnectionFailed(f"{where}: no SSH handshake: {why}", tail=tail, hint="check that an sshd listens there")
     return ConnectionFailed(
         f"{where} can't be reached: ssh ended without a connection",
         tail=tail,
-        hint=f"`{where.by_hand}` tells more",
+        hint=f"run `{where.by_hand}` to see more",
     )
 
 
@@ -358,10 +360,10 @@ def login_hint(host: Host, methods: Collection[str]) -> str:
     """`methods` are those that it takes, as far as they are known."""
     if methods and "publickey" not in methods:
         return (
-            "it takes no key: call `fab` on a terminal, or with --prompt-for-login-password, and check the password. "
-            f"`{host.by_hand}` tells more"
+            "it accepts no key: run `fab` on a terminal, or with --prompt-for-login-password, and check the password. "
+            f"Run `{host.by_hand}` to see more"
         )
-    return f"is your key in its authorized_keys, and in your ssh-agent? `{host.by_hand}` tells more"
+    return f"check that your key is in its authorized_keys, and in your ssh-agent. Run `{host.by_hand}` to see more"
 
 
 def _unreachable(host: Host, why: str, tail: tuple[str, ...]) -> ConnectionFailed:

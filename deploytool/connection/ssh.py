@@ -57,7 +57,8 @@ class SshChannel:
         except Exception as error:
             line.close()
             raise ConnectionFailed(
-                f"the build server {build.server} opened no session: {error}", hint="see MaxSessions in its sshd_config"
+                f"the build server {build.server} opened no session: {error}",
+                hint="check MaxSessions in its sshd_config",
             ) from error
         except BaseException:
             line.close()
@@ -124,7 +125,7 @@ class FabricLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Requested:
     """What the command line and Fabric's own configuration ask for."""
 
     config: Any
@@ -135,7 +136,7 @@ class Wishes:
     of_fabric: OfFabric
 
     @classmethod
-    def of(cls, config: Any) -> "Wishes":
+    def of(cls, config: Any) -> "Requested":
         """`config` is that of the `fab` command line, or None."""
         import fabric
         import paramiko
@@ -213,28 +214,28 @@ class Connecting:
 
     def _begin(self, fabric_config: Any, ssh_config: str | None) -> Callable[[tuple[str, ...]], Channel]:
         build = self._build
-        wishes = Wishes.of(fabric_config)
-        for key in wishes.keys:
+        requested = Requested.of(fabric_config)
+        for key in requested.keys:
             if not os.path.isfile(key):
-                raise ConnectionFailed(f"the key file {key} is not there", hint="see -i")
-        way = Reading.of(ssh_config, build.ssh_config, wishes.of_fabric).way(build.server, build.gateway)
+                raise ConnectionFailed(f"the key file {key} does not exist", hint="check -i")
+        way = Reading.of(ssh_config, build.ssh_config, requested.of_fabric).way(build.server, build.gateway)
         host = way[-1]
 
-        over_openssh = functools.partial(self._over_openssh, way, wishes)
+        over_openssh = functools.partial(self._over_openssh, way, requested)
         if host.arguments is None:
             if build.transport == "openssh":
                 raise UsageError(
                     f"`build.transport` is openssh, and {host.no_client}",
-                    hint="install OpenSSH's client, or leave the setting out",
+                    hint="install OpenSSH's client, or remove the setting",
                 )
             why = None
         else:
-            why = "build.transport" if build.transport == "openssh" else asks_for_openssh(host, wishes.answers)
+            why = "build.transport" if build.transport == "openssh" else asks_for_openssh(host, requested.answers)
         if why is not None and build.transport != "fabric":
             self._take("openssh", why)
             return over_openssh
         try:
-            self._open_by_fabric(way, wishes)
+            self._open_by_fabric(way, requested)
         except LookupError as token:
             raise ConnectionFailed(
                 f"{host} can't be reached: its configuration has a token or variable that only ssh knows: {token}",
@@ -251,17 +252,17 @@ class Connecting:
         self._take("fabric", "build.transport" if build.transport == "fabric" else self._why_fabric(way))
         return lambda argv: SshChannel(build, host, self._line, argv)
 
-    def _over_openssh(self, way: Sequence[Host], wishes: Wishes, argv: tuple[str, ...]) -> OpenSshChannel:
+    def _over_openssh(self, way: Sequence[Host], requested: Requested, argv: tuple[str, ...]) -> OpenSshChannel:
         host = way[-1]
         if self._abandoned:
             raise ConnectionFailed(f"the connection to {host} was given up")
         lends = "yes" if self._build.forward_agent else "no"
         options = ("LogLevel=ERROR", "Compression=yes", f"ForwardAgent={lends}")
         more = [word for option in options for word in ("-o", option)]
-        line = openssh.command(host, way[:-1], wishes.manner(host), *more)
+        line = openssh.command(host, way[:-1], requested.manner(host), *more)
         # A build should not depend on the operator's environment; SetEnv is the user's own choice for this server.
         child = Child(
-            [*line, shlex.join(argv)], wishes.answers, host.all("sendenv"), marks_servers=openssh.marks_servers(host)
+            [*line, shlex.join(argv)], requested.answers, host.all("sendenv"), marks_servers=openssh.marks_servers(host)
         )
         self._line.opened(child.close)
         return OpenSshChannel(child, way)
@@ -277,23 +278,23 @@ class Connecting:
         over = ", over " + ", ".join(map(str, way[:-1])) if way[:-1] else ""
         return f"it can do what the configuration of {way[-1]} asks for{over}"
 
-    def _open_by_fabric(self, way: Sequence[Host], wishes: Wishes) -> None:
+    def _open_by_fabric(self, way: Sequence[Host], requested: Requested) -> None:
         """Raises ConnectionFailed."""
         if way[-1].arguments is not None:
             # OpenSSH's client brings us to the last one.
-            self._open(way[-1], way, wishes)
+            self._open(way[-1], way, requested)
             return
         for at in range(len(way)):
-            self._open(way[at], way[: at + 1], wishes)
+            self._open(way[at], way[: at + 1], requested)
             if self._abandoned:
                 break
 
-    def _open(self, host: Host, way: Sequence[Host], wishes: Wishes) -> None:
+    def _open(self, host: Host, way: Sequence[Host], requested: Requested) -> None:
         """Open one hop. Its key is checked before anything is said about ourselves."""
         import fabric
         import paramiko
 
-        seconds = wishes.manner(host).seconds
+        seconds = requested.manner(host).seconds
         known = known_keys(host)
         child = None
         sock: Any
@@ -304,8 +305,8 @@ class Connecting:
                 )
             except paramiko.SSHException as error:
                 raise ConnectionFailed(f"the jump host {way[-2]} can't reach {host}: {error}") from error
-        elif line := proxy_command(host, way[:-1], wishes.manner(host)):
-            hops = wishes.manner(host).of_hops
+        elif line := proxy_command(host, way[:-1], requested.manner(host)):
+            hops = requested.manner(host).of_hops
             child = Child(("/bin/sh", "-c", f"exec {line}"), hops.answers, marks_servers=openssh.marks_servers(host))
             self._line.opened(child.close)
             sock = child.socket
@@ -315,18 +316,18 @@ class Connecting:
 
         if host.arguments is not None:
             keys = identities(host)
-            files = [*keys.usable, *(keys.locked if wishes.answers["passphrase"] else ())]
+            files = [*keys.usable, *(keys.locked if requested.answers["passphrase"] else ())]
             kwargs = {"allow_agent": uses_agent(host), "look_for_keys": False}
         else:
             # Fabric's own places for keys.
-            files, kwargs = [*wishes.keys, *host.paths("identityfile")], {}
+            files, kwargs = [*requested.keys, *host.paths("identityfile")], {}
         # A jump host may ask somebody for something, and watches its time itself.
         patience = seconds + (openssh.LOGIN_SECONDS if child is not None and openssh.terminal() else 0)
         connection = fabric.Connection(
             host.hostname,
             user=host.user,
             port=host.port,
-            config=wishes.config,
+            config=requested.config,
             forward_agent=False,
             connect_timeout=patience,
         )
@@ -358,17 +359,18 @@ class Connecting:
                 if (status := child.wait(0)) is not None:
                     raise ConnectionFailed(
                         f"{host} can't be reached: `{line}` ended with exit code {status}",
-                        hint="see ProxyCommand in ssh_config",
+                        hint="check ProxyCommand in ssh_config",
                     ) from error
             if own.get("password") and _was_wrong(error, client.get_transport()):
                 raise WrongPassword(
-                    f"{host} refused us: {error}", hint=f"is the password right? `{host.by_hand}` tells more"
+                    f"{host}: authentication failed: {error}",
+                    hint=f"check the password. Run `{host.by_hand}` to see more",
                 ) from error
             raise _failure(error, host, policy.was_asked, seconds) from error
         transport = connection.transport
         if not transport.is_authenticated():
             # paramiko takes a part for the whole where a server asks for two keys.
-            raise Refused(f"{host} refused us: it asks for more than one key")
+            raise Refused(f"{host}: authentication failed: it asks for more than one key")
         transport.set_keepalive(KEEPALIVE_SECONDS)
         # A gateway that can't reach the next hop would otherwise hold us for an hour.
         transport.channel_timeout = seconds
@@ -383,7 +385,7 @@ def _hint(failure: ConnectionFailed, why: str | None, host: Host) -> str | None:
     if host.unread:
         why = host.no_client[0].upper() + host.no_client[1:]
         hints.append(
-            f"{why}, and without it {', '.join(host.unread)} in ssh_config count for nothing: install OpenSSH's client"
+            f"{why}, and without it {', '.join(host.unread)} in ssh_config are ignored: install OpenSSH's client"
         )
     return ". ".join(hints) or None
 
@@ -418,26 +420,26 @@ def _failure(error: Exception, host: Host, is_trusted: bool, seconds: int) -> Co
     if isinstance(error, paramiko.PasswordRequiredException):
         return Refused(
             f"the SSH key for {host} has a passphrase",
-            hint="load it into ssh-agent with `ssh-add`, or call `fab --prompt-for-passphrase`",
+            hint="load it into ssh-agent with `ssh-add`, or run `fab --prompt-for-passphrase`",
         )
     if is_trusted or isinstance(error, paramiko.AuthenticationException):
         # So paramiko says that the server has had enough.
         why = "too many keys were tried" if "No existing session" in str(error) else error
         return Refused(
-            f"{host} refused us: {why}",
+            f"{host}: authentication failed: {why}",
             hint=openssh.login_hint(host, getattr(error, "allowed_types", ())),
         )
     if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
         return Refused(
             f"{host}: no SSH connection: {error}",
-            hint="see Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms in ssh_config",
+            hint="check Ciphers, MACs, KexAlgorithms and HostKeyAlgorithms in ssh_config",
         )
     # So it says that it gave up waiting.
     slow = "No existing session" in str(error)
     why = f"no SSH connection: {str(error) or 'it was closed'}"
     if slow:
         why = f"no SSH handshake within {seconds:g} s"
-    return ConnectionFailed(f"{host}: {why}", hint="does an sshd answer there?")
+    return ConnectionFailed(f"{host}: {why}", hint="check that an sshd listens there")
 
 
 def proxy_command(host: Host, before: Sequence[Host], manner: Manner) -> str:

@@ -174,7 +174,7 @@ class Reading:
             host = self.host(rest, jumps)
             way.insert(0, host)
             if len(way) > MOST_HOPS:
-                raise UsageError(f"{self.called} can't be used for {server}: its ProxyJump leads in a circle")
+                raise UsageError(f"{self.called} can't be used for {server}: its ProxyJump is circular")
             before, _, last = host.jumps.rpartition(",")
             # Of several only the first is reached as its own configuration says.
             rest, jumps = last or None, before or None
@@ -239,7 +239,7 @@ class Reading:
         except (paramiko.SSHException, ValueError, LookupError, TypeError, OSError) as error:
             raise UsageError(
                 f"{self.called} can't be used for {name}: {error}",
-                hint=f"OpenSSH's client would know more of such files, but {no_client} (on Debian: "
+                hint=f"OpenSSH's client understands more of such files, but {no_client} (on Debian: "
                 "`apt install openssh-client`)",
             ) from error
         options = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in found.items()}
@@ -259,7 +259,7 @@ def _local_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError) as error:
         raise UsageError(
-            f"your own name is not known: uid {os.getuid()} has no entry in passwd, and USER is not set",
+            f"your user name is unknown: uid {os.getuid()} has no entry in passwd, and USER is not set",
             hint="set USER",
         ) from error
 

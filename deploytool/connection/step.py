@@ -66,7 +66,7 @@ def groups(results: Sequence[str], key: str, pattern: str, step: str) -> tuple[t
     """The groups of the pattern in each of that key's values. Raises StepError if one does not match."""
     found = [re.fullmatch(pattern, value) for value in values(results, key)]
     if None in found:
-        raise StepError(f"the step {step} ended well on the build server, but what it said of its {key} makes no sense")
+        raise StepError(f"the step {step} succeeded on the build server, but printed an invalid {key}")
     return tuple(each.groups() for each in found if each)
 
 
@@ -74,7 +74,7 @@ def only_value(results: Sequence[str], key: str, pattern: str, step: str) -> str
     """The one value of that key. Raises StepError if the step did not say it: an empty answer must not pass."""
     found = values(results, key)
     if len(found) != 1 or not re.fullmatch(pattern, found[0]):
-        raise StepError(f"the step {step} ended well on the build server, but did not say its {key}")
+        raise StepError(f"the step {step} succeeded on the build server, but printed no {key}")
     return found[0]
 
 
@@ -91,51 +91,51 @@ class Sentence:
 
 _SENTENCES: Mapping[int, Sentence] = {
     Code.UNKNOWN_REVISION: Sentence(
-        "{subject} is no branch, tag or commit of the repository",
-        "push it, or name one that exists: --branch takes a branch, a tag or a commit's SHA",
+        "{subject} is not a branch, tag or commit of the repository",
+        "push it, or choose one that exists: --branch takes a branch, a tag or a commit's SHA",
     ),
     Code.AMBIGUOUS_REVISION: Sentence(
-        "{subject} is the beginning of several commits' SHAs", "give more digits of the one you mean"
+        "several commits' SHAs begin with {subject}", "give more digits of the one you mean"
     ),
     Code.LINKED_FILE_MISSING: Sentence(
-        "missing on the build server, and build.linked_files asks for it: {listed}",
-        "put it there, readable by the user that builds; or, if the app has none, take it out of build.linked_files "
-        "(`fab ENV settings` shows what the recipe asks for)",
+        "files of `build.linked_files` are missing on the build server: {listed}",
+        "create them there, readable by the build user; or, if the application has none, remove them from "
+        "`build.linked_files` (`fab ENV settings` shows the recipe's)",
     ),
     Code.REPOSITORY_UNREACHABLE: Sentence(
         "the build server could not fetch from the repository {subject}",
-        "try `git ls-remote` on the build server, as the user that builds",
+        "run `git ls-remote` on the build server, as the build user",
         output=True,
     ),
     Code.TOOL_MISSING: Sentence(
-        "{listed} can't be run on the build server, and the build needs it",
-        "install it there, or name the directory that holds it in build.path",
+        "the build needs {listed}, which can't be run on the build server",
+        "install it there, or add its directory to `build.path`",
         output=True,
     ),
     Code.SUBDIRECTORY_MISSING: Sentence(
-        "the revision has no directory {subject}", "correct `subdirectory`, or deploy another revision"
+        "the revision has no directory {subject}", "fix `subdirectory`, or deploy another revision"
     ),
     Code.SUBMODULE_FAILED: Sentence(
         "the submodule {subject} could not be checked out on the build server",
-        "its URL must be reachable from there, and its commit pushed",
+        "check that its URL is reachable from there, and that its commit was pushed",
         output=True,
     ),
     Code.WORK_TREE_NOT_CLEAN: Sentence(
         "the work tree on the build server could not be brought to the revision: {listed}",
-        "something there can't be replaced or removed (lsattr, findmnt, ls -l); free it",
+        "something there can't be replaced or removed: check it with lsattr, findmnt and ls -l",
         output=True,
     ),
     Code.MIRROR_UNUSABLE: Sentence(
         "the repository answers, but its mirror {subject} could not be brought up to date",
-        "is there room on the disk, and may this user write there?",
+        "check free disk space there, and that the build user may write",
         output=True,
     ),
     Code.DIRECTORY_MISSING: Sentence(
         "the directory {subject} is missing on the build server", "unpack the release again"
     ),
     Code.FILTER_FAILED: Sentence(
-        "git's filters ({listed}) could not make all files of the revision on the build server",
-        "try `git clone` of the repository there, as the user that builds",
+        "git's filters ({listed}) failed on the build server for some files of the revision",
+        "run `git clone` of the repository there, as the build user",
         output=True,
     ),
 }
@@ -153,34 +153,33 @@ _GIT_SAYS = tuple(
         ),
         (
             r"^fatal: transport '(\w+)' not allowed",
-            "git there takes no {0} submodules: give it another URL in .gitmodules, or allow them, as the user that "
-            "builds, with `git config --global protocol.{0}.allow always` (GIT_ALLOW_PROTOCOL, if set, has the last "
-            "word)",
+            "git there accepts no {0} submodules: set another URL in .gitmodules, or allow them with `git config "
+            "--global protocol.{0}.allow always` as the build user (GIT_ALLOW_PROTOCOL overrides that)",
         ),
         (
             r"^fatal: could not read (?:Username|Password) for|^fatal: Authentication failed for",
-            "the server wants other credentials: name them in `repository`, as https://${{USER}}:${{TOKEN}}@…, which "
-            "counts for submodules of the same server, too, or set up a credential helper for the user that builds",
+            "the server rejects the credentials: set them in `repository`, as https://${{USER}}:${{TOKEN}}@…, which "
+            "also applies to submodules on the same server, or set up a credential helper for the build user",
         ),
         (
             r"Host key verification failed",
-            "ssh does not know the server's host key: put it into ~/.ssh/known_hosts of the user that builds",
+            "ssh does not know the server's host key: add it to ~/.ssh/known_hosts of the build user",
         ),
         (
             r"Permission denied \(",
-            "the server takes no ssh key of the user that builds: give that user one, or lend yours with "
+            "the server accepts no SSH key of the build user: give that user one, or use yours with "
             "`build.forward_agent: true`",
         ),
         (
             r"^error: object [0-9a-f]+: (\w+): ",
-            "fetch.fsckObjects or transfer.fsckObjects is set there, and refuses what the repository has: allow it, as "
-            "the user that builds, with `git config --global fetch.fsck.{0} ignore`",
+            "fetch.fsckObjects or transfer.fsckObjects is set there, and rejects an object of the repository: allow it "
+            "with `git config --global fetch.fsck.{0} ignore` as the build user",
         ),
         (
             r"^\s*objectformat$",
-            "the repository names its objects by sha256, which takes git 2.29 or newer on the build server",
+            "the repository uses sha256 object names, which need git 2.29 or newer on the build server",
         ),
-        (r"No space left on device|Disk quota exceeded", "free some room there, or set build.root to a larger disk"),
+        (r"No space left on device|Disk quota exceeded", "free some space there, or set `build.root` to a larger disk"),
     )
 )
 
@@ -202,8 +201,8 @@ def explain(step: Step, end: StepEnd) -> StepError:
     problems = values(end.results, "problem")
     if end.timed_out:
         said = Sentence(
-            f"the step {step.name} took longer than {step.timeout_seconds:g} seconds on the build server and was ended",
-            "raise build.timeout_seconds, if it only needs longer",
+            f"the step {step.name} took longer than {step.timeout_seconds:g} s on the build server and was stopped",
+            "raise `build.timeout_seconds` if it needs more time",
             output=True,
         )
     elif end.exit_code in _SENTENCES:
@@ -242,18 +241,18 @@ def _command_failed(step: Step, problems: Sequence[str]) -> Sentence:
 def _version_missing(step: Step, problems: Sequence[str]) -> Sentence:
     asked = [(*problem.split("\t", 2), "?", "?")[:3] for problem in problems]
     lacking = (
-        f"{file} asks for {wanted}, which {manager} on the build server has not installed"
+        f"{file} asks for {wanted}, which {manager} has not installed on the build server"
         for file, manager, wanted in asked
     )
     installs = (f"{manager} install {wanted.replace(':', ' ')}" for _, manager, wanted in asked)
-    return Sentence("; ".join(lacking), "there, as the user that builds: " + "; ".join(installs))
+    return Sentence("; ".join(lacking), "run there, as the build user: " + "; ".join(installs))
 
 
 def _git_too_old(step: Step, problems: Sequence[str]) -> Sentence:
     found, least = (*problems[-1].split("\t", 1), "?")[:2]
     return Sentence(
         f"git on the build server is {found}, and a build needs {least} or newer",
-        "install a newer git there, or name the directory of one in build.path",
+        "install a newer git there, or add its directory to `build.path`",
     )
 
 
@@ -261,8 +260,8 @@ def _path_leads_out(step: Step, problems: Sequence[str]) -> Sentence:
     link, target, place = (*problems[-1].split("\t", 2), "?", "")[:3]
     reached = f"which is {place}" if place else "and nothing is there"
     return Sentence(
-        f"{step.name}: {link} is a link that leads to {target}, out of the application's tree ({reached})",
-        f"nothing was removed or replaced there: make {link} a directory, or a link to something inside, or correct "
+        f"{step.name}: {link} is a symlink to {target}, outside the application's tree ({reached})",
+        f"nothing was removed or replaced there: make {link} a directory, or a symlink to a path inside, or fix "
         "the path in the settings (`build.linked_files`, `linked_dirs`, `linked_files`, `subdirectory`)",
     )
 
@@ -281,13 +280,13 @@ def _filters_missing(step: Step, problems: Sequence[str]) -> Sentence:
         )
         said.append(f"git's filter {name} {why}, and the revision has files for it: {', '.join(paths[:5])}{more}")
         hints.append(
-            "install git-lfs there and run `git lfs install` as the user that builds"
+            "install git-lfs there and run `git lfs install` as the build user"
             if name == "lfs"
-            else f"set `filter.{name}.smudge` there with `git config --global`, as the user that builds (`cat` takes "
+            else f"set `filter.{name}.smudge` there with `git config --global` as the build user (`cat` takes "
             "the files as they are)"
         )
     return Sentence(
-        "; ".join(said), "; ".join(dict.fromkeys(hints)) + "; or take the attribute `filter` out of .gitattributes"
+        "; ".join(said), "; ".join(dict.fromkeys(hints)) + "; or remove the attribute `filter` from .gitattributes"
     )
 
 

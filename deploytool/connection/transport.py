@@ -60,7 +60,7 @@ def asks_for_openssh(host: Host, answers: Mapping[str, str | None]) -> str | Non
     for path in keys.foreign:
         # ssh looks for its usual names anyway.
         if only or not os.path.basename(path).startswith("id_"):
-            return f"the private half of {path} is no file that Fabric can use"
+            return f"the private half of {path} is not a file that Fabric can use"
     if only and keys.locked and not answers.get("passphrase"):
         return f"{keys.locked[0]} has a passphrase, and IdentitiesOnly is set: an agent may have that key"
     return None

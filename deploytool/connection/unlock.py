@@ -41,8 +41,8 @@ def free_locks(build_server: BuildServer, environment: str, tell: Callable[[str]
         if name == "workspace" and its_own != environment:
             left.append(shown)
             sentences.append(
-                f"; the workspace is in use by {found.sentence} and was left alone"
-                + (f": `fab {its_own} unlock` would end that" if its_own else "")
+                f"; the workspace is in use by {found.sentence}, which was left running"
+                + (f": `fab {its_own} unlock` would end it" if its_own else "")
             )
             continue
         tell(f"the {name} lock is held by {found.sentence}; ending it")

@@ -148,9 +148,9 @@ def record_of(
 def problem_of(ended: Ended, timeout_seconds: int, setting: str) -> str | None:
     """What is wrong with how a command ended, in words; `setting` is where its time comes from."""
     if ended.timed_out:
-        return f"was ended after {timeout_seconds} s ({setting})"
+        return f"was stopped after {timeout_seconds} s (`{setting}`)"
     if ended.exit_status < 0:
-        return f"was ended by signal {-ended.exit_status}"
+        return f"was killed by signal {-ended.exit_status}"
     return f"failed with exit status {ended.exit_status}" if ended.exit_status else None
 
 

@@ -77,7 +77,7 @@ class Notifications:
             try:
                 post(url, document)
             except NotTold as problem:
-                self._console.note(self._masking.text(f"notify.webhook was not told: {problem}"))
+                self._console.note(self._masking.text(f"notify.webhook failed: {problem}"))
 
         self._posting = threading.Thread(target=told, daemon=True)
         self._posting.start()
@@ -87,7 +87,7 @@ class Notifications:
         if self._posting is not None:
             self._posting.join(WEBHOOK_SECONDS + 1)
             if self._posting.is_alive():
-                self._console.note(f"notify.webhook has not answered within {WEBHOOK_SECONDS:g} s")
+                self._console.note(f"notify.webhook did not answer within {WEBHOOK_SECONDS:g} s")
             self._posting = None
 
     def _run(self, notice: Notice, record: Record) -> None:
@@ -106,7 +106,7 @@ class Notifications:
                 self._console.note(f"{label} could not be started on this machine: {trouble}")
                 continue
             if problem := problem_of(ended, self._settings.notify.timeout_seconds, "notify.timeout_seconds"):
-                self._console.note(f"{label} {problem}, so its {notice} was perhaps not told")
+                self._console.note(f"{label} {problem}: its {notice} may not have been notified")
 
     def _teller(self, label: str) -> Callable[[str], None]:
         return lambda line: self._console.note(f"{label} | {line}")
@@ -117,7 +117,7 @@ class Notifications:
 
 def begin_text(settings: "Settings", operator: "Operator", what: str) -> str:
     """One line: who begins what, where."""
-    return "\n".join(_told(settings, f"{what} begins, by {operator.name}", operator))
+    return "\n".join(_told(settings, f"{what} started by {operator.name}", operator))
 
 
 def end_text(
@@ -132,7 +132,7 @@ def end_text(
     lines = message(outcome, settings.environment)
     if error is not None and (not lines or exit_code not in (0, 8)):
         lines = [error.message, *([f"hint: {error.hint}"] if error.hint else [])]
-    first = f"{name} {'is done' if exit_code == 0 else f'FAILED with exit code {exit_code}'}"
+    first = f"{name} {'succeeded' if exit_code == 0 else f'FAILED with exit code {exit_code}'}"
     return "\n".join([*_told(settings, first, operator), *map(one_line, lines)])[:LONGEST_TEXT]
 
 

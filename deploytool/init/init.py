@@ -33,10 +33,10 @@ def copy_template(directory: Path, say: Say) -> None:
     """Copy the manifest's template to where a project's own is looked for. Raises UsageError."""
     file = f"{TEMPLATES}/{TEMPLATE_NAME}"
     if write_new(directory, {file: (own_templates() / TEMPLATE_NAME).read_text(encoding="utf-8")}):
-        say(f"Written: {file}. From now on your manifests are rendered from it: change it, and see what that makes of")
-        say(f"them with: fab {ENVIRONMENTS[0]} plan")
+        say(f"Written: {file}. Your manifests are rendered from it from now on.")
+        say(f"Edit it, and see the effect with: fab {ENVIRONMENTS[0]} plan")
     else:
-        say(f"Nothing was changed: {file} is there already, and your manifests are rendered from it.")
+        say(f"Nothing was changed: {file} already exists, and your manifests are rendered from it.")
 
 
 def _words(found: Survey, proposal: Proposal, written: tuple[str, ...]) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _words(found: Survey, proposal: Proposal, written: tuple[str, ...]) -> Itera
     yield f"Written: {', '.join(written)}" if written else "Nothing was changed."
     left = [name for name in proposal.files if name not in written]
     if left:
-        yield f"There already, and left as it is: {', '.join(left)}"
+        yield f"Already there, unchanged: {', '.join(left)}"
     if found.fabfile is not None:
         yield from _fabfile_words(found.fabfile)
     to_fill_in = proposal.to_fill_in if shared in written else ()
@@ -63,12 +63,12 @@ def _words(found: Survey, proposal: Proposal, written: tuple[str, ...]) -> Itera
     first = (
         (f"${{EDITOR:-vi}} {shared}", f"fill in {', '.join(to_fill_in)}, marked {FILL_IN}")
         if to_fill_in
-        else (f"fab {ENVIRONMENTS[0]} settings", "what the settings are, and what they lack")
+        else (f"fab {ENVIRONMENTS[0]} settings", "show the settings, and what is missing")
     )
     steps = (
         first,
-        (f"fab {ENVIRONMENTS[0]} check", "tries all that a deploy needs"),
-        (f"fab {ENVIRONMENTS[0]} deploy", "builds a release, and brings it to every host"),
+        (f"fab {ENVIRONMENTS[0]} check", "check every prerequisite"),
+        (f"fab {ENVIRONMENTS[0]} deploy", "build a release and deploy it to every host"),
     )
     width = max(len(command) for command, _ in steps)
     yield from (f"    {command:<{width}}   # {what}" for command, what in steps)
@@ -76,8 +76,8 @@ def _words(found: Survey, proposal: Proposal, written: tuple[str, ...]) -> Itera
 
 def _fabfile_words(fabfile: str) -> Iterator[str]:
     if "deploytool.tasks" in fabfile:
-        yield "There already, and has our tasks: fabfile.py"
+        yield "Already there, with deploytool's tasks: fabfile.py"
         return
-    yield "There already, and left as it is: fabfile.py. For our tasks, add this line to it:"
+    yield "Already there, unchanged: fabfile.py. Add this line to it for deploytool's tasks:"
     yield f"    {FABFILE_LINE}"
-    yield "and for each task of its own, so that fab still finds it: namespace.add_task(name_of_the_task)"
+    yield "and for each of its own tasks, so that fab still finds it: namespace.add_task(name_of_the_task)"

@@ -73,7 +73,7 @@ def propose(found: Survey, given: Given) -> Proposal:
     }
     _check(shared)
     carried = [name for name in ("keep_releases", "linked_dirs", "linked_files") if name in capistrano.values]
-    lists = tuple(ProposedValue(name, _scalar(capistrano.values[name]), "Capistrano's own") for name in carried)
+    lists = tuple(ProposedValue(name, _scalar(capistrano.values[name]), "from Capistrano") for name in carried)
     return Proposal(
         chosen=(recipe, *chosen, *lists),
         files=files,
@@ -105,7 +105,7 @@ def _recipe(texts: Mapping[str, str]) -> tuple[str, str]:
     for recipe in RECIPES.values():
         if sign := recipe.sign(texts):
             return recipe.name, sign
-    return "none", "nothing here tells what kind of application it is"
+    return "none", "the kind of application is unknown"
 
 
 # --- single values
@@ -122,7 +122,7 @@ def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Propos
 
     def said(name: str) -> tuple[str | None, str]:
         value = capistrano.values.get(name)
-        return (value if isinstance(value, str) else None), "Capistrano's own"
+        return (value if isinstance(value, str) else None), "from Capistrano"
 
     application = _first(
         "application",
@@ -130,14 +130,14 @@ def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Propos
         (_fitting(value) if (value := said("application")[0]) else None, said("application")[1]),
         (_fitting(_last_part(git.origin)) if git and git.origin else None, "the name of the repository"),
         (_fitting(found.name), "the name of this directory"),
-        ("app", "a name for what has none"),
+        ("app", "the default"),
     )
     repository = _first(
         "repository",
         (given.repository, "--repository"),
         said("repository"),
         (git.origin if git else None, "git's origin"),
-        (FILL_IN, "git knows no remote here" if git else "this is no git repository"),
+        (FILL_IN, "git has no remote here" if git else "not a git repository"),
     )
     branch = _first(
         "branch",
@@ -157,7 +157,7 @@ def _chosen(found: Survey, given: Given, capistrano: Capistrano) -> tuple[Propos
     store = _first(
         "store.url",
         (given.store, "--store"),
-        (f"s3://{FILL_IN}/{application.value}", "the bucket that gets the releases"),
+        (f"s3://{FILL_IN}/{application.value}", "the bucket for releases"),
     )
     return application, repository, branch, deploy_to, server, store
 
@@ -179,9 +179,9 @@ def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str]
     git, carried, kind = found.git, capistrano.values, RECIPES[recipe.value]
     restart = kind.restart.format(value["application"]) if kind.restart else None
     lines = [
-        "# What all environments share; <environment>.yml is laid over it. `fab staging settings` shows all settings.",
+        "# Shared by all environments; <environment>.yml overrides it. `fab staging settings` shows all settings.",
         f"application: {_scalar(value['application'])}",
-        f"repository: {_scalar(value['repository'])}   # as the build server sees it",
+        f"repository: {_scalar(value['repository'])}   # as the build server reaches it",
         *([f"branch: {_scalar(value['branch'])}"] if value["branch"] != "main" else []),
         *([f"subdirectory: {_scalar(git.subdirectory)}"] if git and git.subdirectory != "." else []),
         f"deploy_to: {_scalar(value['deploy_to'])}   # on app servers",
@@ -197,7 +197,7 @@ def _shared_text(found: Survey, capistrano: Capistrano, value: Mapping[str, str]
         "roles:",
         "  web:",
         *([f"    restart: {_scalar(restart)}"] if restart else []),
-        f"    verify: {kind.verify}   # how a host proves that it serves the new release",
+        f"    verify: {kind.verify}   # how a host is verified on the new release",
     ]
     return "\n".join(lines) + "\n"
 
@@ -230,9 +230,9 @@ def _check(shared: str) -> None:
             for error in invalid.errors(include_url=False, include_input=False)
         ]
         raise UsageError(
-            "what was found, or given, can't be settings:",
+            "these values are not valid settings:",
             tail=problems,
-            hint="give another value; `deploytool init --help` has the flags",
+            hint="pass another value; `deploytool init --help` lists the flags",
         ) from None
 
 
@@ -242,27 +242,27 @@ def _check(shared: str) -> None:
 def _notes(found: Survey, given: Given, capistrano: Capistrano, recipe: str) -> Iterator[str]:
     if found.place != "config":
         yield (
-            f"config/ holds files of the application's own ({_some(found.foreign)}), so the settings are in "
-            f"{found.place}/: then no other file is taken for an environment."
+            f"config/ has files of the application itself ({_some(found.foreign)}), so the settings are in "
+            f"{found.place}/, where no other file is taken for an environment."
         )
     elif found.foreign:
         yield (
             f"{_some(found.foreign)} would be taken for environments: move deploy.yml and the environments' files to "
-            "config/deploy/, and they are not."
+            "config/deploy/ to prevent that."
         )
     if capistrano.values:
         yield f"taken over from Capistrano: {', '.join(capistrano.values)}."
     if capistrano.unclear:
-        yield f"not taken over, as only Ruby could tell their values: {', '.join(capistrano.unclear)}."
+        yield f"not taken over, because only Ruby can evaluate them: {', '.join(capistrano.unclear)}."
     if found.git is None:
-        yield "this is no git repository, and releases are built from one: git init, commit, push."
+        yield "this is not a git repository, and releases are built from one: run git init, commit and push."
     elif found.git.had_password and given.repository is None and "repository" not in capistrano.values:
-        yield "origin's URL holds a password, which was left out: the build server needs access of its own."
+        yield "origin's URL has a password, which was left out: the build server needs its own access."
     if recipe == "django":
         missing = [name for name in ("manage.py", "requirements.txt") if name not in found.texts]
         if missing:
             yield (
-                f"the recipe django needs {' and '.join(missing)} in this directory: add that, or set "
+                f"the recipe django needs {' and '.join(missing)} in this directory: add what is missing, or set "
                 "build.dependencies, build.assets and build.migrate."
             )
 

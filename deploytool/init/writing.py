@@ -20,7 +20,7 @@ def write_new(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
         except FileExistsError:
             if (directory / name).parent.is_dir():
                 continue
-            raise UsageError(f"{name} can't be written: {(directory / name).parent} is no directory") from None
+            raise UsageError(f"{name} can't be written: {(directory / name).parent} is not a directory") from None
         except OSError as error:
             raise UsageError(
                 f"{name} can't be written: {error.strerror}", hint=_so_far(written) if written else None

@@ -73,7 +73,7 @@ def up(state: Path, project: Path) -> None:
     print()
     if kept is not None:
         print(f"Your old config/playground.yml is now {kept.relative_to(project)}.")
-    print("Wrote config/playground.yml. Next:")
+    print("Written: config/playground.yml. Next:")
     print()
     print(f"    {fab_command()} playground deploy")
     for line in _curl_lines(playground, SHOP):
@@ -166,11 +166,11 @@ def config(state: Path, application: Application, repository: Path, write: Path 
     if write is None:
         print(text, end="")
         return
-    done = "Replaced" if write.exists() else "Wrote"
+    done = "Replaced" if write.exists() else "Written"
     kept = write_settings(write, text)
     if kept is not None:
         print(f"Your old {write} is now {kept}.")
-    print(f"{done} {write}. Each host's shared/.env has its PORT and BIND: add .env to `linked_files`. Next:")
+    print(f"{done}: {write}. Each host's shared/.env has its PORT and BIND: add .env to `linked_files`. Next:")
     print()
     print(f"    {fab_command()} {application.environment} deploy")
     for line in _curl_lines(playground, application):

@@ -160,7 +160,9 @@ def values_of(text: str) -> Mapping[str, str]:
 
 
 _ASSIGNMENT = re.compile(r"(?P<before>\s*(?:export\s+)?)(?P<name>\w+)\s*=(?P<value>.*)")
-_CHECKSUM = "# Nobody has edited this file as long as this is the checksum of what follows: "
+_CHECKSUM = "# Unedited as long as this is the checksum of what follows: "
+#: As earlier versions wrote it.
+_CHECKSUM_BEFORE = "# Nobody has edited this file as long as this is the checksum of what follows: "
 
 
 def settings(values: Mapping[str, object], *, head: str) -> str:
@@ -172,7 +174,7 @@ def settings(values: Mapping[str, object], *, head: str) -> str:
 
 def is_unedited(text: str) -> bool:
     """Whether this is a settings file as `settings` made it, so that nothing is lost with it."""
-    head, found, rest = text.partition(_CHECKSUM)
+    head, found, rest = text.replace(_CHECKSUM_BEFORE, _CHECKSUM, 1).partition(_CHECKSUM)
     checksum, _, body = rest.partition("\n")
     return bool(found) and all(line.startswith("#") for line in head.splitlines()) and checksum == _checksum(body)
 

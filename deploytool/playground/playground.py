@@ -519,11 +519,10 @@ class Playground:
                 place = self.deploy_to_outside(host, role.name, application.name, application.environment)
                 file = place / "shared/.env"
                 said = configs.values_of(file.read_text(encoding="utf-8", errors="replace"))
-                own = {"PORT": str(port), "BIND": f"127.0.0.1:{port}"}
-                if changed := [f"{name}={said[name]}" for name, value in own.items() if said.get(name) != value]:
-                    found.append(
-                        f"{host} ({role.name}): {file} has {', '.join(changed)}, not port {port}; left as it is"
-                    )
+                ours = {"PORT": str(port), "BIND": f"127.0.0.1:{port}"}
+                if own := [f"{name}={said.get(name)}" for name, value in ours.items() if said.get(name) != value]:
+                    kept = f"{host} ({role.name}): kept {', '.join(own)} in {file}"
+                    found.append(f"{kept}; the playground gave it port {port}")
         return found
 
     def watch(self, host: str, application: str, role: str, environment: str, signers: str = "") -> None:

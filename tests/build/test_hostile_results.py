@@ -120,16 +120,16 @@ def test_any_versions_are_compared_or_passed_over(parts: list[str], version: str
         (
             checked_out,
             "key\tx",
-            "the step checkout ended well on the build server, but what it said of its key makes no",
+            "the step checkout succeeded on the build server, but printed an invalid key",
         ),
-        (checked_out, "key\tassets\t../../x", "of its key makes no sense"),
-        (fetched, f"committed_at\t{'9' * 5000}", "but did not say its committed_at"),
-        (fetched, "linked_file\t\tconfig/key", "of its linked_file makes no sense"),
-        (fetched, "unmanaged\truby", "of its unmanaged makes no sense"),
-        (compared, f"brings_count\t{'9' * 5000}", "did not say its brings_count"),
-        (compared, "brings\t\x1b[2J\tx", "of its brings makes no sense"),
-        (free_kib, "free_kib\tmuch", "did not say its free_kib"),
-        (references, "references\tmany", "did not say its references"),
+        (checked_out, "key\tassets\t../../x", "printed an invalid key"),
+        (fetched, f"committed_at\t{'9' * 5000}", "but printed no committed_at"),
+        (fetched, "linked_file\t\tconfig/key", "printed an invalid linked_file"),
+        (fetched, "unmanaged\truby", "printed an invalid unmanaged"),
+        (compared, f"brings_count\t{'9' * 5000}", "printed no brings_count"),
+        (compared, "brings\t\x1b[2J\tx", "printed an invalid brings"),
+        (free_kib, "free_kib\tmuch", "printed no free_kib"),
+        (references, "references\tmany", "printed no references"),
     ],
 )
 def test_junk_is_named_by_its_step_and_key(read: Callable[[Sequence[str]], object], line: str, sentence: str) -> None:
@@ -141,5 +141,5 @@ def test_junk_is_named_by_its_step_and_key(read: Callable[[Sequence[str]], objec
 
 @pytest.mark.parametrize("read", [fetched, compared, free_kib, references])
 def test_no_answer_at_all_is_an_error(read: Callable[[Sequence[str]], object]) -> None:
-    with pytest.raises(StepError, match="did not say its"):
+    with pytest.raises(StepError, match="printed no"):
         read([])

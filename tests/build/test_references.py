@@ -49,7 +49,7 @@ def test_head_is_the_default_branch_whatever_that_is_called_now(repository: Repo
     repository.git("branch", "--move", "main", "trunk")
     newest = repository.commit({"app.txt": "two\n"})
     assert server.found("HEAD").revision == newest
-    assert server.fetch("main").message == "main is no branch, tag or commit of the repository"
+    assert server.fetch("main").message == "main is not a branch, tag or commit of the repository"
     repository.git("checkout", "--quiet", "--detach", "HEAD~1")
     assert server.found("HEAD").kind == "sha"
 

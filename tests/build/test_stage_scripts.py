@@ -153,12 +153,12 @@ def test_every_exit_code_of_ours_has_a_sentence_of_its_own(code: Code) -> None:
 
 def test_an_unknown_branch_is_named() -> None:
     said = explain(Step("fetch", "", 1800), ended(Code.UNKNOWN_REVISION, ["problem\t--upload-pack=x"]))
-    assert said.message == "--upload-pack=x is no branch, tag or commit of the repository"
+    assert said.message == "--upload-pack=x is not a branch, tag or commit of the repository"
 
 
 def test_a_time_out_says_how_long_it_was() -> None:
     said = explain(Step("assets", "", 5), ended(143, timed_out=True))
-    assert "took longer than 5 seconds" in said.message
+    assert "took longer than 5 s" in said.message
     assert "build.timeout_seconds" in (said.hint or "")
 
 
@@ -174,7 +174,7 @@ def test_a_surprising_exit_code_is_reported_as_it_is() -> None:
 
 
 def test_an_empty_answer_of_fetch_is_an_error() -> None:
-    with pytest.raises(StepError, match="did not say its revision"):
+    with pytest.raises(StepError, match="printed no revision"):
         fetched([])
 
 
@@ -206,11 +206,11 @@ def test_the_answer_of_fetch_is_read() -> None:
             "fatal: could not read Username for 'https://git.example.com': terminal prompts disabled",
             "credential helper",
         ),
-        ("Host key verification failed.", "~/.ssh/known_hosts of the user that builds"),
+        ("Host key verification failed.", "~/.ssh/known_hosts of the build user"),
         ("git@git.example.com: Permission denied (publickey).", "build.forward_agent: true"),
         ("error: object 1a2b: zeroPaddedFilemode: contains zero-padded file modes", "fetch.fsck.zeroPaddedFilemode"),
         ("\tobjectformat", "git 2.29 or newer"),
-        ("error: file write error: No space left on device", "set build.root to a larger disk"),
+        ("error: file write error: No space left on device", "set `build.root` to a larger disk"),
     ],
 )
 def test_what_git_says_has_a_hint_of_its_own(line: str, hint: str) -> None:

@@ -82,7 +82,7 @@ def test_an_unknown_reference_is_refused_by_name(repository: Repository, server:
     repository.commit({"app.txt": "two\n"})
     outcome = server.fetch(reference)
     assert outcome.exit_code == Code.UNKNOWN_REVISION
-    assert outcome.message == f"{reference} is no branch, tag or commit of the repository"
+    assert outcome.message == f"{reference} is not a branch, tag or commit of the repository"
 
 
 def test_a_branch_that_looks_like_an_option_is_only_a_branch(repository: Repository, server: Server) -> None:
@@ -420,7 +420,7 @@ def test_a_missing_linked_file_is_named_with_its_path(repository: Repository, se
     expected = f"{server.place.shared}/config/master.key, {server.place.shared}/.env"
     for outcome in (server.fetch(), run(checkout(server.settings, server.place, known))):
         assert outcome.exit_code == Code.LINKED_FILE_MISSING
-        assert outcome.message == f"missing on the build server, and build.linked_files asks for it: {expected}"
+        assert outcome.message == f"files of `build.linked_files` are missing on the build server: {expected}"
 
 
 def test_a_tools_version_is_told_and_a_missing_tool_named(repository: Repository, server: Server) -> None:
@@ -431,7 +431,7 @@ def test_a_tools_version_is_told_and_a_missing_tool_named(repository: Repository
     server.build["env"] = {"PYTHON": "python9"}
     outcome = server.fetch()
     assert outcome.exit_code == Code.TOOL_MISSING
-    assert outcome.message.startswith("python9 can't be run on the build server")
+    assert outcome.message.startswith("the build needs python9")
 
 
 # The user's commands
@@ -736,8 +736,8 @@ def test_version_that_is_not_installed_is_told_with_the_command_that_installs_it
     server = Server(tmp_path / "build", str(repository.path), recipe=recipe)
     outcome = run(fetch(server.settings, server.place, "main"), **at_home(tmp_path))
     told = explain(outcome.step, ended(outcome.exit_code, outcome.results))
-    assert told.message == f"{file} asks for 93.9.9, which {manager} on the build server has not installed"
-    assert told.hint == f"there, as the user that builds: {manager} install 93.9.9"
+    assert told.message == f"{file} asks for 93.9.9, which {manager} has not installed on the build server"
+    assert told.hint == f"run there, as the build user: {manager} install 93.9.9"
 
 
 def test_programs_that_only_a_version_manager_has_are_found(tmp_path: Path, server: Server) -> None:
@@ -947,7 +947,7 @@ def test_a_subdirectory_that_is_a_link_leaves_migrations_untold(tmp_path: Path, 
 
 def test_a_comparison_that_says_nothing_is_an_error() -> None:
     for results in ([], ["known\tperhaps"], ["known\tyes", "brings_count\t1"]):
-        with pytest.raises(StepError, match="did not say its"):
+        with pytest.raises(StepError, match="but printed no "):
             compared(results)
 
 
@@ -1046,7 +1046,7 @@ def test_a_survey_of_an_unreachable_repository_says_so(tmp_path: Path, server: S
 def test_a_survey_names_linked_files_and_tools_that_are_missing(server: Server) -> None:
     server.build["linked_files"] = ("key",)
     assert look_ahead(server).message == server.fetch().message
-    assert f"asks for it: {server.place.shared}/key" in look_ahead(server).message
+    assert f"are missing on the build server: {server.place.shared}/key" in look_ahead(server).message
     server.build |= {"linked_files": (), "recipe": "django", "env": {**server.build["env"], "PYTHON": "no-such-python"}}
     assert look_ahead(server).exit_code == Code.TOOL_MISSING
 

@@ -79,7 +79,7 @@ def test_private_submodule_elsewhere_says_that_credentials_are_missing(
     server = Server(tmp_path / "build", str(repository.path), env={})
     outcome = server.checkout()
     assert outcome.exit_code == Code.SUBMODULE_FAILED
-    assert "the server wants other credentials" in hint_of(outcome)
+    assert "the server rejects the credentials" in hint_of(outcome)
     # A person's own `url.….insteadOf`, as GitLab and GitHub document it for CI.
     (tmp_path / "config").write_text(f'[url "{repository.path.parent.as_uri()}/"]\ninsteadOf = http://{site}/\n')
     outcome = run(checkout(server.settings, server.place, server.found()), GIT_CONFIG_GLOBAL=str(tmp_path / "config"))
@@ -91,7 +91,7 @@ def test_submodule_by_path_of_a_repository_elsewhere_is_refused_with_the_way_out
     server = Server(tmp_path / "build", f"http://{LOGIN}@{site}/shop", env={})
     outcome = server.checkout()
     assert outcome.exit_code == Code.SUBMODULE_FAILED
-    assert "give it another URL in .gitmodules" in hint_of(outcome)
+    assert "set another URL in .gitmodules" in hint_of(outcome)
 
 
 def test_person_is_never_asked_for_a_password(tmp_path: Path, site: str) -> None:
@@ -103,7 +103,7 @@ def test_person_is_never_asked_for_a_password(tmp_path: Path, site: str) -> None
     outcome = run(fetch(server.settings, server.place, "main"), SSH_ASKPASS=str(tmp_path / "ask"), DISPLAY=":0")
     assert outcome.exit_code == Code.REPOSITORY_UNREACHABLE
     assert not asked.exists()
-    assert "the server wants other credentials" in hint_of(outcome)
+    assert "the server rejects the credentials" in hint_of(outcome)
     # A program that knows is another thing.
     server = Server(tmp_path / "build", f"http://{site}/shop", env={})
     (tmp_path / "knows").write_text("#!/bin/sh\ncase $1 in User*) echo 'us er' ;; *) echo \"p@ss'w\" ;; esac\n")

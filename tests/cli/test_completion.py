@@ -106,7 +106,7 @@ def test_home_that_can_not_be_written_to_is_no_mistake(tmp_path: Path) -> None:
 
 def test_list_begins_with_the_environments() -> None:
     assert listing({"staging": "config/staging.yml"}, {"Deploy": {"deploy": "Do it"}}, {"own": ""}) == [
-        "An environment comes first, then a command: fab staging deploy",
+        "Type an environment, then a command: fab staging deploy",
         "",
         "Environments:",
         "  staging   config/staging.yml",
@@ -122,4 +122,4 @@ def test_list_begins_with_the_environments() -> None:
 
 
 def test_list_without_an_environment_says_how_to_get_one() -> None:
-    assert "  none yet: `deploytool init` writes staging and production" in listing({}, {}, {})
+    assert "  none yet: `deploytool init` creates staging and production" in listing({}, {}, {})

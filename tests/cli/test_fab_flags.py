@@ -47,7 +47,7 @@ def test_help_names_every_flag_and_does_not_wrap() -> None:
 def test_flag_without_use_for_a_command_is_refused_by_name(flag: Flag) -> None:
     error = refusal({flag.name: True}, ["deploy"], [], "staging")
     assert error is not None
-    assert error.message.startswith(f"{flag.typed} is not for `deploy`: ")
+    assert error.message.startswith(f"{flag.typed} does not work with `deploy`: ")
     assert refusal({flag.name: True}, [], ["uptime"], "staging") is None
 
 

@@ -154,21 +154,24 @@ def test_what_answers_nobody_is_passed_over(said: bytes) -> None:
 def test_deeply_nested_answer_is_a_sentence() -> None:
     with (
         asked(b'{"id": 1, "ok": ' + b"[" * 100_000 + b"\n") as question,
-        pytest.raises(ConnectionFailed, match="no JSON"),
+        pytest.raises(ConnectionFailed, match="not JSON"),
     ):
         question.answer()
 
 
 def test_line_without_an_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploytool.connection.client.LONGEST_LINE_BYTES", 1000)
-    with asked(b"{" * 2000) as question, pytest.raises(ConnectionFailed, match="a line that has no end"):
+    with asked(b"{" * 2000) as question, pytest.raises(ConnectionFailed, match="a line without an end"):
         question.answer()
 
 
 @pytest.mark.parametrize("event", [{}, {"line": 1}, {"reports": [{"role": "web"}]}, None])
 def test_event_of_another_shape_is_a_sentence(event: Any) -> None:
     for do in EVENTS:
-        with asked({"event": event}, do) as question, pytest.raises(ConnectionFailed, match=f"as an answer to `{do}`"):
+        with (
+            asked({"event": event}, do) as question,
+            pytest.raises(ConnectionFailed, match=f"an invalid answer to `{do}`"),
+        ):
             question.answer()
 
 

@@ -60,7 +60,8 @@ def test_key_on_hardware_takes_ssh(tmp_path: Path) -> None:
     )
     (tmp_path / "yubikey.pub").write_text(ON_HARDWARE)
     named = host(tmp_path, identityfile=str(tmp_path / "yubikey"))
-    assert asks_for_openssh(named, NOBODY) == f"the private half of {tmp_path}/yubikey is no file that Fabric can use"
+    private = f"the private half of {tmp_path}/yubikey"
+    assert asks_for_openssh(named, NOBODY) == f"{private} is not a file that Fabric can use"
     # One of those that ssh tries anyway may not be the one that opens; Fabric is asked first.
     (tmp_path / "yubikey").rename(tmp_path / "id_ed25519_sk")
     usual = host(tmp_path, identityfile=str(tmp_path / "id_ed25519_sk"))
@@ -90,7 +91,7 @@ def test_agent_that_is_switched_off_is_not_asked(tmp_path: Path) -> None:
         ("Unable to negotiate with 10.0.0.1 port 22: no matching host key type found.", "no matching host key type"),
         (
             'Load key "/k": error in libcrypto\nme@build: Permission denied (publickey).',
-            "refused us: Permission denied",
+            "authentication failed: Permission denied",
         ),
         ("something new", "can't be reached: ssh ended without a connection"),
         ("", "can't be reached: ssh ended without a connection"),

@@ -87,9 +87,9 @@ def test_start_and_success_are_told_to_the_webhook_and_to_the_command(told: Told
     result = told.fab("local", "deploy", "--json")
     assert result.code == 0, result.err
     begin, end = webhook.texts
-    assert begin.startswith("tiny local: deploy main begins, by ")
+    assert begin.startswith("tiny local: deploy main started by ")
     first, second = end.splitlines()
-    assert first == "tiny local: deploy is done"
+    assert first == "tiny local: deploy succeeded"
     assert second.startswith(f"{result.json['release']} is verified on all ")
     assert {heard["path"] for heard in webhook.heard} == {webhook.secret}
     started, ended = told.records()
@@ -115,14 +115,14 @@ def test_failure_is_told_with_its_reason_and_rollback_by_its_name(told: Told, we
     told.write()
     assert told.fab("local", "rollback").code == 0
     begin, end = webhook.texts[1:]
-    assert begin.startswith("tiny local: rollback begins, by ")
-    assert end.startswith("tiny local: rollback is done\n")
+    assert begin.startswith("tiny local: rollback started by ")
+    assert end.startswith("tiny local: rollback succeeded\n")
 
 
 def test_what_a_branch_is_called_names_no_channel(told: Told, webhook: Webhook) -> None:
     told.repository.git("checkout", "--quiet", "-b", "<!here>&x")
     told.fab("local", "deploy", "--branch", "<!here>&x")
-    assert "deploy &lt;!here&gt;&amp;x begins" in webhook.texts[0]
+    assert "deploy &lt;!here&gt;&amp;x started" in webhook.texts[0]
 
 
 def test_refused_deploy_and_other_commands_are_not_told(told: Told, webhook: Webhook) -> None:
@@ -139,7 +139,7 @@ def test_webhook_that_refuses_fails_no_deploy(told: Told, webhook: Webhook) -> N
     webhook.status = 404
     result = told.fab("local", "deploy")
     assert result.code == 0
-    assert result.err.count("notify.webhook was not told: it answered 404 no_such_hook") == 2
+    assert result.err.count("notify.webhook failed: it answered 404 no_such_hook") == 2
     assert "\x1b" not in result.err
     assert None not in [told.served()[host] for host in HOSTS]
 
@@ -150,7 +150,7 @@ def test_nobody_behind_the_webhooks_address_fails_no_deploy(told: Told) -> None:
         told.url = f"http://127.0.0.1:{taken.getsockname()[1]}/kept-under-the-mat"
         result = told.fab("local", "deploy")
     assert result.code == 0
-    assert "notify.webhook was not told: it can't be reached: [Errno 111] Connection refused" in result.err
+    assert "notify.webhook failed: it can't be reached: [Errno 111] Connection refused" in result.err
     assert "kept-under-the-mat" not in result.err
 
 
@@ -172,7 +172,7 @@ def test_webhook_that_never_answers_holds_up_no_step(told: Told, webhook: Webhoo
     assert process.returncode == 0, err
     # The hosts had switched before anybody gave up on the webhook.
     assert moments
-    before = err.partition("notify.webhook was not told: it can't be reached: timed out")[0]
+    before = err.partition("notify.webhook failed: it can't be reached: timed out")[0]
     assert "activate" in before or "verified" in before, err
     assert len(webhook.heard) == 2
 
@@ -185,6 +185,6 @@ def test_command_that_fails_or_hangs_fails_no_deploy(told: Told) -> None:
     result = told.fab("local", "deploy")
     assert result.code == 0
     assert "notify.command[0] | no" in result.err
-    assert "notify.command[0] failed with exit status 3, so its success was perhaps not told" in result.err
-    assert "notify.command[1] was ended after 1 s (notify.timeout_seconds)" in result.err
+    assert "notify.command[0] failed with exit status 3: its success may not have been notified" in result.err
+    assert "notify.command[1] was stopped after 1 s (`notify.timeout_seconds`)" in result.err
     assert [record["notice"] for record in told.records()] == ["success"]

@@ -160,7 +160,7 @@ def test_password_in_the_remotes_url_is_not_written_down(tmp_path: Path) -> None
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "remote", "add", "origin", "https://oauth2:s3cr3t-token@git.example.com/acme/blog.git")
     said = run(tmp_path)
-    assert "holds a password, which was left out" in said
+    assert "has a password, which was left out" in said
     assert "repository: https://git.example.com/acme/blog.git " in (tmp_path / "config/deploy.yml").read_text()
     assert "s3cr3t" not in said + "".join(snapshot(tmp_path).values())
 
@@ -174,7 +174,7 @@ def test_folder_inside_a_repository_is_its_subdirectory(tmp_path: Path) -> None:
 
 def test_folder_that_is_no_repository_gets_its_files_and_is_told(tmp_path: Path) -> None:
     said = run(tmp_path)
-    assert "this is no git repository" in said
+    assert "this is not a git repository" in said
     assert "\nrepository: FILL_IN " in (tmp_path / "config/deploy.yml").read_text()
 
 
@@ -215,7 +215,7 @@ def test_only_what_is_missing_is_written(tmp_path: Path) -> None:
     tree(tmp_path, {"config/deploy.yml": "application: mine\n", "config/production.yml": "branch: stable\n"})
     said = run(tmp_path)
     assert "Written: fabfile.py, config/staging.yml\n" in said
-    assert "left as it is: config/deploy.yml, config/production.yml" in said
+    assert "unchanged: config/deploy.yml, config/production.yml" in said
     assert (tmp_path / "config/deploy.yml").read_text() == "application: mine\n"
 
 
@@ -321,7 +321,7 @@ def test_capistranos_settings_are_in_the_proposal(tmp_path: Path) -> None:
     tree(tmp_path, {"config/deploy/production.rb": "server 'a'\n"})
     said = run(tmp_path)
     assert "taken over from Capistrano: application, repository, linked_files." in said
-    assert "only Ruby could tell their values: branch." in said
+    assert "only Ruby can evaluate them: branch." in said
     settings = yaml.safe_load((tmp_path / "config/deploy/deploy.yml").read_text())
     assert (settings["application"], settings["repository"]) == ("shop", "/srv/shop.git")
     assert settings["linked_files"] == [".env"]
@@ -415,7 +415,7 @@ def test_name_of_a_file_moves_no_cursor_and_forges_no_line(
     assert main(["init"]) == 0
     said = capsys.readouterr().out
     assert is_sound(said)
-    assert "files of the application's own (config/ev" in said
+    assert "files of the application itself (config/ev" in said
     assert said.count("\n") == plain.count("\n")
 
 
@@ -461,4 +461,4 @@ def test_template_is_copied_once(tmp_path: Path) -> None:
     (tmp_path / "templates/manifest.yml.j2").write_text("mine")
     copy_template(tmp_path, lines.append)
     assert (tmp_path / "templates/manifest.yml.j2").read_text() == "mine"
-    assert lines[-1].startswith("Nothing was changed: templates/manifest.yml.j2 is there already")
+    assert lines[-1].startswith("Nothing was changed: templates/manifest.yml.j2 already exists")

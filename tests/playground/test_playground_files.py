@@ -52,6 +52,7 @@ def test_dotenv_keeps_a_users_port_bytes_of_any_encoding_its_mode_and_its_link(t
 
 def test_settings_that_nobody_edited_are_known_as_such() -> None:
     assert is_unedited(TEXT)
+    assert is_unedited(TEXT.replace("# Unedited as long", "# Nobody has edited this file as long"))
     for edited in (
         TEXT + "branch: main\n",
         TEXT.replace("blog", "shop"),

@@ -172,7 +172,7 @@ def test_urls_keep_their_spaces_and_lose_their_percent_signs() -> None:
 
 @pytest.mark.parametrize("text", ["", "/a/b", " file:///a", "file:///a\r", "file:///a%2", "http://a b/c", ":a"])
 def test_what_is_no_url_is_refused(text: str) -> None:
-    with pytest.raises(ReceiverError, match="is no URL"):
+    with pytest.raises(ReceiverError, match="is not a URL"):
         parse_url(text)
 
 

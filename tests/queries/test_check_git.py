@@ -29,7 +29,7 @@ def test_repository_of_another_owner_is_told_in_gits_whole_sentence_with_the_way
     built = local.fab("local", "build", env=other)
     assert built.code == 4
     assert "another user owns the repository" in built.err
-    assert "is there room on the disk" not in built.err
+    assert "check free disk space" not in built.err
 
 
 def test_git_that_is_too_old_fails_check_and_build_alike(local: Local, tmp_path: Path) -> None:

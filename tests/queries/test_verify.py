@@ -87,7 +87,7 @@ def test_verify_takes_a_release_of_the_version_before_as_it_is(local: Local) -> 
 
 def test_verify_refuses_what_it_can_not_answer(local: Local) -> None:
     for arguments, words in (
-        (("--verify", "--deployments"), "exclude each other"),
+        (("--verify", "--deployments"), "can't be used together"),
         (("--release", "20261123T061500Z-1a2b3c4"), "--release needs --verify"),
         (("--verify", "--release", "20261123T061500Z-1a2b3c4"), "has no release"),
     ):

@@ -116,7 +116,7 @@ def test_changed_key_of_a_gateway_is_refused(playground: Playground, tmp_path: P
 def test_refused_login_key_has_a_sentence(playground: Playground, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "mine")], check=True)
     config = ssh_config(playground, tmp_path, {str(playground.identity_file): str(tmp_path / "mine")})
-    with pytest.raises(ConnectionFailed, match="refused us"):
+    with pytest.raises(ConnectionFailed, match="authentication failed"):
         start_worker(build(playground, ssh_config=config))
 
 

@@ -44,7 +44,7 @@ def project(playground: Playground, tmp_path: Path) -> Project:
         ("playground deplyo --json", "Did you mean deploy?"),
         ("playground deploy --brnch x --json", "`deploy` has no flag --brnch. Did you mean --branch? Its flags: "),
         ("playground deploy --json --branch", "--branch needs a value"),
-        ("playground --json", "flags belong to a command"),
+        ("playground --json", "but flags follow a command"),
         ("deploy --json", "where ENV is one of: playground"),
         ("playground staging deploy --json", "several environments in one command: playground, staging"),
     ],
@@ -63,7 +63,7 @@ def test_usage_error_has_its_json_document(project: Project, typed: str, words: 
 def test_environment_alone_is_told_what_is_missing(project: Project) -> None:
     result = project.fab("playground")
     assert (result.code, result.out) == (2, "")
-    assert "playground is an environment: what is to be done there? Commands: app-server, build, check, " in result.err
+    assert "playground is an environment, and a command is missing. Commands: app-server, build, check, " in result.err
 
 
 def test_list_and_help_and_completion_need_no_whole_command(project: Project) -> None:
@@ -115,7 +115,7 @@ def test_signal_before_the_command_has_begun_is_an_interruption(project: Project
     result = project.fab("playground", *(["hit"] if before == "a task" else []), "settings", "--json")
     assert result.code == 130
     assert result.json["error"]["kind"] == "interrupted"
-    assert result.err == "interrupted; nothing was under way\n"
+    assert result.err == "interrupted before anything started\n"
 
 
 def test_task_that_follows_a_command_can_be_interrupted(project: Project) -> None:
@@ -226,7 +226,7 @@ def test_unlock_leaves_another_environments_build_alone(project: Project, tmp_pa
         assert result.json["left"][0]["holder"]["environment"] == "playground"
         shown = project.fab("staging", "unlock").out
         assert "the lock of staging is free; the workspace is in use by" in shown
-        assert "`fab playground unlock` would end that" in shown
+        assert "`fab playground unlock` would end it" in shown
     finally:
         (tmp_path / "end").touch()
         _, err = building.communicate(timeout=120)

@@ -146,7 +146,7 @@ def test_what_follows_a_dry_deploy_does_not_run(local: Local) -> None:
 def test_command_with_hosts_on_the_command_line_runs_not_even_once(local: Local, typed: str) -> None:
     result = local.fab(*typed.split(), "--json") if "ship" not in typed else local.fab("local", *typed.split())
     assert result.code == 2
-    assert "-H/--hosts is not for `" in result.err
+    assert "-H/--hosts does not work with `" in result.err
     assert "deploytool finds its hosts in the settings" in result.err
     if "ship" not in typed:
         assert result.json["error"]["kind"] == "usage"
@@ -156,7 +156,7 @@ def test_command_with_hosts_on_the_command_line_runs_not_even_once(local: Local,
 def test_command_in_a_task_with_hosts_is_refused(local: Local) -> None:
     result = local.fab("local", "wrapped")
     assert (result.code, result.out) == (2, "")
-    assert "can't run in a task with hosts of Fabric's" in result.err
+    assert "can't run in a task with Fabric's `hosts`" in result.err
 
 
 def test_hosts_in_fabrics_configuration_are_nobodys(local: Local) -> None:
@@ -171,7 +171,7 @@ def test_hosts_in_fabrics_configuration_are_nobodys(local: Local) -> None:
 def test_command_for_hosts_behind_a_command_is_refused(local: Local) -> None:
     result = local.fab("local", "settings", "--", "uptime")
     assert (result.code, result.out) == (2, "")
-    assert "what stands after `--`" in result.err
+    assert "`-- COMMAND` runs on the hosts of -H" in result.err
 
 
 # --- what the user's own tasks have use for
@@ -187,7 +187,7 @@ def test_flag_that_has_no_use_is_refused_before_anything_starts(local: Local, fl
         for words in ([typed, *value, "local", "deploy", "--json"], ["local", "deploy", "--json", typed, *value]):
             result = local.fab(*words)
             assert result.code == result.json["exit_code"] == 2, result.err
-            assert result.json["error"]["message"].startswith(f"{flag.typed} is not for `deploy`: ")
+            assert result.json["error"]["message"].startswith(f"{flag.typed} does not work with `deploy`: ")
     assert not (local.directory / "var/build").exists()
 
 
@@ -284,7 +284,7 @@ def test_fabfile_and_root_of_another_name_are_found_with_their_settings(local: L
         ("-t 0 local settings", "1 or more"),
         ("local settings -t soon", "invalid literal"),
         ("-d --prompt-for-passphrase local settings", "Fabric's debug output shows the password"),
-        ("--prompt-for-passphrase local settings", "nobody answers the question for a password"),
+        ("--prompt-for-passphrase local settings", "can't ask for a password"),
     ],
 )
 def test_flag_with_a_value_that_can_not_be_is_one_sentence(local: Local, typed: str, words: str) -> None:
@@ -461,5 +461,5 @@ def test_login_password_that_was_asked_for_reaches_the_build_server(project: Pro
         code, shown = with_terminal(project, "open sesame", *way)
     assert door.tried == [("me", "open sesame")], shown
     assert code == 5, shown
-    assert "refused us" in shown
+    assert "authentication failed" in shown
     assert "open sesame" not in shown

@@ -51,7 +51,7 @@ def test_installed_package_has_all_that_a_new_project_needs(installed: Path, tmp
     assert "(there is a package.json)" in run(installed, tmp_path, "deploytool", "init")
     listed = run(installed, tmp_path, "fab", "--list").splitlines()
     assert listed[:6] == [
-        "An environment comes first, then a command: fab production deploy",
+        "Type an environment, then a command: fab production deploy",
         "",
         "Environments:",
         "  production   config/production.yml",

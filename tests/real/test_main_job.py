@@ -211,7 +211,7 @@ def test_unknown_flag_is_one_clear_line(project: Project) -> None:
 def test_unknown_branch(project: Project) -> None:
     result = unchanged(project, "playground", "deploy", "--branch", "nowhere")
     assert result.code == 4
-    assert "nowhere is no branch, tag or commit of the repository" in result.err
+    assert "nowhere is not a branch, tag or commit of the repository" in result.err
 
 
 def test_branch_that_looks_like_an_option(project: Project) -> None:

@@ -130,7 +130,7 @@ def test_hook_at_the_end_changes_nothing_of_the_verdict(hooked: Hooked, moment: 
     result = hooked.fab("local", "deploy", "--json")
     code = 0 if moment == "after_deploy" else 4
     assert (result.code, result.json["exit_code"]) == (code, code)
-    told = f"hooks.{moment}[0] failed with exit status 3, on this machine; how deploy ended stays as it is"
+    told = f"hooks.{moment}[0] failed with exit status 3, on this machine; the result of deploy stays as it is"
     assert told in result.err
 
 

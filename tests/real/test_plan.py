@@ -208,7 +208,7 @@ def test_plan_ends_with_the_exit_code_and_the_words_of_a_deploy(
 def test_plan_of_an_unknown_branch_tells_the_rest(project: Project) -> None:
     project.deploy()
     told = plan(project, "--branch", "nowhere", code=4)
-    assert "nowhere is no branch, tag or commit of the repository" in told["error"]["message"]
+    assert "nowhere is not a branch, tag or commit of the repository" in told["error"]["message"]
     assert told["live"]["release"] is not None
     assert told["roles"]["web"]["up"] == ["app1", "app2", "app3"]
 

@@ -277,7 +277,7 @@ def test_second_config_keeps_what_a_user_wrote(
     printed = capsys.readouterr()
     assert f"Your old {file} is now {file}.before." in printed.out
     for port, place in places.items():
-        assert f"kept BIND=0.0.0.0:{port} in {place}; its own port is {port}" in printed.err
+        assert f"kept BIND=0.0.0.0:{port} in {place}; the playground gave it port {port}" in printed.err
     assert Path(f"{file}.before").read_text().endswith("branch: mine\n")
     # Nobody has edited the one that it wrote: no second copy.
     assert main([*arguments, "--write", str(file)]) == 0
@@ -435,7 +435,7 @@ def test_up_and_down_in_a_directory_with_spaces_leave_nothing(
         eventually(lambda: len(pids_of("sleep", "4321.5")) == 1, "a daemon that was started through ssh runs")
     finally:
         assert main(["down", "--state", str(state)]) == 0
-    assert "none of its processes runs" in capsys.readouterr().out
+    assert "its processes have ended" in capsys.readouterr().out
     assert all(processes.start_time(pid) is None for pid in pids)
     assert not pids_of("sleep", "4321.5")
     assert all(processes.is_free(port) for port in beside.ports.values())
@@ -472,7 +472,7 @@ def test_start_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploytool.playground", "up", "--state", str(state), "--project", str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "S3 server ended while it was starting" in done.stderr
+    assert "S3 server ended during its start" in done.stderr
     assert "no disk" in done.stderr
     assert processes.recorded(state / "processes") == ()
     assert all(processes.is_free(port) for port in Playground.attach(state).ports.values())

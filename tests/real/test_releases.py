@@ -320,9 +320,9 @@ def test_promotion_has_a_sentence_for_each_mistake(local: LocalStages, tmp_path:
         (("--from", "stagging"), "there is no other environment of that name"),
         (("--from", "production"), "that is this environment"),
         (("--from", "staging"), "nothing was deployed to staging yet"),
-        (("--from", "staging", "--branch", "main"), "--branch and --from exclude each other"),
-        (("--from", "staging", "--rebuild"), "--rebuild and --from exclude each other"),
-        (("--from", "staging", "--force", " "), "--force is to say why"),
+        (("--from", "staging", "--branch", "main"), "--branch and --from can't be used together"),
+        (("--from", "staging", "--rebuild"), "--rebuild and --from can't be used together"),
+        (("--from", "staging", "--force", " "), "--force needs a reason"),
     ):
         result = local.fab("production", "deploy", *arguments)
         assert (result.code, sentence in result.err) == (2, True), result.err
@@ -450,9 +450,9 @@ def test_mark_has_a_sentence_for_each_mistake(local: LocalStages) -> None:
     for arguments, sentence in (
         (("--good", "--why", "x"), "--release is missing"),
         (("--release", "x", "--good", "--why", "x"), "'x' is not a release id"),
-        (("--release", "20260101T000000Z-0000000", "--why", "x"), "is it --good or --bad?"),
-        (("--release", "20260101T000000Z-0000000", "--good", "--bad", "--why", "x"), "exclude each other"),
-        (("--release", "20260101T000000Z-0000000", "--good"), "--why is to say why"),
+        (("--release", "20260101T000000Z-0000000", "--why", "x"), "--good or --bad is missing"),
+        (("--release", "20260101T000000Z-0000000", "--good", "--bad", "--why", "x"), "can't be used together"),
+        (("--release", "20260101T000000Z-0000000", "--good"), "--why needs a reason"),
         (("--release", "20260101T000000Z-0000000", "--good", "--why", "x"), "there is no release"),
     ):
         result = local.fab("staging", "mark", *arguments)
@@ -627,7 +627,7 @@ def test_store_and_consul_keep_what_is_needed_and_no_more(project: Project) -> N
     assert len([key for key in records if key.endswith("web.yml")]) == 3
     keys = {key.split("/")[1] for key in project.consul_keys("deployments")}
     assert len(keys) == 9
-    assert project.fab("playground", "cleanup").out == "there was nothing to remove\n"
+    assert project.fab("playground", "cleanup").out == "nothing to remove\n"
     assert rolled_back(project).json["release"] == old[-1]
 
 
@@ -680,7 +680,7 @@ def test_freeze_during_a_build_stops_its_deployment(project: Project) -> None:
     until(Path(f"{gate}.here").exists, "the build is under way")
     frozen = project.fab("playground", "freeze", "--why", "stop that")
     assert frozen.code == 0
-    assert "goes on if it is announced already" in frozen.out
+    assert "that is already announced continues" in frozen.out
     gate.touch()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, err

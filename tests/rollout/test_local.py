@@ -161,7 +161,7 @@ def test_local_migration_failure_changes_no_host_and_puts_wanted_back(local: Loc
 def test_reason_for_an_unsigned_release_says_something(local: Local) -> None:
     for command in ("deploy", "rollback", "promote", "migrate"):
         refused = local.fab("local", command, "--force", " ")
-        assert (refused.code, "--force is to say why" in refused.err) == (2, True), refused.err
+        assert (refused.code, "--force needs a reason" in refused.err) == (2, True), refused.err
 
 
 def test_local_check_is_all_well(local: Local) -> None:

@@ -37,7 +37,7 @@ def parse_url(text: str) -> Url:
     parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", text, re.DOTALL)
     is_wrong = parts is None or re.search(r"[\x00-\x1f\x7f]|%(?![0-9A-Fa-f]{2})", text)
     if parts is None or is_wrong or " " in (parts[2] or ""):
-        raise ReceiverError(f"{text!r} is no URL.")
+        raise ReceiverError(f"{text!r} is not a URL.")
     path = os.fsdecode(unquote_to_bytes(parts[3].encode(errors="surrogateescape")))
     return Url(text, parts[1].lower(), parts[2] or "", path, parts[4] or "")
 

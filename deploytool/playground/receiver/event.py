@@ -57,7 +57,7 @@ def _last_payload(events: object) -> str:
     payload = {str(name).lower(): value for name, value in events[-1].items()}.get("payload") or ""
     try:
         if not isinstance(payload, str):
-            raise TypeError("it is no text")
+            raise TypeError("it is not text")
         return base64.b64decode(payload.replace("\r", "").replace("\n", ""), validate=True).decode(
             errors="surrogateescape"
         )
