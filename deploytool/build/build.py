@@ -316,7 +316,7 @@ def put_new_records(
     if for_reuse in others.answer().existed and find_built(session, release.build_key) is None:
         session.console.note(
             f"{session.settings.store.url}/{for_reuse} is damaged, or names a release that is damaged or gone, and "
-            "nothing in the store is ever overwritten: delete it, or equal inputs will be built anew each time"
+            "nothing in the store is ever overwritten: delete it, or the same inputs are built again each time"
         )
 
 

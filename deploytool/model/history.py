@@ -469,7 +469,7 @@ def read_mark(moment: str, release: ReleaseId, text: str | None) -> Mark:
     """A mark as it stands in the store. One that can't be read speaks against its release: better one good too few."""
     said = _object(text, "the mark", [])
     if not isinstance(said.get("good"), bool):
-        return Mark(release, False, f"its mark {moment} can't be read", "nobody knows", moment)
+        return Mark(release, False, f"its mark {moment} can't be read", "unknown", moment)
     why, operator = _text(said.get("why")), _text(said.get("operator"))
     return Mark(release, said["good"], why or "no reason given", operator or "somebody", moment)
 

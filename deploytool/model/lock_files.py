@@ -228,7 +228,7 @@ def _yaml(text: str) -> Mapping[str, Any]:
     try:
         return _mapping(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
     except yaml.YAMLError as error:
-        raise ValueError("it is no YAML") from error
+        raise ValueError("it is not YAML") from error
 
 
 #: name of a lock file, in the application's directory → what it names

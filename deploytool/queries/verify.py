@@ -183,8 +183,8 @@ def _signature(session: Session, release: Release, provenance: str | None, signa
         words = "none: anyone who can write to the store could have replaced all of this"
         return Link("signature", False if asks_for_signatures(session.settings) else None, words)
     if signers is None:
-        return Link("signature", None, "there is one; `trust.signers` names nobody whose it could be")
+        return Link("signature", None, "there is one; `trust.signers` is not set, so it is not checked")
     name = signer_of_provenance(session, release, provenance, signature)
     if name is None:
-        return Link("signature", False, f"of nobody whom {signers} names")
+        return Link("signature", False, f"not by anyone in {signers}")
     return Link("signature", True, f"signed by {name}")

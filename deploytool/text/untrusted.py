@@ -53,11 +53,11 @@ def _within(value: Any) -> Any:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError("{} is no number of JSON's".format(name))
+    raise ValueError("{} is not a number in JSON".format(name))
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("{}… is no number that can be kept".format(text[:20]))
+        raise ValueError("{}… is a number out of range".format(text[:20]))
     return number

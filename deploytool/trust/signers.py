@@ -87,7 +87,7 @@ def read_signers(text: str, environment: str | None, environments: frozenset[str
             rest = ",".join(f'{option}="{value}"' for option, value in options.items())
             found.append(Signer(tuple(names), rest, f"{match['kind']} {match['key']}"))
     if not found and not problems:
-        problems.append(f"{name}: names nobody who may deploy{f' to {environment}' if environment else ''}")
+        problems.append(f"{name}: does not name anyone who may deploy{f' to {environment}' if environment else ''}")
     if problems:
         raise SettingsError(problems)
     return tuple(found)
@@ -99,7 +99,7 @@ def _key_problems(kind: str, key: str) -> list[str]:
     try:
         held = b64decode(key, validate=True)
     except binascii.Error:
-        return ["its key is damaged: that is no base64"]
+        return ["its key is damaged: it is not base64"]
     if not held.startswith(len(kind).to_bytes(4, "big") + kind.encode()):
         return [f"its key is damaged, or not of the kind {kind}"]
     return []

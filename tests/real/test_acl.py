@@ -138,7 +138,7 @@ def test_check_names_hosts_whose_token_can_speak_for_others(project: Project, gu
     result = project.fab("playground", "check")
     assert result.code == 0, result.out
     [line] = [line for line in result.out.splitlines() if "can report for any host" in line]
-    assert line.startswith("ok   reports of web: whoever has the Consul token of app2 can report for any host of web")
+    assert line.startswith("ok   reports of web: the Consul token of app2 can report for any host of web")
     assert "`fab playground app-server --role web --node NAME --output DIR`" in line
     assert [key for key in guarded.keys_below(f"{TOP}/reports/web/") if key.endswith("/listens")] == []
 

@@ -46,7 +46,7 @@ def test_lines_that_say_nothing_are_all_told() -> None:
 
 @pytest.mark.parametrize("text", ["", "# nobody\n", f"bob@x.org:staging {KEY}\n", f'a@x.org namespaces="git" {KEY}\n'])
 def test_file_that_names_nobody_is_no_way_to_switch_signatures_off(text: str) -> None:
-    assert problems(text) == ("signers: names nobody who may deploy to production",)
+    assert problems(text) == ("signers: does not name anyone who may deploy to production",)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_hardware_key_says_that_it_waits_for_a_touch(team: Team) -> None:
 def test_check_says_what_is_not_protected_where_nobody_signs(team: Team) -> None:
     [line] = check_trust(team.load(SETTINGS))
     assert line.ok
-    assert "whoever can write those can run anything on hosts" in line.text
+    assert "anyone who can write those can run anything on hosts" in line.text
 
 
 def test_check_says_that_a_lent_agent_signs_for_the_build_server_too(team: Team, agent: None) -> None:

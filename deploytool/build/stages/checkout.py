@@ -218,7 +218,7 @@ set +e
 ( set -e; d_attempt ) 3>/dev/null
 d_status=$?
 if [ "$d_status" != 0 ]; then
-  echo "the workspace can't be brought to $d_revision as it is; making it anew"
+  echo "the workspace can't be updated to $d_revision; creating it again"
   chmod -R u+rwX -- "$d_workspace" 2>/dev/null
   find "$d_workspace/" -mindepth 1 -maxdepth 1 -exec rm -rf -- {} +
   d_stuck=$(find "$d_workspace/" -mindepth 1 \( ! -type d -o -empty \) -printf 'problem\t%P\n')

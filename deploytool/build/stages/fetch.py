@@ -71,7 +71,7 @@ if [ "$(d_copied "$d_mirror")" != "$d_repository" ]; then
   d_make_mirror
 elif ! d_fetch "$d_mirror"; then
   # Either the repository does not answer, or our mirror is damaged.
-  echo "the mirror can't be brought up to date; making it anew"
+  echo "the mirror can't be updated; creating it again"
   d_make_mirror
 fi
 d_copy=$d_mirror

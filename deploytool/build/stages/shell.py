@@ -16,7 +16,7 @@ def quote(value: str) -> str:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a shell variable")
+        raise ValueError(f"{name!r} is not the name of a shell variable")
     return name
 
 
