@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
+#: history, and what the settings' model says
+NOT_OURS = ("CHANGELOG.md", "settings.md")
 PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")])
 
 
@@ -35,6 +37,16 @@ def test_readme_is_short_and_begins_with_two_commands() -> None:
     lines = (TOP / "README.md").read_text().splitlines()
     assert len(lines) <= 150
     assert [line for line in lines if line.startswith("make ")] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_OURS], ids=lambda page: page.name)
+def test_page_is_in_plain_english(page: Path) -> None:
+    """Words that a reader has to decode. What a page quotes is as the tool prints it."""
+    prose = re.sub(r"(?ms)^```.*?^```$|`[^`]*`|\"[^\"]*\"", "", page.read_text())
+    assert (
+        re.findall(r"\b(?:anew|mend(?:s|ed)?|borne|of before|(?:is|are) told|once more|as ever|nobody but)\b", prose)
+        == []
+    )
 
 
 def test_security_names_tests_that_are_there() -> None:
