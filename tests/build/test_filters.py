@@ -147,7 +147,7 @@ def test_filter_that_fails_never_gives_the_file_as_it_is(machine: Machine) -> No
     machine.set("filter.shout.smudge", "false")
     outcome = machine.checkout()
     assert outcome.exit_code == FAILED
-    assert "git's filters (shout) could not make all files" in outcome.message
+    assert "git's filters (shout) failed on the build server for some files" in outcome.message
 
 
 @pytest.mark.parametrize("name", ["clean", "smudge"])

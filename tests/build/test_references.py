@@ -75,7 +75,7 @@ def test_branch_and_tag_of_one_name_are_told_apart(repository: Repository, serve
     found = server.found("v1")
     assert found.revision == repository.git("rev-parse", "refs/heads/v1")
     assert list(remarks("v1", found)) == [
-        f"v1 is a branch, and a tag at {tagged[:10]}, too: deploying the branch; use --branch refs/tags/v1 is the tag"
+        f"v1 is a branch, and a tag at {tagged[:10]}, too: deploying the branch; use --branch refs/tags/v1 for the tag"
     ]
     assert server.found("refs/tags/v1").revision == tagged
 
@@ -187,5 +187,5 @@ def test_git_that_is_too_old_is_said_with_both_versions(
         outcome = run(step)
         assert outcome.exit_code == Code.GIT_TOO_OLD
         number = old.split()[2]
-        assert outcome.message == f"git on the build server is {number}, and a build needs at least 2.20 or newer"
+        assert outcome.message == f"git on the build server is {number}, and a build needs 2.20 or newer"
     assert values(run(programs(Server(server.root, "x", compression="gzip").settings, server.place)).results, "found")

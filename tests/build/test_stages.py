@@ -517,7 +517,7 @@ def test_commands_tell_what_is_pending_by_0_and_1_and_name_it(tmp_path: Path, se
     assert ask(server, tmp_path, "echo nobody heeds this; false") == ()
     assert ask(server, tmp_path, "echo '  0002 price'; echo; echo 0003") == ("0002 price", "0003")
     assert ask(server, tmp_path, "exit 1", "echo of the other database", "exit 1") == ("of the other database",)
-    assert ask(server, tmp_path, "true\ntrue") == ("true",)
+    assert ask(server, tmp_path, "true\ntrue") == ("true …",)
 
 
 def test_other_exit_codes_of_a_command_that_tells_what_is_pending_are_failures(tmp_path: Path, server: Server) -> None:

@@ -39,7 +39,7 @@ def test_git_that_is_too_old_fails_check_and_build_alike(local: Local, tmp_path:
     (tmp_path / "old" / "git").chmod(0o755)
     local.settings["build"]["path"] = [str(tmp_path / "old")]
     local.write()
-    sentence = "git on the build server is 2.11.0, and a build needs at least 2.20 or newer"
+    sentence = "git on the build server is 2.11.0, and a build needs 2.20 or newer"
     checked = local.fab("local", "check")
     assert checked.code == 4
     assert sentence in line(checked.out, "programs")

@@ -239,4 +239,4 @@ def test_list_is_cut_short_by_head_without_a_word(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", 'set -o pipefail; "$0" --list | head -c 1', fab], cwd=tmp_path, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "A", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "T", "")

@@ -92,9 +92,10 @@ def run(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_s
 
 
 def execute(arguments: tuple[str, ...], cwd: Path, env: Mapping[str, str], timeout_seconds: float) -> Result:
-    """The same, by the program itself."""
+    """The same, by the program itself; another version of the tool (PYTHONPATH) is run by Fabric's."""
+    program = [sys.executable, "-m", "fabric"] if "PYTHONPATH" in env else [FAB]
     process = subprocess.Popen(
-        [FAB, *arguments],
+        [*program, *arguments],
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,

@@ -133,8 +133,8 @@ def shared_tokens(settings: "Settings", role: str, hosts: Sequence[str]) -> Chec
     return Check(
         f"reports of {role}",
         True,
-        f"the Consul token of {named(hosts)} can report for any host of {role} that a release is verified there, and so "
-        "can anyone where ACLs are off. Give each host a token of its own: "
+        f"the Consul token of {named(hosts)} can report for any host of {role} that a release is verified there, and "
+        "so can anyone where ACLs are off. Give each host a token of its own: "
         f"`fab {settings.environment} app-server --role {role} --node NAME --output DIR` writes its policy",
     )
 
@@ -178,8 +178,8 @@ def check_trust(settings: "Settings") -> list[Check]:
             Check(
                 "trust",
                 True,
-                "hosts run what Consul's keys name, by its digest: anyone who can write those can run anything on hosts. "
-                "With `trust.signers` hosts run only what one of these signers has signed",
+                "hosts run what Consul's keys name, by its digest: anyone who can write those can run anything on "
+                "hosts. With `trust.signers` hosts run only what one of these signers has signed",
             )
         ]
     return [tried("trust", partial(signer_found, settings))]
