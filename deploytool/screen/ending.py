@@ -29,12 +29,9 @@ STYLES = {
 
 def deployment_page(outcome: Outcome, environment: str) -> Page:
     """The end of a deployment, for people. `outcome` has hosts, or was not waited for."""
-    quiet = is_taken_back(outcome) and outcome.exit_code == Interrupted.exit_code
-    shown = () if quiet else outcome.hosts
-    bad = () if quiet else outcome.concerned
+    shown, bad = outcome.hosts, outcome.concerned
     if is_taken_back(outcome):
-        # They only left the barrier.
-        bad = tuple(result for result in bad if result.verdict is not Verdict.ABORTED)
+        bad = tuple(result for result in bad if verdict_word(outcome, result) != "unchanged")
         shown = shown if bad else ()
     return Page(
         columns=COLUMNS if shown else (),
@@ -82,7 +79,9 @@ def verdict_word(outcome: Outcome, result: HostResult) -> str:
         return result.verdict.value
     if outcome.status is Status.PAUSED:
         return "waiting"
-    if outcome.stopped or (is_taken_back(outcome) and result.verdict is Verdict.ABORTED):
+    # Those that only left the barrier; and where the operator did not wait, those that had no time to say a word.
+    interrupted = outcome.exit_code == Interrupted.exit_code
+    if outcome.stopped or (is_taken_back(outcome) and (interrupted or result.verdict is Verdict.ABORTED)):
         return "unchanged"
     return result.verdict.value
 

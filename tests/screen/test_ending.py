@@ -126,6 +126,13 @@ def test_interruption_before_any_host_was_let_go_is_no_table_of_silent_hosts() -
     assert page(made) == ["R1 was not deployed: no host of staging was switched (D1)"]
 
 
+def test_interruption_still_shows_a_host_that_had_failed() -> None:
+    lines = page(outcome(MUTE, BAD, exit_code=130, status=Status.ABORTED))
+    assert [line.split()[:3] for line in lines[1:3]] == [["web", "app2", "failed"], ["batch", "app3", "unchanged"]]
+    assert any(line.startswith("app2 (web) failed: ") for line in lines)
+    assert not any("no report" in line for line in lines)
+
+
 def test_failed_migration_shows_no_logs_of_hosts_that_only_left_the_barrier() -> None:
     made = outcome(LEFT, exit_code=4, status=Status.ABORTED)
     assert page(made) == ["R1 was not deployed: no host of staging was switched (D1)"]
