@@ -1,9 +1,9 @@
 """`fab ENV settings`: what was set, what the recipe adds, and the defaults on request. Pure."""
 
 import json
-import textwrap
 from collections.abc import Sequence
 
+from deploytool.screen.page import wrapped
 from deploytool.settings import EffectiveSetting
 from deploytool.settings.files import is_shared
 from deploytool.text.words import counted
@@ -22,14 +22,14 @@ def lines(rows: Sequence[EffectiveSetting], environment: str, *, every: bool, wi
     for source in sorted({row.source for row in shown}, key=_rank):
         text.append(source)
         for path, value in ((row.path, row.value) for row in shown if row.source == source):
-            own = [] if _has_lines(value) or not beside else _wrapped(_words(value), width and width - column)
+            own = [] if _has_lines(value) or not beside else wrapped(_words(value), width and width - column)
             if not own or (len(own) > 1 and isinstance(value, list)):
                 text += [f"  {path}", *_block(value, width)]
             else:
                 text += [f"  {path:<{column - 2}}{own[0]}", *(" " * column + line for line in own[1:])]
     if left := len(rows) - len(shown):
         rest = f"{counted(left, 'more setting')} at the default; show all: fab {environment} settings --all"
-        text += _wrapped(rest, width, "  ")
+        text += wrapped(rest, width)
     return text
 
 
@@ -50,17 +50,7 @@ def _block(value: object, width: int | None) -> list[str]:
 
 
 def _code(text: str, width: int | None) -> list[str]:
-    return [part for line in text.split("\n") for part in _wrapped(line, width, "    ")]
-
-
-def _wrapped(line: str, width: int | None, further: str = "") -> list[str]:
-    """The line, broken between words where it is too long."""
-    if width is None or len(line) <= width:
-        return [line]
-    indent = line[: len(line) - len(line.lstrip())] + further
-    return textwrap.wrap(
-        line, max(width, 1), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]
+    return [part for line in text.split("\n") for part in wrapped(line, width)]
 
 
 def _has_lines(value: object) -> bool:

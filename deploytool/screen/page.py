@@ -68,7 +68,7 @@ class Page:
 
 def wrapped(text: str, width: int | None) -> list[str]:
     """The line, broken at spaces where it is longer than `width`; what goes on is indented like its beginning."""
-    if width is None or len(text) <= width:
+    if width is None or len(text) <= max(width, 1):
         return [text]
     indent = re.match(r"\s*(\| )?", text)[0]  # type: ignore[index]
     hanging = indent if "|" in indent else indent + "  "
@@ -76,7 +76,7 @@ def wrapped(text: str, width: int | None) -> list[str]:
         hanging = ""
     return textwrap.wrap(
         text[len(indent) :],
-        width,
+        max(width, 1),
         initial_indent=indent,
         subsequent_indent=hanging,
         expand_tabs=False,
