@@ -43,7 +43,7 @@ def test_release_that_dies_after_its_proof_is_told_by_status_plan_and_the_next_d
     assert "no longer verified" in status.out
     assert "app2 (web): " in status.out
     assert "pids/web.pid" in status.out
-    assert "app2 (web) serves" in later.fab("playground", "plan").out.replace("behind: ", "")
+    assert "app2 (web) runs" in later.fab("playground", "plan").out.replace("behind: ", "")
     again = later.fab("playground", "deploy", "--json")
     assert again.code == 0, again.err
     assert f"app2 (web) no longer runs {deployed['release']}" in again.err

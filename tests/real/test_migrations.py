@@ -244,7 +244,7 @@ def test_migrate_after_waits_for_a_silent_host_and_runs_with_the_next_deploy(sch
     assert document["migrate_after"] == "due"
     due = schema.due()
     assert due["release"] == document["release"]
-    assert f"migrate_after of {document['release']} is due since {due['since']}" in schema.status()
+    assert f"migrate_after of {document['release']} has been due since {due['since']}" in schema.status()
     assert schema.fab_json("plan").json["migrate_after_due"] == due
     assert len(schema.applied()) == 1
 

@@ -428,7 +428,7 @@ def test_rollbacks_and_marks_tell_the_next_one_where_to_go(project: Project) -> 
     # The third was left for a reason: nobody goes there again by chance.
     back = rolled_back(project)
     assert back.json["release"] == second
-    assert re.search(f"{third} .*left by the rollback", back.err)
+    assert re.search(f"{third} .*abandoned by the rollback", back.err)
     # By name also forth again. That is no way back from the second; but a person's word is.
     assert rolled_back(project, "--release", fourth).json["release"] == fourth
     why = "loses orders on the second Tuesday"
@@ -465,7 +465,7 @@ def test_rollback_ends_a_canary_and_a_silent_host_stops_one(project: Project) ->
     assert project.served() == {**dict.fromkeys(ALL, live), "app1/web": canary}
     assert "wanted/web/app1" in project.wanted()
     result = rolled_back(project)
-    assert f"app1 (web) at {canary}: going back to what is expected on all" in result.err
+    assert f"app1 (web) at {canary}: going back to the release expected on all hosts" in result.err
     assert project.served() == dict.fromkeys(ALL, live)
     # An exception that stayed would bring the canary back to app1.
     assert project.wanted().keys() == {"wanted/web"}

@@ -983,7 +983,7 @@ def test_server_that_only_asks_is_not_said_to_lack_a_key(place: Place, transport
     assert "authorized_keys" not in hint
     assert "--prompt-for-login-password" in hint
     # The file is one that `ssh` alone does not read.
-    assert f"`ssh -F {config} me@asks` tells more" in hint
+    assert f"Run `ssh -F {config} me@asks` to see more" in hint
 
 
 def test_proxy_command_that_says_nothing_is_named(place: Place) -> None:

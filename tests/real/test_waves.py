@@ -147,7 +147,7 @@ def test_promotion_where_all_hosts_have_it_already_only_says_so(waves: Waves) ->
     new = waves.fab_json("deploy").json["release"]
     chosen = waves.fab_json("deploy", "--release", new, "--nodes", "app2,app3").json
     assert waves.serve(new, new, new)
-    assert "and not of all" in waves.status()
+    assert "and not on every host" in waves.status()
     before = waves.state_of(*HOSTS)
     promoted = waves.fab("playground", "promote")
     assert promoted.code == 0, promoted.err
@@ -228,7 +228,7 @@ def test_worker_killed_between_two_waves_then(waves: Waves, then: str) -> None:
     # Nobody has put anything back, and the others wait for a word until they give up, or somebody goes on.
     assert waves.state_of("app2", "app3") == others
     told = waves.status(code=8)
-    assert f"deployment {deployment} was left by its operator" in told
+    assert f"the operator of deployment {deployment} is gone" in told
     assert f"{new} is expected on app1 (web), app2 (web), app3 (web), and not on every host" in told
     assert waves.reports(deployment, "verified") == {"app1"}
     go_on(waves, then, new)
