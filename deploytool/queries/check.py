@@ -128,7 +128,7 @@ def page(checks: Sequence[Check], environment: str) -> Page:
             f"{total} passed" if not untried else f"no check of {environment} failed; {untried} could not be tried"
         )
     return Page(
-        rows=tuple(Row((check.word, check.sentence), _STYLES[check.ok], 0) for check in checks),
+        rows=tuple(Row((f"{check.word:<3}", check.sentence), _STYLES[check.ok], 0) for check in checks),
         next=() if bad else (Next(f"fab {environment} plan", "what a deploy would do now"),),
         verdict=verdict,
         style=BAD if bad else GOOD,

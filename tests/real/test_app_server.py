@@ -150,7 +150,7 @@ def test_pretend_hosts_need_nothing(printer: Printer) -> None:
     (printer.directory / "config/local.yml").write_text("consul: {address: file:///var/bus}\n")
     result = printer.run("--role", "web", environment="local")
     assert result.code == 2
-    assert "need nothing" in result.err
+    assert "need no set-up" in result.err
 
 
 def test_output_holds_every_file_and_stdout_the_very_script(printer: Printer) -> None:

@@ -236,7 +236,7 @@ def test_program_that_is_missing(project: Project) -> None:
     project.change(lambda settings: settings["build"].update(recipe="django", env={"PYTHON": "python9"}))
     checks = check(project, 4)
     assert bad(checks) == {"programs"}
-    assert "python9 can't be run" in checks["programs"]["text"]
+    assert "the build needs python9, which can't be run" in checks["programs"]["text"]
     assert "build.path" in checks["programs"]["hint"]
 
 

@@ -244,10 +244,11 @@ def test_flags_that_show_something_work(local: Local) -> None:
     assert "--branch" in local.fab("-h", "deploy").out
     assert "invoke." in local.fab("-d", "local", "settings", "--json").err
     assert json.loads(local.fab("-d", "local", "settings", "--json").out)["exit_code"] == 0
-    without_tasks = local.fab()
-    assert without_tasks.code == 0
+    assert local.fab().out == local.fab("--list").out
+    helped = local.fab("--help")
+    assert helped.code == 0
     for flag in FLAGS:
-        assert flag.typed in without_tasks.out.partition("With the commands of deploytool")[2]
+        assert flag.typed in helped.out.partition("With the commands of deploytool")[2]
 
 
 def test_form_and_depth_of_the_list_are_honoured(local: Local) -> None:
@@ -281,7 +282,7 @@ def test_fabfile_and_root_of_another_name_are_found_with_their_settings(local: L
         ("-f broken.yml local settings", "Fabric can't read its configuration"),
         ("-S gone local settings", "-S/--ssh-config: there is no file gone"),
         ("-S broken.ssh own local settings", "Unparsable line"),
-        ("-t 0 local settings", "1 or more"),
+        ("-t 0 local settings", "at least 1 second"),
         ("local settings -t soon", "invalid literal"),
         ("-d --prompt-for-passphrase local settings", "Fabric's debug output shows the password"),
         ("--prompt-for-passphrase local settings", "can't ask for a password"),
