@@ -124,7 +124,7 @@ def test_repository_that_tries_to_run_something_and_to_forge_lines(project: Proj
     for look in LOOKS:
         assert see(project, *look).code == 0
     shown = see(project, "releases").out.splitlines()
-    assert len(shown) == 3, "a line for each release"
+    assert len(shown) == 4, "a line for each release between the head and the verdict"
     assert tabbed(project, branch[:12]) == [branch]
     assert not canary.exists()
     assert not [path for path in tmp_path.rglob("canary") if path.is_file()]
