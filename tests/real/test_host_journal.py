@@ -59,7 +59,7 @@ def test_deployment_and_check_write_into_the_journal_what_people_need(project: P
 def test_release_that_cannot_be_removed_is_named_by_status_and_check(project: Project) -> None:
     project.deploy()
     left = project.playground.deploy_to("web", APPLICATION.name) / "releases/.discarded-20200101T000000Z-0000000"
-    words = f"app1 (web) can't remove releases/{left.name}: something in there is another user's"
+    words = f"app1 (web) can't remove releases/{left.name}: another user owns something in it"
     assert words not in project.fab("playground", "status").out
     mounted = project.playground.run_on_host("app1", ["sh", "-c", f"mkdir {left} && mount -t tmpfs left {left}"])
     assert mounted.returncode == 0, mounted.stderr
