@@ -31,6 +31,7 @@ LONG = (
     "test_ssh_as_ssh",
     "test_main_job",
     "test_waves",
+    "test_trust",
     "test_demo",
     "test_plan",
     "test_check",
