@@ -345,8 +345,7 @@ def releases(
                 chains = verify_releases(session, release)
             this.outcome.exit_code = chains.exit_code
             if not json:
-                for line in chains.lines():
-                    this.console.print(line)
+                this.console.page(chains.page())
             return chains.as_dict()
         with this.session(f"releases of {this.settings.environment}") as session:
             found = listing.list_deployments(session) if deployments else listing.list_releases(session)

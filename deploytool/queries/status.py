@@ -119,6 +119,10 @@ def _verdict(status: Status, environment: str) -> str:
     total = counted(len(hosts), "host")
     if behind:
         return f"{len(behind)} of {total} of {environment} {'is' if len(behind) == 1 else 'are'} behind"
+    if status.unfinished:
+        release, having = next(iter(status.unfinished.items()))
+        reached = len({words.partition(" (")[0] for words in having})
+        return f"{release} is on {reached} of {total} of {environment}: its rollout is not finished"
     if all(host.wanted_deployment is None for host in status.hosts):
         return f"nothing is deployed to {environment} yet"
     releases = sorted({host.release for host in status.hosts if host.up and host.release is not None})

@@ -19,9 +19,11 @@ from deploytool.model.release import (
     sha256,
     signature_key,
 )
+from deploytool.screen.page import BAD, GOOD, Page
 from deploytool.session import Session
 from deploytool.state.releases import signer_of_provenance
 from deploytool.text import ids
+from deploytool.text.words import counted
 from deploytool.trust.signing import asks_for_signatures
 
 
@@ -99,15 +101,21 @@ class Chains:
             ]
         }
 
-    def lines(self) -> list[str]:
+    def page(self) -> Page:
         if not self.rows:
-            return ["the store has no release yet"]
+            return Page(verdict="the store has no release yet")
         marks = {True: "ok", False: "BROKEN", None: "-"}
         lines = []
         for row in self.rows:
             lines.append(row.release if row.holds else f"{row.release}: {row.trouble}")
             lines += [f"  {marks[link.holds]:<6}  {link.name:<10}  {link.words}" for link in row.links]
-        return lines
+        broken = sum(not row.holds for row in self.rows)
+        total = counted(len(self.rows), "release")
+        return Page(
+            remarks=tuple(lines),
+            verdict=f"{broken} of {total} can't be trusted" if broken else f"{total} verified",
+            style=BAD if broken else GOOD,
+        )
 
 
 def verify_releases(session: Session, release: str | None) -> Chains:

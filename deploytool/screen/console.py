@@ -4,7 +4,6 @@ It shows, and decides nothing. Text that comes from hosts or repositories is neu
 """
 
 import json
-import os
 import shutil
 import sys
 import threading
@@ -178,10 +177,9 @@ class Console:
         """A command's result, for people. On a terminal it is wrapped at words, and coloured."""
         from rich.text import Text
 
-        terminal = self._results.isatty()
         rich = _rich_as_it_is(self._results)
         with rich.capture() as written:
-            for pieces in page.styled_lines(rich.width if terminal else None):
+            for pieces in page.styled_lines(self.width):
                 rich.print(Text.assemble(*pieces), soft_wrap=True)
         tell(self._results, self.shown(written.get()), end="")
 
@@ -231,30 +229,18 @@ class Console:
                 self.note(f"the step's summary could not be written: {error}")
 
 
-def _rich_as_it_is(stream: TextIO, width: int | None = None) -> "RichConsole":
+def _rich_as_it_is(stream: TextIO) -> "RichConsole":
     """rich, told to leave texts as they are: to it `:100:` is a picture, `[b]` a style, and a number has a colour."""
     from rich.console import Console as RichConsole
 
-    return RichConsole(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    return RichConsole(file=stream, markup=False, emoji=False, highlight=False)
 
 
 def tell(stream: TextIO, text: str, *, end: str = "\n") -> None:
-    """Write a line, whoever reads it; what its encoding has no character for is written by number."""
+    """Write a line; what its encoding has no character for is written by number. See `streams` for closed pipes."""
     encoding = stream.encoding or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
-    with surviving_a_closed_pipe(stream):
-        print(text, file=stream, end=end, flush=True)
-
-
-@contextmanager
-def surviving_a_closed_pipe(stream: TextIO) -> Iterator[None]:
-    """Nobody listens any more, as in `fab … | head -3`: what is under way goes on, in silence."""
-    try:
-        yield
-    except BrokenPipeError:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, stream.fileno())
-        os.close(silence)
+    print(text, file=stream, end=end, flush=True)
 
 
 def _still(name: str, begin: float, last: str, usual: float = 0.0) -> str:

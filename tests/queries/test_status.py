@@ -184,7 +184,7 @@ def test_rollout_that_is_not_at_its_end_is_shown_with_the_commands_that_go_on() 
     assert remark == f"{NEW} is expected on a (web), and not on every host"
     assert promote.startswith("next: fab production promote")
     assert back.strip().startswith("fab production rollback")
-    assert verdict == f"all 2 hosts of production are up to date, on {OLD} and {NEW}"
+    assert verdict == f"{NEW} is on 1 of 2 hosts of production: its rollout is not finished"
 
 
 def test_release_that_all_are_wanted_to_run_is_at_its_end_though_a_host_has_it_by_another_deployment() -> None:

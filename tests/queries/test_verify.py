@@ -35,7 +35,8 @@ def test_verify_shows_each_link_from_the_record_to_the_bytes(local: Local) -> No
     assert statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["uri"].startswith("git+file:///")
     code, lines = verified(local, "--release", release.name)
     assert (code, lines[0]) == (0, release.name)
-    assert [line.split()[:2] for line in lines[1:]] == [
+    assert lines[-1] == "1 release verified"
+    assert [line.split()[:2] for line in lines[1:-1]] == [
         ["ok", "record"],
         ["ok", "archive"],
         ["ok", "provenance"],
